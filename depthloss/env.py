@@ -1,0 +1,51 @@
+"""What this machine can run, and why: ``python -m depthloss.env``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from . import __version__, ops
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def report() -> dict[str, str]:
+    """Versions, devices and backends, each with the reason where something cannot be used."""
+    lines = {
+        "depthloss": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "cuda": torch.version.cuda or "torch was built without it",
+        "hip": torch.version.hip or "torch was built without it",
+        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            lines[f"gpu {i}"] = torch.cuda.get_device_name(i)
+    else:
+        lines["gpu"] = "none that torch can use"
+    for name in ops.BACKENDS:
+        reason = ops.backend_status(name)
+        lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
+    return lines
+
+
+def main() -> None:
+    """Print the report."""
+    lines = report()
+    width = max(map(len, lines))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in lines.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The losses as functions: ``name(pred, gt, mask=None, **keywords of the module) -> 0-dim tensor``.
+
+Each takes the keywords of its module's constructor and of its forward (`progress`, `epoch`, and `abs_mask`
+for `g2_loss`). `adaptive_multi_domain_loss` also takes `log_var_structure` and `log_var_scale`, the tensors
+to learn (default 0).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import losses as _losses
+
+_FORWARD = ("progress", "epoch", "abs_mask")
+_LOG_VARS = ("log_var_structure", "log_var_scale")
+
+
+@functools.lru_cache(maxsize=64)
+def _module(cls: type[_losses.DepthLoss], options: tuple[tuple[str, object], ...]) -> _losses.DepthLoss:
+    return cls(**dict(options))
+
+
+def _twin(cls: type[_losses.DepthLoss], name: str) -> Callable[..., Tensor]:
+    constructor = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(cls).parameters.values()
+    ]
+    forward = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) if p.name in _FORWARD else p
+        for p in inspect.signature(cls.forward).parameters.values()
+        if p.name != "self"
+    ]
+    learnable = _LOG_VARS if cls is _losses.AdaptiveMultiDomainLoss else ()
+    extra = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
+        for n in learnable
+    ]
+
+    def function(pred: Tensor, gt: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
+        call = {key: kwargs.pop(key) for key in _FORWARD if key in kwargs}
+        log_vars = {key: kwargs.pop(key, None) for key in learnable}
+        kwargs = {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}
+        module = _module(cls, tuple(sorted(kwargs.items())))
+        if not learnable:
+            return module(pred, gt, mask, **call)
+        given = {key: pred.new_zeros(()) if value is None else value for key, value in log_vars.items()}
+        return torch.func.functional_call(module, given, (pred, gt, mask), call)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"`depthloss.{cls.__name__}` as a function.\n\n{inspect.getdoc(cls)}"
+    function.__signature__ = inspect.Signature([*forward, *constructor, *extra], return_annotation=Tensor)
+    return function
+
+
+g2_loss = _twin(_losses.G2Loss, "g2_loss")
+scale_adaptive_loss = _twin(_losses.ScaleAdaptiveLoss, "scale_adaptive_loss")
+progressive_scale_adaptive_loss = _twin(
+    _losses.ProgressiveScaleAdaptiveLoss, "progressive_scale_adaptive_loss"
+)
+multi_scale_gradient_loss = _twin(_losses.MultiScaleGradientLoss, "multi_scale_gradient_loss")
+ssi_loss = _twin(_losses.SSILoss, "ssi_loss")
+silog_loss = _twin(_losses.SILogLoss, "silog_loss")
+ssi_silog_loss = _twin(_losses.SSISilogLoss, "ssi_silog_loss")
+enhanced_ssi_loss = _twin(_losses.EnhancedSSILoss, "enhanced_ssi_loss")
+progressive_enhanced_ssi_loss = _twin(_losses.ProgressiveEnhancedSSILoss, "progressive_enhanced_ssi_loss")
+ssi_trim_loss = _twin(_losses.SSITrimLoss, "ssi_trim_loss")
+berhu_loss = _twin(_losses.BerHuLoss, "berhu_loss")
+abs_rel_loss = _twin(_losses.AbsRelLoss, "abs_rel_loss")
+l1_loss = _twin(_losses.L1Loss, "l1_loss")
+mse_loss = _twin(_losses.MSELoss, "mse_loss")
+scale_shift_invariant_loss = _twin(_losses.ScaleShiftInvariantLoss, "scale_shift_invariant_loss")
+affine_invariant_loss = _twin(_losses.AffineInvariantLoss, "affine_invariant_loss")
+adaptive_multi_domain_loss = _twin(_losses.AdaptiveMultiDomainLoss, "adaptive_multi_domain_loss")
+fixed_multi_domain_loss = _twin(_losses.FixedMultiDomainLoss, "fixed_multi_domain_loss")

@@ -1,0 +1,144 @@
+"""What all loss modules share: the spec, the choice of backend and the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .. import ops
+from ..spec import GradientSpec, Group, LossSpec, Term
+
+
+def resolve_gradient(
+    gradient: GradientSpec | None, num_scales: int | None, preset: GradientSpec
+) -> GradientSpec:
+    """The gradient spec of a loss: `gradient`, else its preset with `num_scales` levels.
+
+    Raises:
+        TypeError: `gradient` is not a `GradientSpec`.
+        ValueError: `num_scales` is given beside `gradient` and differs from it.
+    """
+    if gradient is None:
+        return preset if num_scales is None else replace(preset, num_scales=num_scales)
+    if not isinstance(gradient, GradientSpec):
+        raise TypeError(f"gradient must be a depthloss.GradientSpec or None; got {type(gradient).__name__}")
+    if num_scales is not None and num_scales != gradient.num_scales:
+        raise ValueError(
+            f"num_scales={num_scales} contradicts gradient.num_scales={gradient.num_scales}; give one of them"
+        )
+    return gradient
+
+
+def single_group(*terms: Term, **options: object) -> LossSpec:
+    """The spec of a loss whose terms form one group."""
+    return LossSpec((Group(terms, **options),))
+
+
+class DepthLoss(nn.Module):
+    """A masked loss between two maps of depth or inverse depth.
+
+    Calling the module returns a 0-dim tensor: float32, or float64 for float64 inputs, also under autocast.
+
+    Attributes:
+        spec: what the loss computes.
+        input_domain: ``"depth"`` (metres) or ``"inverse depth"`` (1/metre), what `pred` and `gt` hold.
+        metrics: after each call, the detached 0-dim numbers of `spec.metric_names`.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
+        process_group: if set, the loss of the joined batch of these ranks; gradients with respect to `pred`
+            then carry a factor world size, so that DistributedDataParallel's mean equals one process on the
+            joined batch.
+    """
+
+    input_domain = "inverse depth"
+
+    def __init__(
+        self,
+        spec: LossSpec,
+        weights: tuple[float, ...] = (),
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self._weights = tuple(float(w) for w in weights) or (1.0,) * spec.num_weights
+        self.backend = backend
+        self.process_group = process_group
+        self.metrics: dict[str, Tensor] = {}
+
+    def extra_repr(self) -> str:
+        """The spec, so that printing a module shows what it computes."""
+        return f"input_domain={self.input_domain!r}, backend={self.backend!r}, spec={self.spec}"
+
+    def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
+        """The weights of the terms, then of the groups, at this point of the training."""
+        return self._weights
+
+    def log_vars(self) -> tuple[Tensor, ...]:
+        """The learnable log-variances, one per group; empty for all but the adaptive loss."""
+        return ()
+
+    def clamp_parameters_(self) -> None:
+        """Bring learnable parameters back into their bounds, in place. Call it after each optimiser step."""
+
+    def require_positive_gt(self) -> None:
+        """Count a pixel as valid only where gt > 0 as well, in addition to the mask."""
+        self.spec = replace(self.spec, positive_gt=True)
+
+    def accept_inverse_depth(self) -> None:
+        """From now on `pred` and `gt` are inverse depth (1/m), also for a loss of depth, which then converts
+        them.
+        """
+        if self.input_domain == "depth":
+            self.spec, self.input_domain = self.spec.on_inverse_depth(), "inverse depth"
+
+    def forward(
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None = None,
+        progress: float | None = 0.0,
+        epoch: int = 0,
+    ) -> Tensor:
+        """Evaluate the loss.
+
+        Args:
+            pred: [B, 1, H, W] or [B, H, W], float16, bfloat16, float32 or float64, any strides.
+            gt: the shape of `pred`. Invalid pixels may hold anything, NaN included.
+            mask: [B, 1, H, W] or [B, H, W] bool, uint8 or float, non-zero = valid; None = every pixel.
+            progress: fraction of the training done, 0 to 1, a plain number.
+            epoch: epoch of the training.
+
+        Returns:
+            The loss, 0-dim.
+
+        Raises:
+            ValueError: shapes, dtypes or devices that do not fit.
+            RuntimeError: a backend asked for by name that cannot run this loss here.
+        """
+        return self._evaluate(pred, gt, mask, None, progress, epoch)
+
+    def _evaluate(
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None,
+        abs_mask: Tensor | None,
+        progress: float | None,
+        epoch: int,
+    ) -> Tensor:
+        total, terms = ops.evaluate(
+            pred,
+            gt,
+            mask,
+            abs_mask,
+            self.spec,
+            self.weights(progress, epoch),
+            self.log_vars(),
+            self.process_group,
+            self.backend,
+        )
+        self.metrics = dict(zip(self.spec.metric_names, terms.unbind(), strict=True))
+        return total

@@ -1,0 +1,107 @@
+"""G2-MonoDepth and its multi-scale gradient term, on depth."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ..spec import Absolute, Gradient, GradientSpec, Relative, check_scales
+from .base import DepthLoss, resolve_gradient, single_group
+
+PUBLISHED = GradientSpec("residual", "nearest", "valid", "full", "sum")
+DOCUMENT = GradientSpec("centre", "average", "zero", "level", "mean")
+
+
+class G2Loss(DepthLoss):
+    """``A + R + 0.5 G`` of depth: absolute L1, L1 after robust standardisation, multi-scale Sobel of the
+    latter's residual.
+
+    Source: Wang et al., G2-MonoDepth, T-PAMI 2024. ``variant="published"`` is the authors' code,
+    ``"document"`` the form that circulates in its descriptions; they are not interchangeable.
+
+    Args:
+        variant: ``"published"``: A and R pooled over the batch, G residual, nearest, valid, full, sum.
+            ``"document"``: A and R means of the images' means, G centre, average, zero, level, mean.
+        num_scales: levels of G (default 4); not beside a `gradient` that has another number.
+        eps: added to the mean absolute deviation and to the pooled denominators.
+        weights: of A, R and G.
+        gradient: another form of G.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``absolute``, ``relative``, ``gradient``, ``gradient/scale_k``, ``gradient/support_k``,
+    ``num_valid_pixels``, ``total_loss``.
+    """
+
+    input_domain = "depth"
+
+    def __init__(
+        self,
+        variant: str = "published",
+        num_scales: int | None = None,
+        eps: float = 1e-6,
+        weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+        gradient: GradientSpec | None = None,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        if variant not in ("published", "document"):
+            raise ValueError(f"variant must be 'published' or 'document'; got {variant!r}")
+        if len(weights) != 3:
+            raise ValueError(f"weights must be three numbers, of A, R and G; got {weights!r}")
+        published = variant == "published"
+        reduction = "pixels" if published else "images"
+        gradient = resolve_gradient(gradient, num_scales, PUBLISHED if published else DOCUMENT)
+        spec = single_group(
+            Absolute(name="absolute", reduction=reduction, eps=eps),
+            Relative(name="relative", reduction=reduction, eps=eps),
+            Gradient(name="gradient", gradient=gradient, eps=eps),
+        )
+        super().__init__(spec, (*weights, 1.0), backend=backend, process_group=process_group)
+
+    def forward(
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None = None,
+        progress: float | None = 0.0,
+        epoch: int = 0,
+        abs_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As `DepthLoss.forward`, with `abs_mask`: the pixels of A (upstream: where the sparse *input* has
+        depth).
+        """
+        return self._evaluate(pred, gt, mask, abs_mask, progress, epoch)
+
+
+class MultiScaleGradientLoss(DepthLoss):
+    """The multi-scale Sobel term alone, of p - g, not standardised (seed document of the G2 loss).
+
+    Args:
+        scales: the factors 1, 2, 4, ... (default (1, 2, 4, 8)).
+        gradient: another form; default centre, average, zero, level, mean.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``gradient``, ``gradient/scale_k``, ``gradient/support_k``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    input_domain = "depth"
+
+    def __init__(
+        self,
+        scales: tuple[int, ...] | None = None,
+        gradient: GradientSpec | None = None,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        num_scales = None
+        if scales is not None:
+            num_scales = check_scales("len(scales)", len(scales))
+            if tuple(scales) != tuple(1 << k for k in range(num_scales)):
+                raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {tuple(scales)!r}")
+        gradient = resolve_gradient(gradient, num_scales, DOCUMENT)
+        spec = single_group(Gradient(name="gradient", gradient=gradient, standardised=False))
+        super().__init__(spec, backend=backend, process_group=process_group)

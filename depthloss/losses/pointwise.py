@@ -1,0 +1,88 @@
+"""Pooled means over valid pixels: L1, MSE, absolute relative error, berHu. For depth or inverse depth."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from ..spec import Pointwise
+from .base import DepthLoss, single_group
+
+
+def _variant(variant: str, allowed: tuple[str, ...]) -> str:
+    if variant not in allowed:
+        raise ValueError(f"variant must be one of {', '.join(map(repr, allowed))}; got {variant!r}")
+    return variant
+
+
+class L1Loss(DepthLoss):
+    """Mean of |p - g| over the valid pixels of the batch. Metrics: ``l1``, ``num_valid_pixels``,
+    ``total_loss``.
+    """
+
+    def __init__(self, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None) -> None:
+        super().__init__(
+            single_group(Pointwise(name="l1", kind="l1")), backend=backend, process_group=process_group
+        )
+
+
+class MSELoss(DepthLoss):
+    """Mean of (p - g)^2 over the valid pixels of the batch. Metrics: ``mse``, ``num_valid_pixels``,
+    ``total_loss``.
+    """
+
+    def __init__(self, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None) -> None:
+        super().__init__(
+            single_group(Pointwise(name="mse", kind="mse")), backend=backend, process_group=process_group
+        )
+
+
+class AbsRelLoss(DepthLoss):
+    """Mean of |p - g| / g over the valid pixels of the batch.
+
+    Args:
+        variant: ``"standard"``, or ``"packnet"``: divided by the prediction, as packnet-sfm does.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``abs_rel``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self,
+        variant: str = "standard",
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        packnet = _variant(variant, ("standard", "packnet")) == "packnet"
+        term = Pointwise(name="abs_rel", kind="abs-rel-packnet" if packnet else "abs-rel")
+        super().__init__(single_group(term), backend=backend, process_group=process_group)
+
+
+class BerHuLoss(DepthLoss):
+    """Reverse Huber: d = |p - g| where d <= c, else (d^2 + c^2)/(2c), with c = threshold * max d over the
+    batch, detached.
+
+    Source: Laina et al. 2016.
+
+    Args:
+        threshold: c as a fraction of the largest d.
+        variant: ``"laina"``, or ``"packnet"``: packnet-sfm's form, whose c is signed and which counts large
+            errors twice.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``berhu``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.2,
+        variant: str = "laina",
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        packnet = _variant(variant, ("laina", "packnet")) == "packnet"
+        term = Pointwise(name="berhu", kind="berhu-packnet" if packnet else "berhu", threshold=threshold)
+        super().__init__(single_group(term), backend=backend, process_group=process_group)

@@ -1,0 +1,288 @@
+"""Losses of pooled moments: SSI, SILog, their sum, and SSI mixed with a depth L1."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from ..spec import (
+    DifferenceMoments,
+    Domain,
+    Gradient,
+    GradientSpec,
+    Group,
+    LogMoments,
+    LossSpec,
+    Pointwise,
+    Term,
+    check_number,
+)
+from .base import DepthLoss, single_group
+
+PRESET = GradientSpec("support", "average", "replicate", "level", "mean")
+_SILOG_PRESETS = {
+    "packnet": {"lam": 0.85, "scale": 10.0, "eps": 0.0},
+    "bts": {"lam": 0.85, "scale": 10.0, "eps": 0.0},
+    "zoedepth": {"lam": 0.85, "scale": 10.0, "eps": 0.0, "offset": 1e-7, "unbiased": True},
+    "depth-anything-v2": {"lam": 0.5, "scale": 1.0, "eps": 0.0},
+    "mmseg": {"lam": 0.5, "scale": 1.0, "eps": 0.0, "reduction": "images", "clamp": 1e-6},
+}
+
+
+class SSILoss(DepthLoss):
+    """``Var(e) + alpha * mean(e)^2`` of e = p - g, pooled over the batch.
+
+    Keeps the name of its source (packnet-sfm-resnet-san), but is NOT invariant to scale or shift: it is the
+    mean squared error less (1 - alpha) mean(e)^2. For an invariant loss use `ScaleShiftInvariantLoss`.
+
+    Args:
+        alpha: weight of the squared mean.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``ssi_component``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self, alpha: float = 0.85, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None
+    ) -> None:
+        super().__init__(
+            single_group(DifferenceMoments(name="ssi_component", alpha=alpha)),
+            backend=backend,
+            process_group=process_group,
+        )
+
+
+class SILogLoss(DepthLoss):
+    """``scale * sqrt(V + (1 - lam) * mean(l)^2 + eps)`` of l = ln(p + offset) - ln(t + offset), V its centred
+    variance.
+
+    Source: Eigen et al. 2014. The same value for depth and inverse depth where offset = 0. ln of a value <= 0
+    at a valid pixel is NaN and shows; a radicand of 0 has a zero gradient.
+
+    Args:
+        lam: 1 = scale invariant, 0 = plain log RMSE; in [0, 1].
+        scale: factor in front.
+        eps: added under the root.
+        offset: added inside the logarithms.
+        unbiased: V with n - 1.
+        reduction: ``"pixels"``: one root of the pooled batch; ``"images"``: mean of the images' roots, empty
+            = 0.
+        clamp: floor of p and t, or None.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``silog_component``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self,
+        lam: float = 0.85,
+        scale: float = 10.0,
+        eps: float = 1e-8,
+        offset: float = 0.0,
+        unbiased: bool = False,
+        reduction: str = "pixels",
+        clamp: float | None = None,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        term = LogMoments(
+            name="silog_component",
+            lam=lam,
+            scale=scale,
+            eps=eps,
+            offset=offset,
+            unbiased=unbiased,
+            reduction=reduction,
+            clamp=clamp,
+        )
+        super().__init__(single_group(term), backend=backend, process_group=process_group)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: object) -> SILogLoss:
+        """The form of a published project.
+
+        Args:
+            name: ``"packnet"``, ``"bts"``, ``"zoedepth"``, ``"depth-anything-v2"`` or ``"mmseg"``.
+            **overrides: keywords of `SILogLoss` that replace the preset's.
+
+        Raises:
+            ValueError: unknown name.
+        """
+        if name not in _SILOG_PRESETS:
+            raise ValueError(f"unknown SILog preset {name!r}; known: {', '.join(map(repr, _SILOG_PRESETS))}")
+        return cls(**(_SILOG_PRESETS[name] | overrides))
+
+
+def scale_terms(
+    alpha: float, silog_ratio2: float, silog_scale: float, min_depth: float | None, max_depth: float | None
+) -> tuple[DifferenceMoments, LogMoments]:
+    """SSI of inverse depth and SILog of the depth clamped to [min or 1e-3, max or 100]."""
+    domain = Domain("inverse", min_depth or 1e-3, max_depth or 100.0)
+    return (
+        DifferenceMoments(name="ssi_component", weight_name="ssi_weight_used", alpha=alpha),
+        LogMoments(
+            name="silog_component",
+            weight_name="silog_weight_used",
+            domain=domain,
+            lam=silog_ratio2,
+            scale=silog_scale,
+            eps=1e-8,
+        ),
+    )
+
+
+class SSISilogLoss(DepthLoss):
+    """``ssi_weight * SSI + silog_weight * SILog (+ gradient_weight * G)`` of inverse depth.
+
+    Source: packnet-sfm-resnet-san. SSI compares inverse depth, SILog depth clamped to [min_depth or 1e-3,
+    max_depth or 100] m, G the clamped depths, not standardised.
+
+    Args:
+        alpha: of SSI.
+        silog_ratio2: lam of SILog.
+        silog_scale: scale of SILog; 10 is the source's older form.
+        ssi_weight: weight of SSI.
+        silog_weight: weight of SILog.
+        gradient_weight: weight of G; 0 leaves it out.
+        gradient: form of G; default support, average, replicate, level, mean, 4 levels.
+        min_depth: lower clamp in metres.
+        max_depth: upper clamp in metres.
+        min_valid: with fewer valid pixels in the whole batch the loss is exactly 0.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Raises:
+        ValueError: min_depth >= max_depth after the defaults are put in.
+
+    Metrics: ``ssi_component``, ``silog_component``, ``gradient_component``, ``*_weight_used``,
+    ``gradient/scale_k``, ``gradient/support_k``, ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.85,
+        silog_ratio2: float = 0.85,
+        silog_scale: float = 1.0,
+        ssi_weight: float = 0.7,
+        silog_weight: float = 0.3,
+        gradient_weight: float = 0.0,
+        gradient: GradientSpec | None = None,
+        min_depth: float | None = None,
+        max_depth: float | None = None,
+        min_valid: int = 100,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        terms: tuple[Term, ...] = scale_terms(alpha, silog_ratio2, silog_scale, min_depth, max_depth)
+        weights = (check_number("ssi_weight", ssi_weight), check_number("silog_weight", silog_weight))
+        if check_number("gradient_weight", gradient_weight, low=0.0):
+            terms += (
+                Gradient(
+                    name="gradient_component",
+                    weight_name="gradient_weight_used",
+                    domain=terms[1].domain,
+                    gradient=gradient or PRESET,
+                    standardised=False,
+                    eps=1e-8,
+                ),
+            )
+            weights += (gradient_weight,)
+        spec = LossSpec((Group(terms, min_valid=min_valid),))
+        super().__init__(spec, (*weights, 1.0), backend=backend, process_group=process_group)
+
+
+class _SSIWithL1(DepthLoss):
+    """``w_s * SSI(inverse depth) + w_l * mean |1/(p + 1e-6) - 1/(g + 1e-6)|``."""
+
+    def __init__(self, alpha: float, backend: str, process_group: dist.ProcessGroup | None) -> None:
+        spec = single_group(
+            DifferenceMoments(name="ssi_component", weight_name="ssi_weight_used", alpha=alpha),
+            Pointwise(
+                name="l1_component", weight_name="l1_weight_used", kind="l1", domain=Domain("shifted-inverse")
+            ),
+        )
+        super().__init__(spec, backend=backend, process_group=process_group)
+
+
+class EnhancedSSILoss(_SSIWithL1):
+    """``w_s * SSI(inverse depth) + w_l * mean |1/(p + 1e-6) - 1/(g + 1e-6)|``, weights following the progress
+    t.
+
+    Source: packnet-sfm-resnet-san. ``w_s = (0.8 + 0.1 (1-t))/1.1``, ``w_l = (0.2 + 0.1 t)/1.1``; with
+    ``progress=None`` or ``adaptive_weighting=False`` the fixed weights (there, 0.8 and 0.2 stand for
+    `ssi_weight` and `l1_weight`).
+
+    Args:
+        alpha: of SSI.
+        l1_weight: weight of the depth L1.
+        ssi_weight: weight of SSI.
+        adaptive_weighting: follow the progress.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: ``ssi_component``, ``l1_component``, ``ssi_weight_used``, ``l1_weight_used``,
+    ``num_valid_pixels``, ``total_loss``.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.85,
+        l1_weight: float = 0.2,
+        ssi_weight: float = 0.8,
+        adaptive_weighting: bool = True,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(alpha, backend, process_group)
+        self.l1_weight, self.ssi_weight = (
+            check_number("l1_weight", l1_weight),
+            check_number("ssi_weight", ssi_weight),
+        )
+        self.adaptive_weighting = adaptive_weighting
+
+    def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
+        """(w_s, w_l) at this progress."""
+        if progress is None or not self.adaptive_weighting:
+            return self.ssi_weight, self.l1_weight, 1.0
+        t = min(max(float(progress), 0.0), 1.0)
+        w_s, w_l = self.ssi_weight + 0.1 * (1.0 - t), self.l1_weight + 0.1 * t
+        return w_s / (w_s + w_l), w_l / (w_s + w_l), 1.0
+
+
+class ProgressiveEnhancedSSILoss(_SSIWithL1):
+    """SSI of inverse depth, with a depth L1 that grows over the first epochs.
+
+    Source: packnet-sfm-resnet-san. ``w_l = max_l1_weight * min(1, epoch/transition_epochs)``, ``w_s = 1 -
+    w_l``.
+
+    Args:
+        alpha: of SSI.
+        max_l1_weight: weight of the depth L1 after the transition.
+        transition_epochs: length of the transition.
+        backend: see `DepthLoss`.
+        process_group: see `DepthLoss`.
+
+    Metrics: as `EnhancedSSILoss`.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.85,
+        max_l1_weight: float = 0.3,
+        transition_epochs: int = 15,
+        *,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(alpha, backend, process_group)
+        self.max_l1_weight = check_number("max_l1_weight", max_l1_weight, low=0.0, high=1.0)
+        self.transition_epochs = check_number("transition_epochs", transition_epochs, low=0.0, strict=True)
+
+    def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
+        """(w_s, w_l) at this epoch."""
+        w_l = self.max_l1_weight * min(1.0, max(0.0, epoch / self.transition_epochs))
+        return 1.0 - w_l, w_l, 1.0

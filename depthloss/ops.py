@@ -1,0 +1,216 @@
+"""The boundary between losses and backends: checks the inputs, chooses a backend, hands the spec over.
+
+A backend is a module with
+
+* ``evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group) -> (total, terms)`` on [B, H,
+  W] maps, as `depthloss.reference.evaluate` documents it, and
+* ``unavailable() -> str | None``: why this machine cannot run it, or None.
+
+The fused ones live in ``depthloss.kernels.triton`` and ``depthloss.kernels.cpu``; they are imported when
+first asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import reference
+from .reference.pyramid import bilinear, nearest
+from .reference.statistics import convert, select, valid_pixels
+from .spec import LossSpec
+
+# Resampling and conversion serve the losses that are composed of several evaluations.
+__all__ = [
+    "BACKENDS",
+    "backend_status",
+    "bilinear",
+    "check_inputs",
+    "convert",
+    "evaluate",
+    "nearest",
+    "select",
+    "use_backend",
+    "valid_pixels",
+]
+
+BACKENDS = ("triton", "cpu", "reference")
+_FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
+_log = logging.getLogger("depthloss")
+_override: str | None = None
+
+
+def _check_backend(name: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}; got {name!r}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every loss of the process inside the block on one backend, whatever the modules' own `backend`
+    says.
+
+    Args:
+        name: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    global _override
+    previous, _override = _override, _check_backend(name)
+    try:
+        yield
+    finally:
+        _override = previous
+
+
+@functools.cache
+def _load(name: str) -> tuple[ModuleType | None, str]:
+    """The backend's module, or None and the reason."""
+    if name == "reference":
+        return reference, ""
+    package = f"depthloss.kernels.{name}"
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package and not package.startswith(f"{error.name}."):
+            return None, f"it needs the package {error.name!r}, which is not installed"
+        return None, "this installation does not contain it"
+    reason = module.unavailable()
+    return (None, reason) if reason else (module, "")
+
+
+def backend_status(name: str) -> str | None:
+    """Why this machine cannot run backend `name`, or None where it can."""
+    module, reason = _load(_check_backend(name))
+    return None if module is not None else reason
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning(message)
+
+
+@torch.compiler.assume_constant_result
+def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad: bool) -> str:
+    """The backend to run: a function of constants only, so that a compiled graph holds its answer."""
+    if requested == "reference":
+        return requested
+    explicit = requested != "auto"
+    name = requested if explicit else _FUSED_FOR_DEVICE.get(device)
+    if name is None:
+        reason = f"there is no fused backend for {device!r} tensors"
+    elif name not in fused:
+        if not explicit:
+            return "reference"  # By contract this loss has no fused form here.
+        reason = "this loss has no fused form on it"
+    else:
+        reason = _load(name)[1]
+        if not reason and _FUSED_FOR_DEVICE.get(device) != name:
+            reason = f"pred lies on {device!r}"
+        if not reason and gt_requires_grad:
+            reason = "gt requires a gradient, which only the reference backend computes; detach gt"
+        if not reason:
+            return name
+    if explicit:
+        raise RuntimeError(
+            f"backend={name!r} cannot run: {reason}. Use backend='auto' or backend='reference'."
+        )
+    what = "the fused backend" if name is None else f"backend {name!r}"
+    _say_once(f"{what} is not used: {reason}; running the reference backend")
+    return "reference"
+
+
+def _describe(tensors: dict[str, Tensor | None]) -> str:
+    return ", ".join(
+        f"{name} {'None' if x is None else f'{tuple(x.shape)} {x.dtype} on {x.device}'}"
+        for name, x in tensors.items()
+    )
+
+
+def _image_shape(x: Tensor) -> tuple[int, ...] | None:
+    """(B, H, W) of [B, 1, H, W] or [B, H, W], None for anything else."""
+    if x.dim() == 4 and x.shape[1] == 1:
+        return (x.shape[0], x.shape[2], x.shape[3])
+    return tuple(x.shape) if x.dim() == 3 else None
+
+
+def check_inputs(
+    pred: Tensor, gt: Tensor, mask: Tensor | None = None, abs_mask: Tensor | None = None
+) -> None:
+    """Raise a ValueError that prints all shapes and dtypes unless the inputs fit each other (TypeError: not
+    tensors).
+
+    `pred`, `gt`: [B, 1, H, W] or [B, H, W], equal shapes, floating point. Masks: the same B, H, W, or None.
+    """
+    tensors = {"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask}
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor) and (x is not None or name in ("pred", "gt")):
+            raise TypeError(
+                f"{name} must be a torch.Tensor{' or None' if 'mask' in name else ''}; got {type(x).__name__}"
+            )
+    problem = None
+    if _image_shape(pred) is None:
+        problem = "pred must be [B, 1, H, W] or [B, H, W]"
+    elif pred.shape != gt.shape:
+        problem = "gt must have the shape of pred; losses never resize"
+    elif not (pred.is_floating_point() and gt.is_floating_point()):
+        problem = (
+            "pred and gt must be float16, bfloat16, float32 or float64; convert integer depth with .float()"
+        )
+    else:
+        for name in ("mask", "abs_mask"):
+            x = tensors[name]
+            if x is not None and _image_shape(x) != _image_shape(pred):
+                problem = (
+                    f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
+                )
+            elif x is not None and x.is_complex():
+                problem = f"{name} must be bool, uint8 or float holding 0/1"
+        if len({x.device for x in tensors.values() if x is not None}) > 1:
+            problem = "all inputs must be on one device"
+    if problem:
+        raise ValueError(f"{problem}; got {_describe(tensors)}")
+
+
+def _maps(x: Tensor | None) -> Tensor | None:
+    return x[:, 0] if x is not None and x.dim() == 4 else x
+
+
+def evaluate(
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    weights: Sequence[float],
+    log_vars: Sequence[Tensor] = (),
+    process_group: dist.ProcessGroup | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Evaluate the loss `spec` on [B, 1, H, W] or [B, H, W] inputs with the backend asked for.
+
+    Returns:
+        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names.
+
+    Raises:
+        ValueError: inputs that do not fit, or an unknown backend.
+        RuntimeError: a backend asked for by name that cannot run this loss here, with the reason.
+    """
+    check_inputs(pred, gt, mask, abs_mask)
+    if len(weights) != spec.num_weights:
+        raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
+    _check_backend(backend)
+    name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
+    return _load(name)[0].evaluate(
+        _maps(pred), _maps(gt), _maps(mask), _maps(abs_mask), spec, weights, log_vars, process_group
+    )

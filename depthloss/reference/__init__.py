@@ -1,0 +1,228 @@
+"""The reference backend: every loss in plain PyTorch, differentiated by autograd.
+
+This is what a reader opens to learn what a loss *is*, and what every fused path is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .. import spec as s
+from . import pyramid, statistics, terms
+from .pyramid import gradient_term, matching_term
+from .statistics import Ranks, convert, count, select, standardise, valid_pixels
+
+__all__ = ["evaluate", "pyramid", "statistics", "terms"]
+
+_POINTWISE = {
+    "l1": terms.l1,
+    "mse": terms.mse,
+    "abs-rel": terms.abs_rel,
+    "abs-rel-packnet": terms.abs_rel_packnet,
+}
+
+
+class _Batch:
+    """One batch as the terms see it: upcast maps, masks and the standardised maps that two terms share."""
+
+    def __init__(
+        self, pred: Tensor, gt: Tensor, mask: Tensor, abs_mask: Tensor, statistics: str, ranks: Ranks
+    ) -> None:
+        self.pred, self.gt, self.mask, self.abs_mask, self.ranks = pred, gt, mask, abs_mask, ranks
+        self.plain = statistics == "all"
+        # The pixels of every term but the absolute one.
+        self.structure = torch.ones_like(mask) if self.plain else mask
+        self._standardised: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def gated(self, open_: Tensor) -> _Batch:
+        """The same batch, empty unless `open_`."""
+        return _Batch(
+            self.pred,
+            self.gt,
+            self.mask & open_,
+            self.abs_mask & open_,
+            "all" if self.plain else "masked",
+            self.ranks,
+        )
+
+    def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
+        return convert(self.pred, m, domain), convert(self.gt, m, domain)
+
+    def keep(self, domain: s.Domain) -> Tensor:
+        """phi: the valid pixels and the invalid ones where both maps are finite."""
+        p, g = self.maps(domain, self.structure)
+        return self.structure | (p.isfinite() & g.isfinite())
+
+    def standardised(self, domain: s.Domain, eps: float, centre: bool = False) -> tuple[Tensor, Tensor]:
+        key = (domain, eps, centre)
+        if key not in self._standardised:
+            keep = self.keep(domain) if centre else self.structure
+            self._standardised[key] = tuple(
+                standardise(x, self.structure, eps, keep) for x in self.maps(domain, self.structure)
+            )
+        return self._standardised[key]
+
+
+def _absolute(t: s.Absolute, b: _Batch) -> Tensor:
+    p, g = b.maps(t.domain, b.abs_mask)
+    if not b.plain:
+        return terms.l1(p, g, b.abs_mask, t.reduction, t.eps, b.ranks)
+    # Seed form: an empty image still counts one pixel.
+    pixels = b.ranks.sum(count(b.abs_mask, p.dtype).clamp(min=1.0).sum())
+    return b.ranks.sum(select(b.abs_mask, (p - g).abs()).sum()) / (pixels + t.eps)
+
+
+def _relative(t: s.Relative, b: _Batch) -> Tensor:
+    return terms.l1(
+        *b.standardised(t.domain, t.eps), b.structure, t.reduction, 0.0 if b.plain else t.eps, b.ranks
+    )
+
+
+def _gradient(t: s.Gradient, b: _Batch) -> tuple[Tensor, ...]:
+    centre = t.gradient.mask == "centre"
+    keep = b.keep(t.domain) if centre else None
+    p, g = b.standardised(t.domain, t.eps, centre) if t.standardised else b.maps(t.domain, b.structure)
+    value, levels, kept = gradient_term(p - g, b.structure, t.gradient, t.eps, b.ranks, keep, b.plain)
+    return value, *levels.unbind(), *kept.unbind()
+
+
+def _difference_moments(t: s.DifferenceMoments, b: _Batch) -> Tensor:
+    return terms.ssi(*b.maps(t.domain, b.structure), b.structure, t.alpha, b.ranks)
+
+
+def _log_moments(t: s.LogMoments, b: _Batch) -> Tensor:
+    return terms.silog(
+        *b.maps(t.domain, b.structure),
+        b.structure,
+        t.lam,
+        t.scale,
+        t.eps,
+        t.offset,
+        t.unbiased,
+        t.reduction,
+        t.clamp,
+        b.ranks,
+    )
+
+
+def _pointwise(t: s.Pointwise, b: _Batch) -> Tensor:
+    function = _POINTWISE.get(t.kind)
+    if function is None:
+        berhu = terms.berhu if t.kind == "berhu" else terms.berhu_packnet
+        function = partial(berhu, threshold=t.threshold)
+    return function(*b.maps(t.domain, b.structure), b.structure, ranks=b.ranks)
+
+
+def _trimmed_alignment(t: s.TrimmedAlignment, b: _Batch) -> Tensor:
+    return terms.ssi_trim(*b.maps(t.domain, b.structure), b.structure, t.trim, t.eps, b.ranks)
+
+
+def _median_alignment(t: s.MedianAlignment, b: _Batch) -> Tensor:
+    return terms.affine_invariant(*b.maps(t.domain, b.structure), b.structure, t.trim, t.eps, b.ranks)
+
+
+def _least_squares(t: s.LeastSquares, b: _Batch) -> Tensor:
+    return terms.least_squares_mse(*b.maps(t.domain, b.structure), b.structure, b.ranks)
+
+
+def _gradient_matching(t: s.GradientMatching, b: _Batch) -> Tensor:
+    residual = terms.aligned_residual(*b.maps(t.domain, b.structure), b.structure)
+    return matching_term(residual, b.structure, t.num_scales, b.ranks)
+
+
+_EVALUATORS = {
+    s.Absolute: _absolute,
+    s.Relative: _relative,
+    s.Gradient: _gradient,
+    s.DifferenceMoments: _difference_moments,
+    s.LogMoments: _log_moments,
+    s.Pointwise: _pointwise,
+    s.TrimmedAlignment: _trimmed_alignment,
+    s.MedianAlignment: _median_alignment,
+    s.LeastSquares: _least_squares,
+    s.GradientMatching: _gradient_matching,
+}
+
+
+def _kendall(
+    losses: list[Tensor],
+    log_vars: Sequence[Tensor],
+    active: list[Tensor],
+    spec: s.LossSpec,
+    values: dict[str, Tensor],
+) -> Tensor:
+    """Sum of exp(-s)/2 L + s/2 over the active groups (Kendall, Gal, Cipolla 2018, s = ln sigma^2)."""
+    low, high = spec.log_var_bounds
+    # A plain clamp has no gradient outside its bounds, so an overshot parameter would stay there.
+    log_vars = [v.to(losses[0].dtype) for v in log_vars]
+    log_vars = [v + (v.clamp(low, high) - v).detach() for v in log_vars]
+    precisions = [(-v).exp() for v in log_vars]
+    total = losses[0].new_zeros(())
+    for group, loss, v, precision, on in zip(spec.groups, losses, log_vars, precisions, active, strict=True):
+        total = total + select(on, 0.5 * precision * loss + 0.5 * v)
+        values[f"sigma_{group.short_name}"] = (0.5 * v).exp()
+        values[f"weight_{group.short_name}"] = precision / sum(precisions)
+    return total
+
+
+def evaluate(
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: s.LossSpec,
+    weights: Sequence[float],
+    log_vars: Sequence[Tensor] = (),
+    process_group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate one loss.
+
+    Args:
+        pred: [B, H, W], floating point, any strides.
+        gt: [B, H, W], floating point.
+        mask: [B, H, W], non-zero = valid, or None = every pixel.
+        abs_mask: mask of the absolute term, or None = `mask`.
+        spec: the loss.
+        weights: one number per term of `spec.terms`, then one per group.
+        log_vars: 0-dim tensors, one per group, where `spec.log_var_bounds` is set.
+        process_group: evaluate the joined batch of these ranks.
+
+    Returns:
+        The loss (0-dim, float32 or float64, differentiable) and the detached vector of the numbers that
+        `spec.metric_names` names.
+    """
+    dtype = torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
+    pred, gt = pred.to(dtype), gt.to(dtype)
+    valid = valid_pixels(gt, mask, spec.positive_gt)
+    absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, spec.positive_gt)
+    ranks = Ranks(process_group)
+    n = ranks.sum(count(valid, dtype).sum())
+    batch = _Batch(pred, gt, valid, absolute, spec.statistics, ranks)
+
+    values: dict[str, Tensor] = {}
+    term_weights = iter(weights)
+    losses, active = [], []
+    for group in spec.groups:
+        gated = batch.gated(n >= group.min_valid) if group.min_valid > 1 else batch
+        loss = pred.new_zeros(())
+        for term in group.terms:
+            weight, result = next(term_weights), _EVALUATORS[type(term)](term, gated)
+            result = result if isinstance(result, tuple) else (result,)
+            reported = (pred.new_full((), weight),) if term.weight_name else ()
+            values.update(zip(term.metric_names, (result[0], *reported, *result[1:]), strict=True))
+            loss = loss + weight * result[0]
+        if group.name:
+            values[group.name] = loss
+        losses.append(loss)
+        active.append(n >= max(group.min_valid, 1))
+    if spec.log_var_bounds is None:
+        total = sum(weight * loss for weight, loss in zip(term_weights, losses, strict=True))
+    else:
+        total = _kendall(losses, log_vars, active, spec, values)
+    values["num_valid_pixels"], values["total_loss"] = n, total
+    return total, torch.stack([values[name].detach() for name in spec.metric_names])

@@ -1,0 +1,150 @@
+"""The multi-scale Sobel gradient term. Maps are [B, H, W]; level k has factor f = 2^k, size floor(H/f) x
+floor(W/f).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..spec import GradientSpec
+from .statistics import LOCAL, Ranks, count, guarded_ratio, select
+
+
+def nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """Nearest resize of [..., H, W]: row floor(j H / height), in exact integers; columns likewise."""
+    rows = torch.arange(height, device=x.device) * x.shape[-2] // max(height, 1)
+    columns = torch.arange(width, device=x.device) * x.shape[-1] // max(width, 1)
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def average(x: Tensor, factor: int) -> Tensor:
+    """Mean over the factor x factor cells; a remainder of rows or columns is dropped."""
+    b, h, w = x.shape[0], x.shape[1] // factor, x.shape[2] // factor
+    return x[:, : h * factor, : w * factor].reshape(b, h, factor, w, factor).mean((2, 4))
+
+
+def bilinear(x: Tensor, factor: int) -> Tensor:
+    """Mean of the central 2x2 of each factor x factor cell: bilinear sampling at the nominal step, no
+    antialias.
+    """
+    if factor == 1:
+        return x
+    h, w, o = x.shape[1] // factor, x.shape[2] // factor, factor // 2 - 1
+    cells = x[:, : h * factor, : w * factor]
+    pair = cells[:, o::factor] + cells[:, o + 1 :: factor]
+    return (pair[:, :, o::factor] + pair[:, :, o + 1 :: factor]) * 0.25
+
+
+def downsample(x: Tensor, level: int, method: str) -> Tensor:
+    """Level `level` of `x`, sampled from full resolution (D_k of the gradient term)."""
+    if level == 0:
+        return x
+    if method == "nearest":
+        return nearest(x, x.shape[1] >> level, x.shape[2] >> level)
+    return average(x, 1 << level) if method == "average" else bilinear(x, 1 << level)
+
+
+def pad(x: Tensor, border: str) -> Tensor:
+    """One cell of border on every side: zeros, the edge's own value, or nothing for ``"valid"``."""
+    if border == "valid":
+        return x
+    if border == "zero":
+        return F.pad(x, (1, 1, 1, 1))
+    # Slices, not F.pad: the adjoint of replication padding uses float atomics on a GPU.
+    x = torch.cat((x[:, :1], x, x[:, -1:]), 1)
+    return torch.cat((x[:, :, :1], x, x[:, :, -1:]), 2)
+
+
+def sobel(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Unnormalised Sobel responses in x and y, without padding: [B, H, W] -> two of [B, H-2, W-2]."""
+    smooth_y = x[:, :-2] + 2.0 * x[:, 1:-1] + x[:, 2:]
+    smooth_x = x[:, :, :-2] + 2.0 * x[:, :, 1:-1] + x[:, :, 2:]
+    return smooth_y[:, :, 2:] - smooth_y[:, :, :-2], smooth_x[:, 2:] - smooth_x[:, :-2]
+
+
+def _all_nine(covered: Tensor) -> Tensor:
+    """Whether all cells of the 3x3 window are covered, without padding."""
+    rows = covered[:, :-2] & covered[:, 1:-1] & covered[:, 2:]
+    return rows[:, :, :-2] & rows[:, :, 1:-1] & rows[:, :, 2:]
+
+
+def _kept_and_norm(spec: GradientSpec, level: int, m: Tensor, cells: Tensor, dtype: torch.dtype) -> tuple:
+    """Cells to take the Sobel of, the responses to keep (None = all) and the level's own normaliser."""
+    weight = downsample(m.to(dtype), level, spec.downsample)
+    if spec.mask == "residual":
+        return cells, None, weight.sum()
+    if spec.mask == "centre":
+        half = weight > 0.5
+        return cells, half[:, 1:-1, 1:-1] if spec.border == "valid" else half, half.sum().to(dtype)
+    covered = weight > 0
+    cells = select(covered, cells / select(covered, weight, 1.0))
+    # Outside the image nothing is covered, except that replicate copies the edge's coverage.
+    kept = _all_nine(pad(covered.to(dtype), spec.border) > 0)
+    return cells, kept, kept.sum().to(dtype)
+
+
+def gradient_term(
+    residual: Tensor,
+    m: Tensor,
+    spec: GradientSpec,
+    eps: float,
+    ranks: Ranks = LOCAL,
+    keep: Tensor | None = None,
+    plain_mean: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """G = combine over k of (sum |Sx * R_k| + |Sy * R_k|) / normaliser_k.
+
+    Args:
+        residual: r [B, H, W], z_p - z_g or p - g.
+        m: bool [B, H, W].
+        spec: mask, downsampling, border, normaliser, combination and number of levels.
+        eps: added to the normaliser.
+        ranks: the process group whose joined batch is evaluated.
+        keep: mask ``"centre"`` reads r here (`m` and the finite invalid pixels); default `m`.
+        plain_mean: every level is a plain mean over its responses, without eps (statistics ``"all"``).
+
+    Returns:
+        The term (0-dim), the levels [K] and the number of kept responses of each level [K].
+    """
+    r = select(m if keep is None or spec.mask != "centre" else keep, residual)
+    zero, sums, norms, kepts = r[:, :0].sum(), [], [], []
+    for level in range(spec.num_scales):
+        h, w = r.shape[1] >> level, r.shape[2] >> level
+        if min(h, w) < (3 if spec.border == "valid" else 1):
+            sums.append(zero), norms.append(zero), kepts.append(zero)
+            continue
+        cells = downsample(r, level, spec.downsample)
+        cells, kept, norm = _kept_and_norm(spec, level, m, cells, r.dtype)
+        gx, gy = sobel(pad(cells, spec.border))
+        response = gx.abs() + gy.abs()
+        sums.append((response if kept is None else select(kept, response)).sum())
+        norms.append(norm)
+        kepts.append(r.new_full((), response.numel()) if kept is None else kept.sum().to(r.dtype))
+    sums = ranks.sum(torch.stack(sums))
+    norms, kepts = ranks.sum(torch.stack((torch.stack(norms), torch.stack(kepts)))).detach()
+    if plain_mean:
+        levels = guarded_ratio(sums, kepts)
+    else:
+        if spec.normalizer == "full":
+            norms = ranks.sum(count(m, r.dtype).sum()).expand_as(kepts)
+        levels = guarded_ratio(sums, select((norms > 0) & (kepts > 0), norms + eps))
+    if spec.combine == "sum":
+        return levels.sum(), levels, kepts
+    counted = (kepts > 0).sum().clamp(min=1) if spec.mask == "support" else spec.num_scales
+    return levels.sum() / counted, levels, kepts
+
+
+def matching_term(residual: Tensor, m: Tensor, num_scales: int, ranks: Ranks = LOCAL) -> Tensor:
+    """MiDaS gradient matching: forward differences of R[::2^k] over pairs of valid pixels / valid pixels at
+    that level, summed over the levels.
+    """
+    total = residual[:, :0].sum()
+    for level in range(num_scales):
+        r, v = residual[:, :: 1 << level, :: 1 << level], m[:, :: 1 << level, :: 1 << level]
+        r = select(v, r)
+        dx = select(v[:, :, 1:] & v[:, :, :-1], (r[:, :, 1:] - r[:, :, :-1]).abs()).sum()
+        dy = select(v[:, 1:] & v[:, :-1], (r[:, 1:] - r[:, :-1]).abs()).sum()
+        total = total + guarded_ratio(ranks.sum(dx + dy), ranks.sum(count(v, r.dtype).sum()))
+    return total

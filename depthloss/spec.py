@@ -1,0 +1,361 @@
+"""What a loss is, as data: frozen, validated descriptions that every backend executes.
+
+A loss is a `LossSpec`: groups of terms, each term with the domain it is computed in and its reduction.
+Numbers that change from call to call (weights, learnable log-variances) are not part of it. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+MAX_SCALES = 6
+INVERSE_DEPTH_FLOOR = 1e-6
+EVERYWHERE = frozenset({"cpu", "triton"})
+TRITON_ONLY = frozenset({"triton"})
+NOWHERE: frozenset[str] = frozenset()
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def check_number(
+    name: str, value: float, *, low: float = -math.inf, high: float = math.inf, strict: bool = False
+) -> float:
+    """Return `value` as a float inside [low, high] (inside (low, high] if strict), or raise naming the
+    argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
+    if value < low or value > high or (strict and value == low):
+        bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
+    return float(value)
+
+
+def check_scales(name: str, value: int) -> int:
+    """Return `value` if it is a number of pyramid levels, 1..6, or raise a ValueError that names the
+    argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SCALES:
+        raise ValueError(f"{name} must be an integer from 1 to {MAX_SCALES}; got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class GradientSpec:
+    """The multi-scale Sobel gradient term of a residual map r, level k = 0..num_scales-1 with factor f = 2^k.
+
+    Attributes:
+        mask: ``"residual"`` zeroes r at invalid pixels and masks no more; ``"centre"`` keeps the responses
+            whose centre cell is more than half valid; ``"support"`` averages r over the valid pixels of each
+            cell and keeps the responses whose nine cells all hold a valid pixel.
+        downsample: ``"nearest"``, ``"average"`` or ``"bilinear"``, always from full resolution.
+        border: ``"valid"`` (no padding), ``"zero"`` or ``"replicate"``.
+        normalizer: ``"full"`` divides every level by the valid pixels at full resolution, ``"level"`` by the
+            level's own.
+        combine: ``"sum"`` or ``"mean"`` over the levels (support: over the levels that kept a response).
+        num_scales: number of levels, 1 to 6.
+
+    Raises:
+        ValueError: an axis has a value that is not listed above.
+    """
+
+    mask: str = "support"
+    downsample: str = "average"
+    border: str = "replicate"
+    normalizer: str = "level"
+    combine: str = "mean"
+    num_scales: int = 4
+
+    def __post_init__(self) -> None:
+        _one_of("mask", self.mask, ("residual", "centre", "support"))
+        _one_of("downsample", self.downsample, ("nearest", "average", "bilinear"))
+        _one_of("border", self.border, ("valid", "zero", "replicate"))
+        _one_of("normalizer", self.normalizer, ("full", "level"))
+        _one_of("combine", self.combine, ("sum", "mean"))
+        check_scales("num_scales", self.num_scales)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The quantity a term compares: the input as it is, or the depth made from an inverse depth x (1/m).
+
+    Attributes:
+        conversion: ``"identity"``; ``"inverse"`` is 1/max(x, 1e-6); ``"shifted-inverse"`` is 1/(x + 1e-6).
+        minimum: lower clamp in metres after the conversion, or None.
+        maximum: upper clamp in metres after the conversion, or None.
+
+    Raises:
+        ValueError: unknown conversion, bounds without a conversion, or minimum >= maximum.
+    """
+
+    conversion: str = "identity"
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("conversion", self.conversion, ("identity", "inverse", "shifted-inverse"))
+        low, high = self.minimum, self.maximum
+        if self.conversion == "identity" and (low is not None or high is not None):
+            raise ValueError(
+                "bounds need a conversion to depth; got conversion='identity' with "
+                f"minimum={low!r}, maximum={high!r}"
+            )
+        for name, value in (("min_depth", low), ("max_depth", high)):
+            if value is not None:
+                check_number(name, value, low=0.0)
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"min_depth must be below max_depth; got min_depth={low!r}, max_depth={high!r}")
+
+
+IDENTITY = Domain()
+DEPTH = Domain("inverse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One number that a loss adds up.
+
+    Attributes:
+        name: the name under which it appears in the metrics.
+        weight_name: the name under which its weight appears in the metrics; empty = not reported.
+        domain: the quantity compared.
+    """
+
+    name: str
+    weight_name: str = ""
+    domain: Domain = IDENTITY
+    fused: ClassVar[frozenset[str]] = NOWHERE
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the numbers this term reports."""
+        return (self.name, self.weight_name) if self.weight_name else (self.name,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absolute(Term):
+    """Masked L1 of (p, g) over `abs_mask`: pooled, sum/(N + eps), or the mean of the images' means."""
+
+    reduction: str = "pixels"
+    eps: float = 1e-6
+    fused: ClassVar[frozenset[str]] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _one_of("reduction", self.reduction, ("pixels", "images"))
+        check_number("eps", self.eps, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relative(Absolute):
+    """Masked L1 of the robustly standardised maps z = (x - mu)/(MAD + eps), per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(Term):
+    """The multi-scale Sobel term of z_p - z_g, or of p - g where not standardised."""
+
+    gradient: GradientSpec = field(default_factory=GradientSpec)
+    standardised: bool = True
+    eps: float = 1e-6
+    fused: ClassVar[frozenset[str]] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        check_number("eps", self.eps, low=0.0, strict=True)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The term, then the value and the number of kept responses of every level."""
+        levels = range(1, self.gradient.num_scales + 1)
+        return (
+            *super().metric_names,
+            *(f"gradient/scale_{k}" for k in levels),
+            *(f"gradient/support_{k}" for k in levels),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceMoments(Term):
+    """Var(e) + alpha * mean(e)^2 of e = p - g, pooled over the batch (`SSILoss`)."""
+
+    alpha: float = 0.85
+    fused: ClassVar[frozenset[str]] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        check_number("alpha", self.alpha, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogMoments(Term):
+    """scale * sqrt(Var(l) + (1 - lam) * mean(l)^2 + eps) of l = ln(p + offset) - ln(g + offset) (SILog)."""
+
+    lam: float = 0.85
+    scale: float = 1.0
+    eps: float = 1e-8
+    offset: float = 0.0
+    unbiased: bool = False
+    reduction: str = "pixels"
+    clamp: float | None = None
+    fused: ClassVar[frozenset[str]] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _one_of("reduction", self.reduction, ("pixels", "images"))
+        check_number("lam", self.lam, low=0.0, high=1.0)
+        check_number("scale", self.scale, low=0.0)
+        check_number("eps", self.eps, low=0.0)
+        check_number("offset", self.offset, low=0.0)
+        if self.clamp is not None:
+            check_number("clamp", self.clamp, low=0.0, strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointwise(Term):
+    """A masked mean, pooled over the batch, of a function of (p, g) at one pixel."""
+
+    kind: str
+    threshold: float = 0.2
+    fused: ClassVar[frozenset[str]] = TRITON_ONLY
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("l1", "mse", "abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet"))
+        check_number("threshold", self.threshold, low=0.0, strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedAlignment(Term):
+    """L1 after a clamped least-squares alignment per image, the largest residuals trimmed (`SSITrimLoss`)."""
+
+    trim: float = 0.2
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_number("trim", self.trim, low=0.0, high=0.99)
+        check_number("epsilon", self.eps, low=0.0, strict=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedianAlignment(Term):
+    """L1 of the maps standardised by median and mean absolute deviation, optionally trimmed."""
+
+    trim: float = 0.0
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_number("trim", self.trim, low=0.0, high=0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastSquares(Term):
+    """Half the mean squared residual after a least-squares scale and shift per image (MiDaS)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMatching(Term):
+    """Forward differences of the least-squares aligned residual over pairs of valid pixels (MiDaS)."""
+
+    num_scales: int = 4
+
+    def __post_init__(self) -> None:
+        check_scales("num_scales", self.num_scales)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Terms that are added up before the groups are combined.
+
+    Attributes:
+        terms: the terms; their weights come with each call.
+        name: the metric name of the group's weighted sum; empty = not reported.
+        short_name: the suffix in ``sigma_*`` and ``weight_*`` where the group is weighted by a log-variance.
+        min_valid: with fewer valid pixels in the whole batch the group is left out, exactly 0.
+    """
+
+    terms: tuple[Term, ...]
+    name: str = ""
+    short_name: str = ""
+    min_valid: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("a group needs at least one term; switch on a term or give it a weight")
+        if isinstance(self.min_valid, bool) or not isinstance(self.min_valid, int) or self.min_valid < 0:
+            raise ValueError(f"min_valid must be an integer >= 0; got {self.min_valid!r}")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One loss, complete but for its weights.
+
+    Attributes:
+        groups: the groups of terms.
+        statistics: ``"masked"``, or ``"all"`` where standardisation and the relative and gradient terms take
+            every pixel (dense data only).
+        log_var_bounds: None = groups are added with their plain weights; otherwise group i counts
+            ``exp(-s)/2 * L + s/2`` with its learnable log-variance s clamped to these bounds.
+        positive_gt: a pixel is valid only where gt > 0 as well (the losses called ``sparse-...``).
+
+    Raises:
+        ValueError: an unknown statistics mode, or two metrics of one name.
+    """
+
+    groups: tuple[Group, ...]
+    statistics: str = "masked"
+    log_var_bounds: tuple[float, float] | None = None
+    positive_gt: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("statistics", self.statistics, ("masked", "all"))
+        if self.log_var_bounds is not None:
+            low, high = self.log_var_bounds
+            if not low < high:
+                raise ValueError(
+                    f"log_var_bounds must be (low, high) with low < high; got {self.log_var_bounds!r}"
+                )
+        if len(set(self.metric_names)) != len(self.metric_names):
+            raise ValueError(f"metric names must be unique; got {self.metric_names}")
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms in the order of their weights."""
+        return tuple(term for group in self.groups for term in group.terms)
+
+    @cached_property
+    def num_weights(self) -> int:
+        """How many plain numbers a call brings: one per term, then one per group."""
+        return len(self.terms) + len(self.groups)
+
+    @cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the numbers in the `terms` vector that a backend returns, in its order."""
+        names = [name for term in self.terms for name in term.metric_names]
+        names += [group.name for group in self.groups if group.name]
+        if self.log_var_bounds is not None:
+            names += [f"sigma_{group.short_name}" for group in self.groups]
+            names += [f"weight_{group.short_name}" for group in self.groups]
+        return (*names, "num_valid_pixels", "total_loss")
+
+    @cached_property
+    def fused(self) -> frozenset[str]:
+        """The fused backends that must be able to run this loss."""
+        return frozenset.intersection(*(term.fused for term in self.terms))
+
+    def on_inverse_depth(self) -> LossSpec:
+        """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,
+        1e-6).
+        """
+        groups = tuple(
+            replace(
+                group,
+                terms=tuple(
+                    replace(term, domain=DEPTH) if term.domain == IDENTITY else term for term in group.terms
+                ),
+            )
+            for group in self.groups
+        )
+        return replace(self, groups=groups)

@@ -1,0 +1,1 @@
+"""Device code: the fused backends, installed as depthloss.kernels."""

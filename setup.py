@@ -1,0 +1,9 @@
+"""The parts of the packaging that depend on the layout: device code lives in the top-level folder `kernels`."""
+
+from setuptools import find_packages, setup
+
+kernels = ["depthloss.kernels", *(f"depthloss.kernels.{name}" for name in find_packages("kernels"))]
+setup(
+    packages=[*find_packages(include=["depthloss", "depthloss.*"]), *kernels],
+    package_dir={"depthloss.kernels": "kernels"},
+)
