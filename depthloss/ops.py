@@ -46,6 +46,7 @@ BACKENDS = ("triton", "cpu", "reference")
 _FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
 _override: str | None = None
+_loaded: dict[str, ModuleType] = {"reference": reference}
 
 
 def _check_backend(name: str) -> str:
@@ -76,8 +77,8 @@ def use_backend(name: str) -> Iterator[None]:
 @functools.cache
 def _load(name: str) -> tuple[ModuleType | None, str]:
     """The backend's module, or None and the reason."""
-    if name == "reference":
-        return reference, ""
+    if name in _loaded:
+        return _loaded[name], ""
     package = f"depthloss.kernels.{name}"
     try:
         module = importlib.import_module(package)
@@ -86,7 +87,10 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
             return None, f"it needs the package {error.name!r}, which is not installed"
         return None, "this installation does not contain it"
     reason = module.unavailable()
-    return (None, reason) if reason else (module, "")
+    if reason:
+        return None, reason
+    _loaded[name] = module
+    return module, ""
 
 
 def backend_status(name: str) -> str | None:
@@ -100,9 +104,8 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-@torch.compiler.assume_constant_result
 def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad: bool) -> str:
-    """The backend to run: a function of constants only, so that a compiled graph holds its answer."""
+    """The backend to run, loaded. A function of constants only: a compiled graph holds its answer."""
     if requested == "reference":
         return requested
     explicit = requested != "auto"
@@ -128,6 +131,10 @@ def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad
     what = "the fused backend" if name is None else f"backend {name!r}"
     _say_once(f"{what} is not used: {reason}; running the reference backend")
     return "reference"
+
+
+# What torch.compiler.assume_constant_result sets; calling it would import the whole compiler at import time.
+_choose._dynamo_marked_constant = True
 
 
 def _describe(tensors: dict[str, Tensor | None]) -> str:
@@ -211,6 +218,6 @@ def evaluate(
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     _check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
-    return _load(name)[0].evaluate(
+    return _loaded[name].evaluate(
         _maps(pred), _maps(gt), _maps(mask), _maps(abs_mask), spec, weights, log_vars, process_group
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import ClassVar
 
 MAX_SCALES = 6
@@ -135,8 +134,13 @@ class Term:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The names of the numbers this term reports."""
-        return (self.name, self.weight_name) if self.weight_name else (self.name,)
+        """The names of the numbers this term reports: itself, its weight, its parts."""
+        return (self.name, *((self.weight_name,) if self.weight_name else ()), *self.part_names)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts it reports; none for most."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +174,10 @@ class Gradient(Term):
         check_number("eps", self.eps, low=0.0, strict=True)
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        """The term, then the value and the number of kept responses of every level."""
+    def part_names(self) -> tuple[str, ...]:
+        """The value and the number of kept responses of every level."""
         levels = range(1, self.gradient.num_scales + 1)
-        return (
-            *super().metric_names,
-            *(f"gradient/scale_{k}" for k in levels),
-            *(f"gradient/support_{k}" for k in levels),
-        )
+        return (*(f"gradient/scale_{k}" for k in levels), *(f"gradient/support_{k}" for k in levels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +299,10 @@ class LossSpec:
         log_var_bounds: None = groups are added with their plain weights; otherwise group i counts
             ``exp(-s)/2 * L + s/2`` with its learnable log-variance s clamped to these bounds.
         positive_gt: a pixel is valid only where gt > 0 as well (the losses called ``sparse-...``).
+        terms: all terms in the order of their weights.
+        num_weights: how many plain numbers a call brings: one per term, then one per group.
+        metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
+        fused: the fused backends that must be able to run this loss.
 
     Raises:
         ValueError: an unknown statistics mode, or two metrics of one name.
@@ -308,42 +312,34 @@ class LossSpec:
     statistics: str = "masked"
     log_var_bounds: tuple[float, float] | None = None
     positive_gt: bool = False
+    terms: tuple[Term, ...] = field(init=False, repr=False, compare=False)
+    num_weights: int = field(init=False, repr=False, compare=False)
+    metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    fused: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _one_of("statistics", self.statistics, ("masked", "all"))
+        names = [name for group in self.groups for term in group.terms for name in term.metric_names]
+        names += [group.name for group in self.groups if group.name]
         if self.log_var_bounds is not None:
             low, high = self.log_var_bounds
             if not low < high:
                 raise ValueError(
                     f"log_var_bounds must be (low, high) with low < high; got {self.log_var_bounds!r}"
                 )
-        if len(set(self.metric_names)) != len(self.metric_names):
-            raise ValueError(f"metric names must be unique; got {self.metric_names}")
-
-    @cached_property
-    def terms(self) -> tuple[Term, ...]:
-        """All terms in the order of their weights."""
-        return tuple(term for group in self.groups for term in group.terms)
-
-    @cached_property
-    def num_weights(self) -> int:
-        """How many plain numbers a call brings: one per term, then one per group."""
-        return len(self.terms) + len(self.groups)
-
-    @cached_property
-    def metric_names(self) -> tuple[str, ...]:
-        """The names of the numbers in the `terms` vector that a backend returns, in its order."""
-        names = [name for term in self.terms for name in term.metric_names]
-        names += [group.name for group in self.groups if group.name]
-        if self.log_var_bounds is not None:
             names += [f"sigma_{group.short_name}" for group in self.groups]
             names += [f"weight_{group.short_name}" for group in self.groups]
-        return (*names, "num_valid_pixels", "total_loss")
-
-    @cached_property
-    def fused(self) -> frozenset[str]:
-        """The fused backends that must be able to run this loss."""
-        return frozenset.intersection(*(term.fused for term in self.terms))
+        names += ["num_valid_pixels", "total_loss"]
+        if len(set(names)) != len(names):
+            raise ValueError(f"metric names must be unique; got {names}")
+        terms = tuple(term for group in self.groups for term in group.terms)
+        for name, value in (
+            ("terms", terms),
+            ("num_weights", len(terms) + len(self.groups)),
+            ("metric_names", tuple(names)),
+            ("fused", frozenset.intersection(*(term.fused for term in terms))),
+        ):
+            object.__setattr__(self, name, value)
 
     def on_inverse_depth(self) -> LossSpec:
         """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,

@@ -16,7 +16,7 @@ from ..spec import (
     Term,
     check_number,
 )
-from .base import DepthLoss, single_group
+from .base import DepthLoss, resolve_gradient, single_group
 
 PRESET = GradientSpec("support", "average", "replicate", "level", "mean")
 _SILOG_PRESETS = {
@@ -184,7 +184,7 @@ class SSISilogLoss(DepthLoss):
                     name="gradient_component",
                     weight_name="gradient_weight_used",
                     domain=terms[1].domain,
-                    gradient=gradient or PRESET,
+                    gradient=resolve_gradient(gradient, None, PRESET),
                     standardised=False,
                     eps=1e-8,
                 ),

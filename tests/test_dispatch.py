@@ -1,0 +1,193 @@
+"""Which backend runs what; compiled graphs; the functional twins; second derivatives."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import depthloss as dl
+from depthloss import functional, ops
+from depthloss.losses.registry import LOSSES
+
+from . import cases
+
+EVERYWHERE, TRITON = {"cpu", "triton"}, {"triton"}
+# The last column of the loss table.
+FUSED = {
+    "g2": EVERYWHERE,
+    "scale-adaptive": EVERYWHERE,
+    "scale-adaptive-progressive": EVERYWHERE,
+    "gradient": EVERYWHERE,
+    "ssi": EVERYWHERE,
+    "silog": EVERYWHERE,
+    "ssi-silog": EVERYWHERE,
+    "enhanced-ssi": TRITON,
+    "progressive-ssi": TRITON,
+    "ssi-trim": set(),
+    "berhu": TRITON,
+    "abs-rel": TRITON,
+    "l1": TRITON,
+    "mse": TRITON,
+    "scale-shift-invariant": set(),
+    "affine-invariant": set(),
+    "adaptive-multi-domain": EVERYWHERE,
+    "fixed-multi-domain": EVERYWHERE,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_fused_backends_of_each_loss(name):
+    loss = dl.build_loss(name)
+    assert loss.spec.fused == FUSED[name]
+    assert all(spec.fused == FUSED[name] for spec in getattr(loss, "levels", ()))
+
+
+def test_every_loss_is_listed():
+    assert set(dl.available_losses()) == set(FUSED) == set(LOSSES)
+
+
+def test_a_fallback_is_said_once(caplog, monkeypatch):
+    ops._say_once.cache_clear()
+    monkeypatch.setattr(
+        ops, "_load", lambda name: (None, "it is a test") if name == "cpu" else (ops.reference, "")
+    )
+    pred, gt = cases.maps(torch.float32)
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        dl.L1Loss()(pred, gt)  # No fused form on a CPU by contract: nothing to say.
+        assert not caplog.messages
+        for _ in range(2):
+            dl.SSILoss()(pred, gt)
+        assert caplog.messages == ["backend 'cpu' is not used: it is a test; running the reference backend"]
+
+
+class _Recorder:
+    """Stands for a fused backend."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def evaluate(self, pred, gt, mask, abs_mask, spec, weights, log_vars, process_group):
+        self.calls += 1
+        assert pred.dim() == gt.dim() == 3 and len(weights) == spec.num_weights
+        return ops.reference.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group)
+
+
+def test_auto_takes_the_fused_backend_of_the_device(caplog, monkeypatch):
+    ops._say_once.cache_clear()
+    fused = _Recorder()
+    monkeypatch.setattr(ops, "_load", lambda name: (ops._loaded.get(name), ""))
+    monkeypatch.setitem(ops._loaded, "cpu", fused)
+    monkeypatch.setitem(ops._loaded, "triton", fused)
+    pred, gt = cases.maps(torch.float32)
+    dl.G2Loss()(pred, gt, abs_mask=gt > 0)
+    dl.AdaptiveMultiDomainLoss()(pred, gt)
+    assert fused.calls == 2
+    dl.ProgressiveScaleAdaptiveLoss(num_scales=3)(pred, gt)
+    assert fused.calls == 5
+    dl.SSITrimLoss()(pred, gt)
+    with dl.use_backend("reference"):
+        dl.SSILoss(backend="cpu")(pred, gt)
+    assert fused.calls == 5
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        dl.SSILoss()(pred, gt.requires_grad_())
+    assert fused.calls == 5 and "gt requires a gradient" in caplog.text
+    with pytest.raises(RuntimeError, match="gt requires a gradient"):
+        dl.SSILoss(backend="cpu")(pred, gt)
+    with pytest.raises(RuntimeError, match="pred lies on 'cpu'"):
+        dl.L1Loss(backend="triton")(pred, gt.detach())
+
+
+def test_environment_report():
+    out = subprocess.run(
+        [sys.executable, "-m", "depthloss.env"], capture_output=True, text=True, check=True
+    ).stdout
+    for text in (
+        f"torch{' ' * 14}{torch.__version__}",
+        "backend reference  available",
+        "backend triton",
+        "backend cpu",
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize("name", cases.LOSSES)
+def test_compiles_without_a_graph_break(name):
+    """One graph, forward and backward, metrics included, equal to eager."""
+    pred, gt = cases.maps(torch.float32)
+    m = cases.mask("70%")
+    loss = cases.LOSSES[name]()
+    expected, expected_grad = cases.run(loss, pred, gt, m, "auto")
+    metrics = dict(loss.metrics)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    value, grad = cases.run(compiled, pred, gt, m, "auto")
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6 * expected_grad.abs().max().item())
+    assert loss.metrics.keys() == metrics.keys()
+    for key, number in metrics.items():
+        torch.testing.assert_close(loss.metrics[key], number, rtol=1e-5, atol=1e-6)
+
+
+def test_compiles_for_any_size():
+    torch._dynamo.reset()
+    loss = dl.ScaleAdaptiveLoss()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for h, w in ((24, 41), (25, 64), (40, 30)):
+        pred, gt = cases.maps(torch.float32, (2, 1, h, w))
+        torch.testing.assert_close(compiled(pred, gt, gt > 0.4), loss(pred, gt, gt > 0.4), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_functional_twins(name):
+    cls = LOSSES[name]
+    pred, gt = cases.maps(torch.float64)
+    m = cases.mask("70%")
+    functions = [f for f in vars(functional).values() if getattr(f, "__doc__", "") and callable(f)]
+    (twin,) = [f for f in functions if f"`depthloss.{cls.__name__}` as a function" in (f.__doc__ or "")]
+    keywords = set(inspect.signature(twin).parameters)
+    assert set(inspect.signature(cls).parameters) <= keywords
+    assert {"pred", "gt", "mask", "progress", "epoch"} <= keywords
+    assert torch.equal(twin(pred, gt, m, progress=0.5, epoch=3), cls()(pred, gt, m, progress=0.5, epoch=3))
+
+
+def test_functional_twins_take_keywords():
+    pred, gt = cases.maps(torch.float64)
+    spec = dl.GradientSpec(mask="residual", num_scales=2)
+    expected = dl.G2Loss("document", gradient=spec, weights=(1, 2, 3))(pred, gt, None, abs_mask=gt > 0.5)
+    got = functional.g2_loss(
+        pred, gt, variant="document", gradient=spec, weights=[1, 2, 3], abs_mask=gt > 0.5
+    )
+    assert torch.equal(got, expected)
+    with pytest.raises(TypeError, match="lambda"):
+        functional.g2_loss(pred, gt, lambda_sg=1)
+    log_var = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    value = functional.adaptive_multi_domain_loss(pred, gt, log_var_scale=log_var)
+    module = dl.AdaptiveMultiDomainLoss().double()
+    with torch.no_grad():
+        module.log_var_scale.fill_(0.3)
+    expected = module(pred, gt)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(log_var.grad, module.log_var_scale.grad, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_modules_can_be_copied_and_saved(name):
+    pred, gt = cases.maps(torch.float32)
+    loss = dl.build_loss(f"sparse-{name}")
+    expected = loss(pred, gt)
+    assert torch.equal(copy.deepcopy(loss)(pred, gt), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(loss))(pred, gt), expected)
+    assert set(loss.state_dict()) == (
+        {"log_var_structure", "log_var_scale"} if "adaptive-multi" in name else set()
+    )
+    assert all(metric.dim() == 0 and not metric.requires_grad for metric in loss.metrics.values())
+    assert "spec=LossSpec" in repr(loss)

@@ -1,0 +1,85 @@
+"""`process_group`: two gloo processes equal one process on the joined batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import depthloss as dl
+
+from . import cases
+
+WORLD = 2
+SHAPE = (4, 1, 24, 41)
+
+
+def joined_batch():
+    """Four images; with the split into two ranks one rank has an almost empty half and few pixels of its own."""
+    pred, gt = cases.maps(torch.float64, SHAPE)
+    mask = cases.mask("70%", SHAPE).clone()
+    mask[2] = False
+    mask[3, :, 4:] = False
+    pred[0, 0, 3, 5] *= 6  # berHu's c comes from one rank.
+    return pred, gt, mask
+
+
+def evaluate(loss, pred, gt, mask):
+    pred = pred.clone().requires_grad_()
+    value = loss(pred, gt, mask)
+    value.backward()
+    log_vars = [p.grad.clone() for p in loss.parameters()]
+    return value.detach(), pred.grad, log_vars, {k: v.clone() for k, v in loss.metrics.items()}
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    half = SHAPE[0] // WORLD
+    parts = [x[rank * half : (rank + 1) * half] for x in joined_batch()]
+    results = {}
+    for name, build in cases.LOSSES.items():
+        loss = build().double()
+        loss.process_group = dist.group.WORLD
+        results[name] = evaluate(loss, *parts)
+    torch.save(results, os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(worker, (port, str(folder)), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", cases.LOSSES)
+def test_two_processes_equal_one(ranks, name):
+    value, grad, log_vars, metrics = evaluate(cases.LOSSES[name]().double(), *joined_batch())
+    assert value != 0
+    for rank in ranks:
+        got, _, got_log_vars, got_metrics = rank[name]
+        assert got.item() == pytest.approx(value.item(), rel=1e-10)
+        for mine, theirs in zip(got_log_vars, log_vars, strict=True):
+            assert mine.item() == pytest.approx(theirs.item(), rel=1e-10)
+        assert got_metrics.keys() == metrics.keys()
+        for key, number in metrics.items():
+            assert got_metrics[key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
+    # DistributedDataParallel takes the mean over the ranks, so each rank's gradient carries the factor world size.
+    joined = torch.cat([rank[name][1] for rank in ranks]) / WORLD
+    assert (joined - grad).abs().max() <= 1e-9 * grad.abs().max()
+
+
+def test_without_a_group_each_rank_reduces_its_own_batch():
+    pred, gt, mask = joined_batch()
+    loss = dl.L1Loss()
+    halves = [loss(pred[i : i + 2], gt[i : i + 2], mask[i : i + 2]) for i in (0, 2)]
+    assert halves[0] != halves[1] and loss(pred, gt, mask) != sum(halves) / 2

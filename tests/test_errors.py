@@ -1,0 +1,169 @@
+"""Bad input is refused with a text that names the argument, what was got, and the fix."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+import depthloss as dl
+
+P = torch.rand(2, 1, 6, 7)
+
+
+def raises(error: type[Exception], *texts: str):
+    return pytest.raises(error, match=".*".join(map(re.escape, texts)))
+
+
+@pytest.mark.parametrize(
+    ("args", "texts"),
+    [
+        (
+            (P, P[:, :, :5]),
+            ("gt must have the shape of pred", "pred (2, 1, 6, 7) torch.float32", "gt (2, 1, 5, 7)"),
+        ),
+        ((P, P[:, 0]), ("gt must have the shape of pred", "gt (2, 6, 7)")),
+        ((P[0, 0], P[0, 0]), ("pred must be [B, 1, H, W] or [B, H, W]", "pred (6, 7)")),
+        ((P.expand(2, 3, 6, 7),) * 2, ("pred must be [B, 1, H, W] or [B, H, W]", "pred (2, 3, 6, 7)")),
+        ((P, P, P[:1] > 0), ("mask must have the B, H, W of pred", "mask (1, 1, 6, 7) torch.bool")),
+        ((P, P, P[..., :3] > 0), ("mask must have the B, H, W of pred", "mask (2, 1, 6, 3) torch.bool")),
+        (((P * 1000).int(),) * 2, ("convert integer depth with .float()", "pred (2, 1, 6, 7) torch.int32")),
+        ((P, P.to(torch.complex64)), ("pred and gt must be float16, bfloat16, float32 or float64",)),
+        ((P, P.to("meta")), ("all inputs must be on one device", "on cpu", "on meta")),
+    ],
+)
+def test_inputs_that_do_not_fit(args, texts):
+    for loss in (dl.L1Loss(), dl.ProgressiveScaleAdaptiveLoss()):
+        with raises(ValueError, *texts):
+            loss(*args)
+
+
+def test_g2_checks_abs_mask():
+    with raises(ValueError, "abs_mask must have the B, H, W of pred", "abs_mask (2, 1, 5, 7)"):
+        dl.G2Loss()(P, P, abs_mask=P[:, :, :5] > 0)
+
+
+def test_inputs_that_are_no_tensors():
+    with raises(TypeError, "gt must be a torch.Tensor; got list"):
+        dl.L1Loss()(P, P.tolist())
+    with raises(TypeError, "mask must be a torch.Tensor or None; got bool"):
+        dl.L1Loss()(P, P, True)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "texts"),
+    [
+        (
+            lambda: dl.build_loss("sparse-sill"),
+            ValueError,
+            ("unknown loss 'sparse-sill'", "known: g2", "enhanced-ssi"),
+        ),
+        (lambda: dl.build_loss("my-l1"), ValueError, ("unknown loss 'my-l1'",)),
+        (lambda: dl.build_loss("ssi", beta=1), TypeError, ("ssi has no keyword 'beta'", "it has: alpha")),
+        (
+            lambda: dl.SupervisedLoss("sparse-g2", lamda=1),
+            TypeError,
+            ("g2 has no keyword 'lamda'", "num_scales"),
+        ),
+        (lambda: dl.SupervisedLoss("l1", 0), ValueError, ("supervised_num_scales", "got 0")),
+        (lambda: dl.SILogLoss.preset("adabin"), ValueError, ("unknown SILog preset 'adabin'", "'bts'")),
+        (
+            lambda: dl.ScaleAdaptiveLoss(min_depth=5, max_depth=2),
+            ValueError,
+            ("min_depth must be below max_depth",),
+        ),
+        (lambda: dl.SSISilogLoss(min_depth=200), ValueError, ("min_depth=200", "max_depth=100.0")),
+        (lambda: dl.SSISilogLoss(max_depth=1e-4), ValueError, ("min_depth=0.001", "max_depth=0.0001")),
+        (lambda: dl.AdaptiveMultiDomainLoss(min_depth=3, max_depth=3), ValueError, ("min_depth=3",)),
+        (lambda: dl.ScaleAdaptiveLoss(min_depth=-1), ValueError, ("min_depth must lie in", "got -1")),
+        (
+            lambda: dl.GradientSpec(mask="center"),
+            ValueError,
+            ("mask must be one of", "'centre'", "got 'center'"),
+        ),
+        (lambda: dl.GradientSpec(downsample="area"), ValueError, ("downsample must be one of", "'average'")),
+        (lambda: dl.GradientSpec(border="reflect"), ValueError, ("border must be one of", "'replicate'")),
+        (lambda: dl.GradientSpec(normalizer="n"), ValueError, ("normalizer must be one of",)),
+        (lambda: dl.GradientSpec(combine="max"), ValueError, ("combine must be one of",)),
+        (
+            lambda: dl.GradientSpec(num_scales=7),
+            ValueError,
+            ("num_scales must be an integer from 1 to 6; got 7",),
+        ),
+        (
+            lambda: dl.G2Loss(num_scales=3, gradient=dl.GradientSpec()),
+            ValueError,
+            ("num_scales=3 contradicts", "4"),
+        ),
+        (
+            lambda: dl.G2Loss(gradient="centre"),
+            TypeError,
+            ("gradient must be a depthloss.GradientSpec", "got str"),
+        ),
+        (
+            lambda: dl.SSISilogLoss(gradient_weight=1, gradient="x"),
+            TypeError,
+            ("gradient must be", "got str"),
+        ),
+        (
+            lambda: dl.MultiScaleGradientLoss(scales=(1, 2, 3)),
+            ValueError,
+            ("scales must be 1, 2, 4, ...", "(1, 2, 3)"),
+        ),
+        (
+            lambda: dl.MultiScaleGradientLoss(scales=(1, 2), gradient=dl.GradientSpec()),
+            ValueError,
+            ("num_scales=2 contradicts",),
+        ),
+        (lambda: dl.G2Loss("paper"), ValueError, ("variant must be 'published' or 'document'; got 'paper'",)),
+        (lambda: dl.G2Loss(weights=(1, 1)), ValueError, ("weights must be three numbers",)),
+        (
+            lambda: dl.BerHuLoss(variant="tri"),
+            ValueError,
+            ("variant must be one of 'laina', 'packnet'; got 'tri'",),
+        ),
+        (lambda: dl.ScaleAdaptiveLoss(epsilon=0), ValueError, ("epsilon must lie in (0, inf]; got 0",)),
+        (
+            lambda: dl.ScaleAdaptiveLoss(lambda_sg=float("nan")),
+            ValueError,
+            ("lambda_sg must be a finite number",),
+        ),
+        (lambda: dl.ScaleAdaptiveLoss(statistics="some"), ValueError, ("statistics must be one of",)),
+        (lambda: dl.SILogLoss(lam=1.5), ValueError, ("lam must lie in [0, 1]; got 1.5",)),
+        (lambda: dl.SSITrimLoss(trim=1.0), ValueError, ("trim must lie in [0, 0.99]",)),
+        (lambda: dl.SSISilogLoss(min_valid=-1), ValueError, ("min_valid must be an integer >= 0; got -1",)),
+        (
+            lambda: dl.AdaptiveMultiDomainLoss(log_var_bounds=(1, -1)),
+            ValueError,
+            ("log_var_bounds must be (low, high) with low < high",),
+        ),
+        (
+            lambda: dl.ProgressiveScaleAdaptiveLoss(scale_schedule="cosine"),
+            ValueError,
+            ("scale_schedule must be one of 'linear', 'constant'; got 'cosine'",),
+        ),
+        (
+            lambda: dl.SupervisedLoss("l1")([], P),
+            ValueError,
+            ("inv_depths must hold at least one prediction",),
+        ),
+        (
+            lambda: dl.L1Loss(backend="cuda")(P, P),
+            ValueError,
+            ("backend must be 'auto' or one of", "got 'cuda'"),
+        ),
+    ],
+)
+def test_arguments_that_make_no_sense(build, error, texts):
+    with raises(error, *texts):
+        build()
+
+
+def test_backends_asked_for_by_name():
+    with raises(RuntimeError, "backend='cpu' cannot run: this loss has no fused form on it"):
+        dl.SSITrimLoss(backend="cpu")(P, P)
+    with raises(RuntimeError, "backend='triton' cannot run:", "backend='reference'"):
+        dl.L1Loss(backend="triton")(P, P)
+    with raises(ValueError, "backend must be"), dl.use_backend("fast"):
+        pass

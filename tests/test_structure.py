@@ -1,0 +1,123 @@
+"""The house: each floor imports only lower ones, and `import depthloss` needs torch only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
+
+
+def floor(module: str) -> str | None:
+    """The floor of one of our modules, None for anything else."""
+    parts = module.split(".")
+    if parts[0] in ("train", "evaluate"):
+        return "scripts"
+    if parts[0] != "depthloss":
+        return None
+    name = parts[1] if len(parts) > 1 else "front"
+    return {
+        "kernels": "kernels",
+        "reference": "kernels",
+        "version": "spec",
+        "functional": "front",
+        "env": "front",
+    }.get(name, name)
+
+
+def imports(path: Path, package: list[str]) -> set[str]:
+    """Our modules that a file imports, as absolute dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            found |= {".".join([*base, alias.name]) for alias in node.names}
+    return {name for name in found if floor(name)}
+
+
+def files() -> list[tuple[Path, str]]:
+    found = []
+    for folder, prefix in (("depthloss", "depthloss"), ("kernels", "depthloss.kernels")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found.append((path, ".".join([prefix, *parts])))
+    return found + [(path, path.stem) for path in (ROOT / "train.py", ROOT / "evaluate.py") if path.exists()]
+
+
+def test_each_floor_imports_only_lower_ones():
+    seen = set()
+    for path, module in files():
+        if module == "depthloss.__init__":
+            continue  # The public names, nothing else: it imports from the floors above the losses too.
+        package = module.split(".")[:-1]
+        own = floor(module.removesuffix(".__init__"))
+        assert own in FLOORS, f"{module} has no floor"
+        seen.add(own)
+        for name in imports(path, package):
+            # The public names of the package itself are open to the floors above the losses.
+            target = "losses" if name.count(".") <= 1 and floor(name) not in FLOORS else floor(name)
+            same = target == own
+            if own == "kernels" and module.startswith("depthloss.kernels"):
+                assert target == "spec" or name.startswith("depthloss.kernels"), f"{module} imports {name}"
+            elif own == "training":
+                assert target == "training" or name.count(".") <= 1, (
+                    f"{module} reaches past the public names: {name}"
+                )
+            else:
+                assert same or FLOORS.index(target) > FLOORS.index(own), (
+                    f"{module} imports {name}, which is higher"
+                )
+            if own == "losses":
+                assert target in ("losses", "ops", "spec"), f"{module} imports the backend {name}"
+    assert seen == set(FLOORS)
+
+
+def test_no_circles():
+    graph = {}
+    for path, module in files():
+        package = module.split(".")[:-1]
+        graph[module.removesuffix(".__init__")] = imports(path, package)
+    graph.pop("depthloss")
+    known = set(graph)
+    edges = {
+        m: {n if n in known else n.rpartition(".")[0] for n in names} & known - {m}
+        for m, names in graph.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"circle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            for target in edges[module]:
+                # A package's file and the modules inside it are one room.
+                if not module.startswith(f"{target}."):
+                    visit(target, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_import_needs_torch_only():
+    code = (
+        "import sys, torch; before = set(sys.modules); import depthloss; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    foreign = {name for name in out.split() if name != "depthloss" and name not in sys.stdlib_module_names}
+    assert not foreign
+
+
+def test_spec_imports_nothing_of_ours_and_no_torch():
+    tree = ast.parse((ROOT / "depthloss" / "spec.py").read_text())
+    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert names <= set(sys.stdlib_module_names) | {"__future__"}
