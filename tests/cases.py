@@ -1,4 +1,6 @@
-"""The losses, masks, layouts and poisons that the matrix tests run over. A later backend joins by one line."""
+"""The losses, masks, layouts and poisons that the matrix tests run over. A later backend joins by one
+line.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ SHAPE = (4, 1, 24, 41)
 
 
 def joined_batch():
-    """Four images; with the split into two ranks one rank has an almost empty half and few pixels of its own."""
+    """Four images; with the split into two ranks one rank has an almost empty half and few pixels of its
+    own.
+    """
     pred, gt = cases.maps(torch.float64, SHAPE)
     mask = cases.mask("70%", SHAPE).clone()
     mask[2] = False
@@ -73,7 +75,8 @@ def test_two_processes_equal_one(ranks, name):
         assert got_metrics.keys() == metrics.keys()
         for key, number in metrics.items():
             assert got_metrics[key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
-    # DistributedDataParallel takes the mean over the ranks, so each rank's gradient carries the factor world size.
+    # DistributedDataParallel takes the mean over the ranks, so each rank's gradient carries the factor world
+    # size.
     joined = torch.cat([rank[name][1] for rank in ranks]) / WORLD
     assert (joined - grad).abs().max() <= 1e-9 * grad.abs().max()
 

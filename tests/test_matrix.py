@@ -1,4 +1,6 @@
-"""Losses x backends x dtypes x masks x layouts x poisons: equal loss, equal gradient, nothing from invalid pixels."""
+"""Losses x backends x dtypes x masks x layouts x poisons: equal loss, equal gradient, nothing from invalid
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def smallest(dtype: torch.dtype) -> float:
 @DTYPE
 @EVERY
 def test_layouts_and_poisons_change_nothing(name, dtype, mask, backend):
-    """Invalid pixels may hold anything, inputs may have any strides: the loss is that of clean contiguous ones."""
+    """Invalid pixels may hold anything, inputs may have any strides: the loss is that of clean contiguous
+    ones.
+    """
     pred, gt = cases.maps(dtype)
     reads_neighbours = name in cases.READS_FINITE_NEIGHBOURS
     loss = cases.LOSSES[name]()

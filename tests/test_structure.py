@@ -29,9 +29,13 @@ def floor(module: str) -> str | None:
 
 
 def imports(path: Path, package: list[str]) -> set[str]:
-    """Our modules that a file imports, as absolute dotted names."""
+    """Our modules that a file imports when it runs (not for type checkers), as absolute dotted names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
+            block.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

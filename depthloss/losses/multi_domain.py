@@ -146,19 +146,6 @@ class FixedMultiDomainLoss(DepthLoss):
         w_structure: weight of the structure loss.
         w_scale: weight of the scale loss.
         lambda_sg: this and all others as in `AdaptiveMultiDomainLoss`.
-        num_scales: .
-        use_absolute: .
-        use_inv_depth: .
-        ssi_weight: .
-        silog_weight: .
-        alpha_ssi: .
-        beta_silog: .
-        min_depth: .
-        max_depth: .
-        min_valid: .
-        gradient: .
-        backend: .
-        process_group: .
 
     Metrics: those of both parts, ``structure_loss``, ``scale_loss``, ``num_valid_pixels``, ``total_loss``.
     """

@@ -1,0 +1,198 @@
+"""Read and write the image files of a data set; every fault is a `DataError` that names the file."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+logger = logging.getLogger("depthloss.data")
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOUR = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
+_COLOUR_MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr")
+# What Pillow raises for damaged files: zlib and chunk faults surface as OSError, SyntaxError or ValueError.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class DataError(RuntimeError):
+    """A file of a data set is missing, damaged or not what the layout asks for.
+
+    The message names the file, what was found, what was expected and what to do. It takes a single string,
+    so it keeps its type when a `DataLoader` worker raises it.
+    """
+
+
+def fault(path: str | Path, got: str, expected: str, fix: str) -> DataError:
+    """Build the one form of message that every data error has.
+
+    Args:
+        path: the file or folder at fault.
+        got: what was found.
+        expected: what the layout asks for.
+        fix: what to do about it.
+    """
+    return DataError(f"{path}: got {got}; expected {expected}; {fix}")
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """Read a colour image.
+
+    Greyscale and palette images become RGB and an alpha channel is dropped. EXIF orientation is not applied:
+    the depth map belongs to the stored pixel grid.
+
+    Args:
+        path: an 8-bit PNG or JPEG.
+
+    Returns:
+        uint8 array [H, W, 3].
+
+    Raises:
+        DataError: missing, unreadable or truncated file, or not an 8-bit image.
+    """
+    expected = "an 8-bit RGB PNG or JPEG"
+    image = _open(path, expected)
+    if image.mode not in _COLOUR_MODES:
+        raise fault(path, f"an image of Pillow mode {image.mode!r}", expected, "convert it to 8-bit RGB")
+    with image:
+        return np.array(image.convert("RGB"))
+
+
+def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:
+    """Read a 16-bit depth PNG.
+
+    Args:
+        path: a 16-bit greyscale PNG; metres = value / `depth_scale`, 0 = invalid.
+        depth_scale: PNG units per metre (256 KITTI and NCDB, 1000 millimetres, 5000 TUM).
+
+    Returns:
+        float32 array [H, W] in metres, 0 = invalid.
+
+    Raises:
+        DataError: missing, unreadable or truncated file, or not a 16-bit greyscale PNG.
+        ValueError: `depth_scale` is not a positive finite number.
+    """
+    _check_scale(depth_scale)
+    expected = "a 16-bit greyscale PNG (0 = invalid)"
+    image = _open(path, expected, header_check=_check_depth_header)
+    with image:
+        # Pillow's mode is "I;16", "I;16B" or "I" depending on its version; all hold the exact integers.
+        return np.asarray(image).astype(np.float32) / np.float32(depth_scale)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a mask image of any bit depth.
+
+    Args:
+        path: PNG whose non-zero pixels are kept (colour: any non-zero channel; alpha is ignored).
+
+    Returns:
+        bool array [H, W], True = keep.
+
+    Raises:
+        DataError: missing, unreadable or truncated file.
+    """
+    image = _open(path, "a mask PNG (non-zero = keep)")
+    with image:
+        if image.mode in ("RGBA", "LA"):
+            values = np.asarray(image)[..., :-1]
+        else:
+            values = np.asarray(image)
+    return values.any(axis=-1) if values.ndim == 3 else values != 0
+
+
+def write_rgb(path: str | Path, rgb: np.ndarray) -> None:
+    """Write a colour image.
+
+    Args:
+        path: target file; the suffix (.png, .jpg, .jpeg) picks the format. Folders are created.
+        rgb: uint8 array [H, W, 3].
+
+    Raises:
+        ValueError: `rgb` has another shape or dtype.
+    """
+    rgb = np.asarray(rgb)
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(
+            f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}; scale to 0..255 first"
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(rgb)).save(path)
+
+
+def write_depth_png(path: str | Path, depth: np.ndarray, depth_scale: float = 256.0) -> None:
+    """Write a depth map as a 16-bit PNG, rounded to the nearest unit of 1 / `depth_scale` metres.
+
+    Args:
+        path: target file (.png). Folders are created.
+        depth: float array [H, W] in metres; zero, negative and non-finite values are written as 0 (invalid).
+        depth_scale: PNG units per metre.
+
+    Raises:
+        ValueError: `depth` is not [H, W], or holds a value that 16 bits cannot hold at this scale.
+    """
+    _check_scale(depth_scale)
+    depth = np.asarray(depth, dtype=np.float64)
+    if depth.ndim != 2:
+        raise ValueError(f"depth must be [H, W], got {list(depth.shape)}; squeeze the other axes")
+    units = np.rint(np.where(np.isfinite(depth) & (depth > 0), depth, 0.0) * depth_scale)
+    if units.size and units.max() > 65535:
+        raise ValueError(
+            f"depth reaches {units.max() / depth_scale:.3f} m, 16 bits at depth_scale={depth_scale:g} hold "
+            f"{65535 / depth_scale:.3f} m; lower depth_scale or set the far pixels to 0"
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(units.astype(np.uint16)).save(path, format="PNG")
+
+
+def _check_scale(depth_scale: float) -> None:
+    if not (math.isfinite(depth_scale) and depth_scale > 0):
+        raise ValueError(f"depth_scale must be a positive number of PNG units per metre, got {depth_scale!r}")
+
+
+def _check_depth_header(path: Path, header: bytes) -> None:
+    """Judge the bit depth by the file itself: Pillow's mode for 16-bit PNG differs between its versions."""
+    expected = "a 16-bit greyscale PNG (0 = invalid)"
+    if len(header) < 26 or header[:8] != _PNG_SIGNATURE:
+        raise fault(path, "a file that is no PNG", expected, "re-export the depth map as 16-bit PNG")
+    bits, colour = header[24], header[25]
+    if bits != 16 or colour != 0:
+        kind = _PNG_COLOUR.get(colour, f"colour type {colour}")
+        raise fault(
+            path,
+            f"a {bits}-bit {kind} PNG",
+            expected,
+            "re-export the depth map without conversion (a picture made for viewing has lost its metres)",
+        )
+
+
+def _open(path: str | Path, expected: str, header_check=None) -> Image.Image:
+    """Open and decode an image; the result holds its pixels and no open file."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            header = file.read(26)
+            if not header:
+                raise fault(path, "an empty file", expected, "copy or export it again")
+            if header_check is not None:
+                header_check(path, header)
+            file.seek(0)
+            image = Image.open(file)
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise fault(path, "no such file", expected, "check the path and the layout of the data set") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise fault(
+            path, f"a path that cannot be read ({error.strerror})", expected, "check the path"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise fault(path, "a file that is no image or lost its header", expected, "copy it again") from error
+    except _DECODE_ERRORS as error:
+        raise fault(
+            path, f"a damaged or truncated file ({error})", expected, "copy or export it again"
+        ) from error

@@ -1,0 +1,273 @@
+"""From a frame as stored to a sample of the wanted size: range, crop, resize, flip, colour jitter.
+
+Order: `limit_range` -> `STEPS`. Every step of `STEPS` draws from its own random stream, so that a step added
+later changes none of the numbers the others draw.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One RGB-D frame; all maps have the same H, W once resized.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        depth: float32 [H, W], ground truth in metres, 0 = invalid.
+        input_depth: float32 [H, W], sparse input in metres, 0 = none; or None.
+        mask: bool [H, W], True = keep; or None.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    input_depth: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Frame:
+        """Apply `function` to every array of the frame."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Frame(**{name: None if a is None else function(a) for name, a in arrays.items()})
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn per (seed, epoch, index) in training; evaluation uses none of it.
+
+    Attributes:
+        jittering: brightness, contrast, saturation and hue: factors from U(max(0, 1 - x), 1 + x), hue shift
+            from U(-x, x) of a full turn; () switches it off.
+        flip_prob: probability of a left-right flip. 0 by default: the model flips its batches itself.
+        crop_scale: range of the area fraction of a random crop that is resized to `image_shape`; (1, 1) is
+            no crop. Depth values are unchanged, as after a change of focal length.
+    """
+
+    jittering: tuple[float, ...] = (0.2, 0.2, 0.2, 0.05)
+    flip_prob: float = 0.0
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Normalise lists from a configuration file and check ranges."""
+        jittering = tuple(float(x) for x in self.jittering or ())
+        if (
+            len(jittering) not in (0, 4)
+            or any(not x >= 0 for x in jittering)
+            or (jittering and jittering[3] > 0.5)
+        ):
+            raise ValueError(
+                "jittering must be () or four numbers >= 0 (brightness, contrast, saturation, hue <= 0.5), "
+                f"got {self.jittering!r}"
+            )
+        if not 0 <= self.flip_prob <= 1:
+            raise ValueError(f"flip_prob must be in [0, 1], got {self.flip_prob!r}")
+        scale = tuple(float(x) for x in self.crop_scale or (1.0, 1.0))
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale must be (low, high) with 0 < low <= high <= 1, got {self.crop_scale!r}"
+            )
+        object.__setattr__(self, "jittering", jittering)
+        object.__setattr__(self, "crop_scale", scale)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any] | Augmentation | None) -> Augmentation:
+        """Build from a mapping; None means the defaults.
+
+        Raises:
+            TypeError: a key is no augmentation option (the nearest one is named).
+            ValueError: a value is out of range.
+        """
+        if isinstance(options, cls):
+            return options
+        options = dict(options or {})
+        known = [f.name for f in fields(cls)]
+        for key in options:
+            if key not in known:
+                raise TypeError(f"augmentation has no option {key!r}{nearest(key, known)}")
+        return cls(**options)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return "; did you mean ...? Known: ..." for an error about an unknown name."""
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {match[0]!r}?" if match else "."
+    return f"{hint} Known: {', '.join(known)}"
+
+
+def sample_rng(*key: int | str) -> np.random.Generator:
+    """Random stream for a key such as (stream name, seed, epoch, index), the same in every process.
+
+    Args:
+        key: non-negative integers and names.
+    """
+    words = [zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key]
+    # SeedSequence treats missing words as zeros; the length keeps (a,) and (a, 0) apart.
+    return np.random.Generator(np.random.PCG64([len(words), *words]))
+
+
+def limit_range(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:
+    """Set depth outside [min_depth, max_depth], zero, negative and non-finite values to 0 (invalid).
+
+    Args:
+        depth: float32 [H, W] in metres.
+        min_depth: smallest valid depth in metres.
+        max_depth: largest valid depth in metres.
+    """
+    with np.errstate(invalid="ignore"):
+        valid = (depth > 0) & (depth >= min_depth) & (depth <= max_depth)
+    return np.where(valid, depth, np.float32(0))
+
+
+def resize_rgb(rgb: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 [h, w, 3] to `shape` (H, W) with an antialiasing Lanczos filter."""
+    if rgb.shape[:2] == tuple(shape):
+        return rgb
+    size = (shape[1], shape[0])
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.Resampling.LANCZOS))
+
+
+def resize_depth(depth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize a depth map by moving its valid pixels; no value is ever interpolated.
+
+    A valid pixel (y, x) lands on (floor((y + 0.5) H/h), floor((x + 0.5) W/w)). Where several land on one
+    pixel the nearest depth wins, as the nearer surface hides the others. Enlarging leaves holes (0).
+
+    Args:
+        depth: float32 [h, w] in metres, 0 = invalid.
+        shape: target (H, W).
+
+    Returns:
+        float32 [H, W], whose non-zero values all occur in `depth`.
+    """
+    if depth.shape == tuple(shape):
+        return depth
+    rows, cols = _targets(depth.shape[0], shape[0]), _targets(depth.shape[1], shape[1])
+    y, x = np.nonzero(depth > 0)
+    out = np.full(shape[0] * shape[1], np.inf, np.float32)
+    np.minimum.at(out, rows[y] * shape[1] + cols[x], depth[y, x])
+    out[np.isinf(out)] = 0
+    return out.reshape(shape)
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize a bool mask [h, w]; a target pixel is kept only if every pixel that lands on it is kept.
+
+    Uses the mapping of `resize_depth`, so no depth from a masked-out pixel survives the mask.
+    """
+    if mask.shape == tuple(shape):
+        return mask
+    h, w = mask.shape
+    rows = np.minimum(((np.arange(shape[0]) + 0.5) * h / shape[0]).astype(np.intp), h - 1)
+    cols = np.minimum(((np.arange(shape[1]) + 0.5) * w / shape[1]).astype(np.intp), w - 1)
+    out = mask[rows[:, None], cols[None, :]]
+    y, x = np.nonzero(~mask)
+    out[_targets(h, shape[0])[y], _targets(w, shape[1])[x]] = False
+    return out
+
+
+def _targets(source: int, target: int) -> np.ndarray:
+    """Where each of `source` pixel centres falls among `target` pixels, in exact integer arithmetic."""
+    return (2 * np.arange(source) + 1) * target // (2 * source)
+
+
+def color_jitter(rgb: np.ndarray, factors: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue in random order.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        factors: (brightness, contrast, saturation, hue), see `Augmentation.jittering`.
+        rng: random stream; eight numbers are drawn whatever the factors are.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    order = rng.permutation(4)
+    draws = rng.uniform(-1.0, 1.0, 4)
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for step in order:
+        amount = factors[step]
+        if amount == 0:
+            continue
+        if step == 3:
+            image = _shift_hue(image, float(draws[3]) * amount)
+        else:
+            low, high = max(0.0, 1.0 - amount), 1.0 + amount
+            image = enhancers[step](image).enhance(low + (high - low) * (float(draws[step]) + 1) / 2)
+    return np.asarray(image)
+
+
+def _shift_hue(image: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    shift = round(turn * 256)
+    hue = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def _crop(frame: Frame, aug: Augmentation, shape: tuple[int, int], rng: np.random.Generator) -> Frame:
+    if aug.crop_scale == (1.0, 1.0):
+        return frame
+    h, w = frame.depth.shape
+    side = math.sqrt(rng.uniform(*aug.crop_scale))
+    ch, cw = max(1, round(h * side)), max(1, round(w * side))
+    y, x = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
+    return frame.map(lambda a: a[y : y + ch, x : x + cw])
+
+
+def _flip(frame: Frame, aug: Augmentation, shape: tuple[int, int], rng: np.random.Generator) -> Frame:
+    return frame.map(lambda a: a[:, ::-1]) if rng.random() < aug.flip_prob else frame
+
+
+def _jitter(frame: Frame, aug: Augmentation, shape: tuple[int, int], rng: np.random.Generator) -> Frame:
+    if not aug.jittering:
+        return frame
+    return replace(frame, rgb=color_jitter(frame.rgb, aug.jittering, rng))
+
+
+def resize(frame: Frame, shape: tuple[int, int]) -> Frame:
+    """Resize every map of the frame to `shape` (H, W), each by its own rule."""
+    return Frame(
+        rgb=resize_rgb(frame.rgb, shape),
+        depth=resize_depth(frame.depth, shape),
+        input_depth=None if frame.input_depth is None else resize_depth(frame.input_depth, shape),
+        mask=None if frame.mask is None else resize_mask(frame.mask, shape),
+    )
+
+
+Step = Callable[[Frame, Augmentation, tuple[int, int], np.random.Generator], Frame]
+
+STEPS: dict[str, Step] = {
+    "crop": _crop,
+    "resize": lambda frame, aug, shape, rng: resize(frame, shape),
+    "flip": _flip,
+    "jitter": _jitter,
+}
+
+
+def augment(
+    frame: Frame, augmentation: Augmentation, shape: tuple[int, int], *, seed: int, epoch: int, index: int
+) -> Frame:
+    """Apply `STEPS` in order, each with the random stream (step, seed, epoch, index).
+
+    Args:
+        frame: the frame as stored, depth already limited to its valid range.
+        augmentation: what to draw.
+        shape: target (H, W).
+        seed: seed of the run.
+        epoch: epoch number.
+        index: index of the frame in its data set.
+
+    Returns:
+        The frame at `shape`.
+    """
+    for name, step in STEPS.items():
+        frame = step(frame, augmentation, shape, sample_rng(name, seed, epoch, index))
+    return frame

@@ -1,0 +1,316 @@
+"""Faulty files and the `rgbd-folder` data set, on generated and on real frames."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from depthloss.training.data import (
+    DataError,
+    EpochSampler,
+    build_dataset,
+    read_depth_png,
+    read_rgb,
+    write_depth_png,
+    write_rgb,
+)
+from depthloss.training.data.transforms import resize_depth
+
+COMMON = {"image_shape": (24, 32), "min_depth": 0.1, "max_depth": 80.0, "train": False}
+DATA = Path(os.environ.get("DEPTHLOSS_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
+needs_data = pytest.mark.skipif(
+    not (DATA / "index.json").is_file(),
+    reason=f"no real frames at {DATA}; set DEPTHLOSS_DATA to their folder",
+)
+
+
+def random_depth(rng, shape, valid=0.3, low=1.0, high=60.0):
+    depth = rng.uniform(low, high, shape).astype(np.float32)
+    return np.where(rng.random(shape) < valid, depth, np.float32(0))
+
+
+def make_folder(path, frames=4, shape=(48, 64), scale=256.0, extra=()):
+    """A small data set; `extra` names further depth folders."""
+    rng = np.random.default_rng(0)
+    for i in range(frames):
+        write_rgb(path / "rgb" / f"f{i:02d}.png", rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        for folder in ("depth", *extra):
+            write_depth_png(path / folder / f"f{i:02d}.png", random_depth(rng, shape), scale)
+    return path
+
+
+def build_folder(path, **options):
+    return build_dataset("rgbd-folder", path=path, **{**COMMON, **options})
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]) if torch.is_tensor(a[key]) else a[key] == b[key], key
+
+
+def spoil(path, how):
+    """Write a depth PNG and damage it."""
+    write_depth_png(path, random_depth(np.random.default_rng(1), (40, 50)), 256)
+    good = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "corrupt":
+        path.write_bytes(good[:200] + bytes([good[200] ^ 0xFF]) + good[201:])
+    elif how == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    elif how == "8-bit":
+        Image.fromarray(np.ones((4, 4), np.uint8)).save(path)
+    elif how == "colour":
+        Image.fromarray(np.ones((4, 4, 3), np.uint8)).save(path)
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("how", "got"),
+    [
+        ("missing", "got no such file; expected a 16-bit greyscale PNG .*; check the path"),
+        ("corrupt", "got a damaged or truncated file .*; expected a 16-bit .*; copy or export it again"),
+        ("truncated", "got a damaged or truncated file .*; expected a 16-bit .*; copy or export it again"),
+        ("empty", "got an empty file; expected"),
+        ("text", "got a file that is no PNG; expected"),
+        ("8-bit", "got a 8-bit greyscale PNG; expected a 16-bit greyscale PNG .*; re-export"),
+        ("colour", "got a 8-bit RGB PNG; expected a 16-bit greyscale PNG .*; re-export"),
+        ("folder", "got a path that cannot be read"),
+    ],
+)
+def test_every_fault_of_a_depth_file_has_its_own_message(tmp_path, how, got):
+    path = tmp_path / "frame.png"
+    spoil(path, how)
+    with pytest.raises(DataError, match=f"frame.png: {got}"):
+        read_depth_png(path, 256)
+
+
+@pytest.mark.parametrize(
+    ("how", "got"),
+    [("missing", "no such file"), ("corrupt", "damaged"), ("truncated", "damaged"), ("text", "no image")],
+)
+def test_every_fault_of_a_picture_has_its_own_message(tmp_path, how, got):
+    path = tmp_path / "frame.png"
+    spoil(path, how)
+    with pytest.raises(DataError, match=f"frame.png: got .*{got}.*; expected an 8-bit RGB PNG or JPEG"):
+        read_rgb(path)
+
+
+def test_range_filter_comes_before_the_resize(tmp_path):
+    """A point out of range must not win a pixel from a valid one."""
+    depth = np.zeros((48, 64), np.float32)
+    depth[0, 0], depth[1, 1] = 0.25, 9.0
+    write_rgb(tmp_path / "rgb" / "a.png", np.zeros((48, 64, 3), np.uint8))
+    write_depth_png(tmp_path / "depth" / "a.png", depth, 256)
+    assert build_folder(tmp_path, min_depth=0.5)[0]["depth"][0, 0, 0] == 9.0
+
+
+def test_folder_sample_has_the_agreed_form(tmp_path):
+    make_folder(tmp_path, extra=("depth_raw",))
+    keep = np.zeros((48, 64), np.uint8)
+    keep[:24] = 255
+    for i in range(4):
+        (tmp_path / "mask").mkdir(exist_ok=True)
+        Image.fromarray(keep).save(tmp_path / "mask" / f"f{i:02d}.png")
+    data = build_folder(tmp_path, input_depth="depth_raw")
+    assert len(data) == 4
+    sample = data[2]
+    assert sample["name"] == "f02" and sample["index"] == 2
+    assert sample["rgb"].shape == (3, 24, 32) and sample["rgb"].dtype == torch.float32
+    assert 0 <= sample["rgb"].min() and 0.5 < sample["rgb"].max() <= 1
+    for key, folder in (("depth", "depth"), ("input_depth", "depth_raw")):
+        stored = read_depth_png(tmp_path / folder / "f02.png", 256)
+        np.testing.assert_array_equal(sample[key][0].numpy(), resize_depth(stored, (24, 32)))
+        assert sample[key].shape == (1, 24, 32) and sample[key].dtype == torch.float32
+    assert sample["mask"].dtype == torch.bool
+    assert sample["mask"][0, :12].all() and not sample["mask"][0, 12:].any()
+    same(data[-2], sample)
+    with pytest.raises(IndexError, match="index 4 is out of range for a data set of 4 frames"):
+        data[4]
+    plain = build_folder(tmp_path, mask=None)
+    assert plain[0].keys() == {"rgb", "depth", "name", "index"}
+    one = build_folder(tmp_path, mask="mask/f00.png")[3]["mask"]
+    assert torch.equal(one, sample["mask"])
+
+
+def test_folder_depth_scale_and_default_collate(tmp_path):
+    make_folder(tmp_path, shape=(24, 32), scale=1000)
+    loader = DataLoader(build_folder(tmp_path, depth_scale=1000, max_depth=30.0), batch_size=3)
+    batch = next(iter(loader))
+    assert batch["rgb"].shape == (3, 3, 24, 32) and batch["depth"].shape == (3, 1, 24, 32)
+    assert batch["name"] == ["f00", "f01", "f02"]
+    assert batch["index"].dtype == torch.int64 and batch["index"].tolist() == [0, 1, 2]
+    stored = read_depth_png(tmp_path / "depth" / "f01.png", 1000)
+    np.testing.assert_array_equal(batch["depth"][1, 0].numpy(), np.where(stored > 30, 0, stored))
+    assert (stored > 30).any()
+
+
+def test_folder_selection(tmp_path):
+    make_folder(tmp_path, frames=6)
+
+    def names(**options):
+        data = build_folder(tmp_path, **options)
+        return [data.name(i)[1:] for i in range(len(data))]
+
+    assert names() == ["00", "01", "02", "03", "04", "05"]
+    assert names(limit=2) == ["00", "01"]
+    assert names(offset=1, stride=2, limit=2) == ["01", "03"]
+    assert names(names=["f04", "f01"]) == ["04", "01"]
+    (tmp_path / "val.txt").write_text("# held out\nf05.png 3.2\n\nf00\n")
+    assert names(split="val.txt") == ["05", "00"]
+    with pytest.raises(ValueError, match="either names or split"):
+        names(split="val.txt", names=["f00"])
+    with pytest.raises(
+        DataError, match=r"rgb: got no file for 1 of 2 frames \(f9\).*correct the list of names"
+    ):
+        names(names=["f00", "f9"])
+    with pytest.raises(DataError, match="nope.txt: got no such file"):
+        names(split="nope.txt")
+    with pytest.raises(ValueError, match="limit >= 1"):
+        names(limit=0)
+    with pytest.raises(DataError, match="no frame with offset=6"):
+        names(offset=6)
+
+
+def test_folder_with_subfolders_and_dotted_names(tmp_path):
+    for name in ("b/1305.17", "a/x"):
+        write_rgb(tmp_path / "rgb" / f"{name}.jpg", np.zeros((24, 32, 3), np.uint8))
+        write_depth_png(tmp_path / "depth" / f"{name}.png", np.ones((24, 32)), 256)
+    (tmp_path / "rgb" / "._x.jpg").write_bytes(b"hidden")
+    data = build_folder(tmp_path)
+    assert [s["name"] for s in data] == ["a/x", "b/1305.17"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda p: p.joinpath("depth").rename(p / "Depth"), "depth: got no such folder"),
+        (lambda p: [f.unlink() for f in p.glob("rgb/*")], "rgb: got no image"),
+        (lambda p: p.joinpath("depth/f01.png").unlink(), r"depth: got no file for 1 of 4 frames \(f01\)"),
+        (lambda p: p.joinpath("rgb/f01.png").unlink(), r"rgb: got no file for 1 of 4 frames \(f01\)"),
+        (lambda p: write_rgb(p / "rgb/f01.jpg", np.zeros((4, 4, 3), np.uint8)), "one image per name"),
+        (lambda p: spoil(p / "depth/f00.png", "8-bit"), "f00.png: got a 8-bit greyscale PNG"),
+        (
+            lambda p: write_depth_png(p / "depth/f00.png", np.ones((47, 64)), 256),
+            "depth/f00.png: got 64x47 pixels; expected 64x48 as in .*rgb/f00.png",
+        ),
+    ],
+)
+def test_folder_faults_show_at_start_up(tmp_path, break_it, message):
+    make_folder(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(DataError, match=message):
+        build_folder(tmp_path)
+
+
+def test_folder_options_that_name_no_folder(tmp_path):
+    with pytest.raises(DataError, match="nowhere: got no such folder; expected a folder with rgb/NAME"):
+        build_folder(tmp_path / "nowhere")
+    make_folder(tmp_path, extra=("depth_raw",))
+    with pytest.raises(DataError, match="depth_rw: got no such folder; did you mean 'depth_raw'"):
+        build_folder(tmp_path, input_depth="depth_rw")
+    (tmp_path / "depth_raw" / "f03.png").unlink()
+    with pytest.raises(DataError, match=r"depth_raw: got no file for 1 of 4 frames \(f03\)"):
+        build_folder(tmp_path, input_depth="depth_raw")
+    assert len(build_folder(tmp_path, input_depth="depth_raw", limit=3)) == 3
+
+
+def test_check_lists_every_fault_and_frames_without_depth(tmp_path, caplog, capsys):
+    data = build_folder(make_folder(tmp_path, frames=5))
+    assert data.check(progress=False) == []
+    assert capsys.readouterr().err == ""
+    spoil(tmp_path / "depth/f01.png", "truncated")
+    write_depth_png(tmp_path / "depth/f02.png", np.ones((24, 32)), 256)
+    (tmp_path / "rgb/f03.png").unlink()
+    spoil(tmp_path / "depth/f03.png", "colour")
+    write_depth_png(tmp_path / "depth/f04.png", np.full((48, 64), 200.0), 256)
+    with caplog.at_level(logging.WARNING, "depthloss.data"):
+        faults = data.check()
+    assert "checking data" in capsys.readouterr().err
+    assert len(faults) == 4
+    for text, parts in zip(
+        faults,
+        [("f01", "truncated"), ("f02", "32x24"), ("rgb/f03", "no such file"), ("f03", "RGB PNG")],
+        strict=True,
+    ):
+        assert all(part in text for part in parts)
+    assert "1 of 5 frames have no depth within [0.1, 80] m" in caplog.text
+    with pytest.raises(DataError, match="f01.png: got a damaged or truncated file"):
+        data[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_augmentation_depends_on_seed_epoch_and_index_only(tmp_path):
+    make_folder(tmp_path, frames=6, extra=("input_depth",))
+    options = {"train": True, "seed": 11, "augmentation": {"crop_scale": (0.5, 1.0), "flip_prob": 0.5}}
+    data = build_folder(tmp_path, **options)
+
+    def batches(workers, epoch):
+        sampler = EpochSampler(data, shuffle=True, seed=1)
+        sampler.set_epoch(epoch)
+        return list(DataLoader(data, batch_size=2, sampler=sampler, num_workers=workers))
+
+    alone = batches(0, 1)
+    for a, b in zip(alone, batches(2, 1), strict=True):
+        same(a, b)
+    index = int(alone[0]["index"][0])
+    same(data[1, index], {k: v[0] if torch.is_tensor(v) else v[0] for k, v in alone[0].items()})
+    assert not torch.equal(data[1, index]["rgb"], data[2, index]["rgb"])
+    same(data[0, 3], data[3])
+    same(build_folder(tmp_path, **options)[4, 3], data[4, 3])
+    assert not torch.equal(build_folder(tmp_path, **{**options, "seed": 12})[4, 3]["rgb"], data[4, 3]["rgb"])
+    evaluation = build_folder(tmp_path, **{**options, "train": False})
+    same(evaluation[1, 3], evaluation[2, 3])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fault_in_a_worker_keeps_its_type_and_message(tmp_path):
+    data = build_folder(make_folder(tmp_path))
+    spoil(tmp_path / "depth/f02.png", "corrupt")
+    with pytest.raises(DataError, match="f02.png: got a damaged or truncated file"):
+        list(DataLoader(data, num_workers=1))
+
+
+# ---- real frames
+
+
+@needs_data
+def test_real_frames_have_the_recorded_depths():
+    for record in json.loads((DATA / "index.json").read_text()):
+        depth = read_depth_png(DATA / record["depth"], record["depth_scale"])
+        rgb = read_rgb(DATA / record["rgb"])
+        width, height = record["depth_size"]
+        assert depth.shape == (height, width) == rgb.shape[:2], record["depth"]
+        valid, stats = depth[depth > 0], record["stats"]
+        assert valid.size / depth.size == pytest.approx(stats["valid_frac"], abs=1e-4)
+        assert [valid.min(), valid.max()] == pytest.approx([stats["min"], stats["max"]], abs=1e-3)
+
+
+@needs_data
+def test_real_driving_frames_load_at_training_size():
+    data = build_folder(
+        DATA / "kitti_raw_sfnd", input_depth="depth_raw", image_shape=(96, 320), min_depth=1.0, train=True
+    )
+    assert len(data) == 16
+    batch = next(iter(DataLoader(data, batch_size=4, sampler=EpochSampler(data, True, 0))))
+    assert batch["rgb"].shape == (4, 3, 96, 320)
+    for key in ("depth", "input_depth"):
+        assert batch[key].shape == (4, 1, 96, 320)
+        valid = batch[key][batch[key] > 0]
+        assert 0.2 < valid.numel() / batch[key].numel() < 0.5
+        assert valid.min() >= 1 and valid.max() <= 80
+        # Scattered, not interpolated: still multiples of 1/256 m.
+        assert torch.equal(valid * 256, (valid * 256).round())
