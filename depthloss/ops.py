@@ -19,7 +19,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
