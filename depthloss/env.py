@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from . import __version__, ops
+from . import ops
+from .version import __version__
 
 
 def _version(package: str) -> str:

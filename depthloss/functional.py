@@ -7,33 +7,36 @@ to learn (default 0).
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from . import losses as _losses
+from . import ops
 
 _FORWARD = ("progress", "epoch", "abs_mask")
 _LOG_VARS = ("log_var_structure", "log_var_scale")
+_modules: dict[str, _losses.DepthLoss] = {}
 
 
-@functools.lru_cache(maxsize=64)
-def _module(cls: type[_losses.DepthLoss], options: tuple[tuple[str, object], ...]) -> _losses.DepthLoss:
-    return cls(**dict(options))
+def _build(cls: type[_losses.DepthLoss], kwargs: dict[str, object]) -> str:
+    """Build the module of these keywords unless it is there, and return its key."""
+    key = f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(kwargs.items()))})"
+    if key not in _modules:
+        _modules[key] = cls(**kwargs)
+    return key
+
+
+_build._dynamo_marked_constant = True  # As in ops: a compiled graph holds the key, not the building.
 
 
 def _twin(cls: type[_losses.DepthLoss], name: str) -> Callable[..., Tensor]:
-    constructor = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(cls).parameters.values()
-    ]
-    forward = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) if p.name in _FORWARD else p
-        for p in inspect.signature(cls.forward).parameters.values()
-        if p.name != "self"
-    ]
+    def keyword_only(p: inspect.Parameter) -> inspect.Parameter:
+        return p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+    forward = [p for p in inspect.signature(cls.forward).parameters.values() if p.name != "self"]
+    forward = [keyword_only(p) if p.name in _FORWARD else p for p in forward]
     learnable = _LOG_VARS if cls is _losses.AdaptiveMultiDomainLoss else ()
     extra = [
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
@@ -42,16 +45,19 @@ def _twin(cls: type[_losses.DepthLoss], name: str) -> Callable[..., Tensor]:
 
     def function(pred: Tensor, gt: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
         call = {key: kwargs.pop(key) for key in _FORWARD if key in kwargs}
-        log_vars = {key: kwargs.pop(key, None) for key in learnable}
-        kwargs = {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}
-        module = _module(cls, tuple(sorted(kwargs.items())))
+        log_vars = [kwargs.pop(key, None) for key in learnable]
+        group = kwargs.pop("process_group", None)
+        # A group is no key: with one the module is built anew.
+        module = _modules[_build(cls, kwargs)] if group is None else cls(**kwargs, process_group=group)
         if not learnable:
             return module(pred, gt, mask, **call)
-        given = {key: pred.new_zeros(()) if value is None else value for key, value in log_vars.items()}
-        return torch.func.functional_call(module, given, (pred, gt, mask), call)
+        log_vars = tuple(pred.new_zeros(()) if v is None else v for v in log_vars)
+        weights = module.weights(call.get("progress", 0.0), call.get("epoch", 0))
+        return ops.evaluate(pred, gt, mask, None, module.spec, weights, log_vars, group, module.backend)[0]
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"`depthloss.{cls.__name__}` as a function.\n\n{inspect.getdoc(cls)}"
+    constructor = [keyword_only(p) for p in inspect.signature(cls).parameters.values()]
     function.__signature__ = inspect.Signature([*forward, *constructor, *extra], return_annotation=Tensor)
     return function
 

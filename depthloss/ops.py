@@ -19,6 +19,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -32,6 +33,7 @@ __all__ = [
     "BACKENDS",
     "backend_status",
     "bilinear",
+    "check_backend",
     "check_inputs",
     "convert",
     "evaluate",
@@ -44,11 +46,13 @@ __all__ = [
 BACKENDS = ("triton", "cpu", "reference")
 _FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _override: str | None = None
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
 
-def _check_backend(name: str) -> str:
+def check_backend(name: str) -> str:
+    """Return `name` if it is ``"auto"`` or a backend's, or raise a ValueError."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}; got {name!r}")
     return name
@@ -66,7 +70,7 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: unknown name.
     """
     global _override
-    previous, _override = _override, _check_backend(name)
+    previous, _override = _override, check_backend(name)
     try:
         yield
     finally:
@@ -85,6 +89,8 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
         if error.name != package and not package.startswith(f"{error.name}."):
             return None, f"it needs the package {error.name!r}, which is not installed"
         return None, "this installation does not contain it"
+    except (ImportError, OSError) as error:
+        return None, f"it does not load: {error}"
     reason = module.unavailable()
     if reason:
         return None, reason
@@ -94,8 +100,9 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
 
 def backend_status(name: str) -> str | None:
     """Why this machine cannot run backend `name`, or None where it can."""
-    module, reason = _load(_check_backend(name))
-    return None if module is not None else reason
+    if name not in BACKENDS:
+        raise ValueError(f"name must be one of {', '.join(map(repr, BACKENDS))}; got {name!r}")
+    return _load(name)[1] or None
 
 
 @functools.cache
@@ -133,6 +140,8 @@ def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad
 
 
 # What torch.compiler.assume_constant_result sets; calling it would import the whole compiler at import time.
+# It is
+# private: the fullgraph tests say so if torch renames it.
 _choose._dynamo_marked_constant = True
 
 
@@ -169,7 +178,7 @@ def check_inputs(
         problem = "pred must be [B, 1, H, W] or [B, H, W]"
     elif pred.shape != gt.shape:
         problem = "gt must have the shape of pred; losses never resize"
-    elif not (pred.is_floating_point() and gt.is_floating_point()):
+    elif not {pred.dtype, gt.dtype} <= _DTYPES:
         problem = (
             "pred and gt must be float16, bfloat16, float32 or float64; convert integer depth with .float()"
         )
@@ -215,7 +224,7 @@ def evaluate(
     check_inputs(pred, gt, mask, abs_mask)
     if len(weights) != spec.num_weights:
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
-    _check_backend(backend)
+    check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
     return _loaded[name].evaluate(
         _maps(pred), _maps(gt), _maps(mask), _maps(abs_mask), spec, weights, log_vars, process_group

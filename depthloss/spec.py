@@ -106,9 +106,10 @@ class Domain:
                 "bounds need a conversion to depth; got conversion='identity' with "
                 f"minimum={low!r}, maximum={high!r}"
             )
-        for name, value in (("min_depth", low), ("max_depth", high)):
-            if value is not None:
-                check_number(name, value, low=0.0)
+        if low is not None:
+            check_number("min_depth", low, low=0.0)
+        if high is not None:
+            check_number("max_depth", high, low=0.0, strict=True)
         if low is not None and high is not None and low >= high:
             raise ValueError(f"min_depth must be below max_depth; got min_depth={low!r}, max_depth={high!r}")
 
@@ -144,9 +145,7 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Absolute(Term):
-    """Masked L1 of (p, g) over `abs_mask`: pooled, sum/(N + eps), or the mean of the images' means."""
-
+class _MaskedL1(Term):
     reduction: str = "pixels"
     eps: float = 1e-6
     fused: ClassVar[frozenset[str]] = EVERYWHERE
@@ -157,7 +156,12 @@ class Absolute(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relative(Absolute):
+class Absolute(_MaskedL1):
+    """Masked L1 of (p, g) over `abs_mask`: pooled, sum/(N + eps), or the mean of the images' means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relative(_MaskedL1):
     """Masked L1 of the robustly standardised maps z = (x - mu)/(MAD + eps), per image."""
 
 
@@ -300,7 +304,8 @@ class LossSpec:
             ``exp(-s)/2 * L + s/2`` with its learnable log-variance s clamped to these bounds.
         positive_gt: a pixel is valid only where gt > 0 as well (the losses called ``sparse-...``).
         terms: all terms in the order of their weights.
-        num_weights: how many plain numbers a call brings: one per term, then one per group.
+        num_weights: how many plain numbers a call brings: one per term, then one per group that no
+            log-variance weights.
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
         fused: the fused backends that must be able to run this loss.
 
@@ -335,7 +340,7 @@ class LossSpec:
         terms = tuple(term for group in self.groups for term in group.terms)
         for name, value in (
             ("terms", terms),
-            ("num_weights", len(terms) + len(self.groups)),
+            ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
             ("metric_names", tuple(names)),
             ("fused", frozenset.intersection(*(term.fused for term in terms))),
         ):

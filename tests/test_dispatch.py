@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import depthloss as dl
 from depthloss import functional, ops
@@ -142,6 +143,54 @@ def test_compiles_for_any_size():
     for h, w in ((24, 41), (25, 64), (40, 30)):
         pred, gt = cases.maps(torch.float32, (2, 1, h, w))
         torch.testing.assert_close(compiled(pred, gt, gt > 0.4), loss(pred, gt, gt > 0.4), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["enhanced-ssi", "progressive-ssi", "scale-adaptive-progressive"])
+def test_a_schedule_does_not_recompile(name):
+    """The weights change with every epoch; the graph does so once, when they become dynamic."""
+    torch._dynamo.reset()
+    loss = dl.build_loss(name)
+    counter = CompileCounter()
+    compiled = torch.compile(loss, fullgraph=True, backend=counter)
+    pred, gt = cases.maps(torch.float32)
+    for epoch in range(12):
+        value = compiled(pred, gt, progress=epoch / 11, epoch=epoch)
+        torch.testing.assert_close(value, loss(pred, gt, progress=epoch / 11, epoch=epoch), rtol=1e-6, atol=0)
+    assert counter.frame_count <= 3
+
+
+def test_functional_twins_compile():
+    torch._dynamo.reset()
+    pred, gt = cases.maps(torch.float32)
+    log_var = torch.tensor(0.3, requires_grad=True)
+
+    def total(pred, gt, m, log_var):
+        return (
+            functional.g2_loss(pred, gt, m, variant="document", weights=[1, 2, 3])
+            + functional.enhanced_ssi_loss(pred, gt, m, progress=0.3)
+            + functional.adaptive_multi_domain_loss(pred, gt, m, log_var_scale=log_var)
+        )
+
+    expected = total(pred, gt, gt > 0.4, log_var)
+    (expected_grad,) = torch.autograd.grad(expected, log_var)
+    value = torch.compile(total, fullgraph=True, backend="aot_eager")(pred, gt, gt > 0.4, log_var)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(value, log_var)[0], expected_grad, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("error", [OSError("no libcpu.so"), ImportError("undefined symbol")])
+def test_a_backend_that_does_not_load_is_a_reason(error, monkeypatch):
+    def fail(name):
+        raise error
+
+    ops._load.cache_clear()
+    monkeypatch.setattr(ops.importlib, "import_module", fail)
+    assert ops.backend_status("cpu") == f"it does not load: {error}"
+    pred, gt = cases.maps(torch.float32)
+    assert dl.SSILoss()(pred, gt).isfinite()
+    with pytest.raises(RuntimeError, match="it does not load"):
+        dl.SSILoss(backend="cpu")(pred, gt)
+    ops._load.cache_clear()
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import socket
 
@@ -48,7 +49,8 @@ def worker(rank: int, port: int, folder: str) -> None:
     for name, build in cases.LOSSES.items():
         loss = build().double()
         loss.process_group = dist.group.WORLD
-        results[name] = evaluate(loss, *parts)
+        # A copy, as an averaged model holds one, works with the same ranks.
+        results[name] = evaluate(copy.deepcopy(loss), *parts)
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 

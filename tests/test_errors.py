@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import depthloss as dl
+from depthloss import ops
 
 P = torch.rand(2, 1, 6, 7)
 
@@ -29,6 +30,7 @@ def raises(error: type[Exception], *texts: str):
         ((P, P, P[:1] > 0), ("mask must have the B, H, W of pred", "mask (1, 1, 6, 7) torch.bool")),
         ((P, P, P[..., :3] > 0), ("mask must have the B, H, W of pred", "mask (2, 1, 6, 3) torch.bool")),
         (((P * 1000).int(),) * 2, ("convert integer depth with .float()", "pred (2, 1, 6, 7) torch.int32")),
+        ((P.to(torch.float8_e4m3fn),) * 2, ("pred and gt must be float16", "torch.float8_e4m3fn")),
         ((P, P.to(torch.complex64)), ("pred and gt must be float16, bfloat16, float32 or float64",)),
         ((P, P.to("meta")), ("all inputs must be on one device", "on cpu", "on meta")),
     ],
@@ -148,10 +150,31 @@ def test_inputs_that_are_no_tensors():
             ValueError,
             ("inv_depths must hold at least one prediction",),
         ),
+        (lambda: dl.L1Loss(backend="cuda"), ValueError, ("backend must be 'auto' or one of", "got 'cuda'")),
+        (lambda: dl.G2Loss(weights=None), ValueError, ("weights must be three numbers", "got None")),
+        (lambda: dl.G2Loss(weights=(1, float("nan"), 1)), ValueError, ("weights must be a finite number",)),
+        (lambda: dl.ScaleAdaptiveLoss(max_depth=0), ValueError, ("max_depth must lie in (0, inf]; got 0",)),
         (
-            lambda: dl.L1Loss(backend="cuda")(P, P),
+            lambda: dl.ScaleAdaptiveLoss(use_inv_depth=True, min_depth=5, max_depth=1),
             ValueError,
-            ("backend must be 'auto' or one of", "got 'cuda'"),
+            ("min_depth must be below max_depth",),
+        ),
+        (
+            lambda: dl.EnhancedSSILoss(l1_weight=-0.1),
+            ValueError,
+            ("l1_weight must lie in [0, inf]; got -0.1",),
+        ),
+        (lambda: dl.SSISilogLoss(gradient="x"), TypeError, ("gradient must be", "got str")),
+        (lambda: dl.SupervisedLoss(), TypeError, ("supervised_method",)),
+        (
+            lambda: dl.SupervisedLoss("l1")([P], P, masks=[P]),
+            TypeError,
+            ("masks must be one tensor", "got list"),
+        ),
+        (
+            lambda: ops.backend_status("auto"),
+            ValueError,
+            ("name must be one of 'triton', 'cpu', 'reference'",),
         ),
     ],
 )

@@ -7,6 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import depthloss as dl
+
 from . import cases
 
 LOSS_TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 3e-6, torch.float16: 3e-6}
@@ -98,11 +100,49 @@ def test_same_input_same_bits(name, backend):
 @BACKEND
 @EVERY
 @pytest.mark.parametrize("where", ("pred", "gt"))
-def test_a_nan_at_a_valid_pixel_shows(name, where, backend):
+@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
+def test_a_non_finite_valid_pixel_shows(name, where, value, backend):
     pred, gt = cases.maps(torch.float32)
-    (pred if where == "pred" else gt)[1, 0, 5, 7] = torch.nan
-    value, _ = cases.run(cases.LOSSES[name](), pred, gt, None, backend)
-    assert not value.isfinite()
+    (pred if where == "pred" else gt)[1, 0, 5, 7] = value
+    loss, _ = cases.run(cases.LOSSES[name](), pred, gt, None, backend)
+    assert not loss.isfinite()
+
+
+@BACKEND
+@pytest.mark.parametrize("mask", ("residual", "centre", "support"))
+def test_a_lone_valid_nan_shows_in_a_gradient_term(mask, backend):
+    """Also where no kept response reads it: the Sobel gives the centre cell weight 0."""
+    pred, gt = torch.rand(1, 1, 12, 12), torch.rand(1, 1, 12, 12)
+    m = torch.zeros(1, 1, 12, 12, dtype=torch.bool)
+    m[..., 4, 4] = True
+    pred[0, 0, 4, 4] = torch.nan
+    loss = dl.MultiScaleGradientLoss(gradient=dl.GradientSpec(mask=mask, num_scales=1))
+    assert cases.run(loss, pred, gt, m, backend)[0].isnan()
+
+
+@BACKEND
+def test_an_image_left_out_leaves_no_trace(backend):
+    """ssi-trim drops an image with fewer than 100 valid pixels, a NaN in it included."""
+    pred, gt = cases.maps(torch.float32, (2, 1, 20, 20))
+    m = torch.ones(2, 1, 20, 20, dtype=torch.bool)
+    m[1] = False
+    m[1, 0, 0, :10] = True
+    expected, expected_grad = cases.run(dl.SSITrimLoss(), pred, gt, m, backend)
+    pred[1, 0, 0, 3] = torch.nan
+    value, grad = cases.run(dl.SSITrimLoss(), pred, gt, m, backend)
+    assert torch.equal(value, expected) and torch.equal(grad, expected_grad) and not grad[1].any()
+
+
+@BACKEND
+def test_the_progressive_form_reads_no_million_metres(backend):
+    """An invalid prediction without a depth counts as 0 where the resizing reads it, max_depth or not."""
+    pred, gt = cases.maps(torch.float64)
+    m = cases.mask("70%")
+    loss = dl.ProgressiveScaleAdaptiveLoss(max_depth=None)
+    values = [
+        cases.run(loss, pred.masked_fill(~m, hole), gt, m, backend)[0] for hole in (0.0, -1.0, torch.nan)
+    ]
+    assert values[0] == values[1] == values[2]
 
 
 @BACKEND

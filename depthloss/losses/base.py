@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..spec import GradientSpec, Group, LossSpec, Term
+from ..spec import GradientSpec, Group, LossSpec, Term, check_number
 
 
 def resolve_gradient(
@@ -44,7 +45,7 @@ class DepthLoss(nn.Module):
     Attributes:
         spec: what the loss computes.
         input_domain: ``"depth"`` (metres) or ``"inverse depth"`` (1/metre), what `pred` and `gt` hold.
-        metrics: after each call, the detached 0-dim numbers of `spec.metric_names`.
+        metrics: after each call, detached 0-dim tensors under the names that each class lists.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
         process_group: if set, the loss of the joined batch of these ranks; gradients with respect to `pred`
             then carry a factor world size, so that DistributedDataParallel's mean equals one process on the
@@ -63,10 +64,18 @@ class DepthLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self._weights = tuple(float(w) for w in weights) or (1.0,) * spec.num_weights
-        self.backend = backend
+        self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
+        self.backend = ops.check_backend(backend)
         self.process_group = process_group
         self.metrics: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict) -> DepthLoss:
+        """A copy that works with the same ranks: a process group itself cannot be copied."""
+        memo[id(self.process_group)] = self.process_group
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def extra_repr(self) -> str:
         """The spec, so that printing a module shows what it computes."""

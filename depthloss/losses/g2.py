@@ -48,7 +48,7 @@ class G2Loss(DepthLoss):
     ) -> None:
         if variant not in ("published", "document"):
             raise ValueError(f"variant must be 'published' or 'document'; got {variant!r}")
-        if len(weights) != 3:
+        if not isinstance(weights, (tuple, list)) or len(weights) != 3:
             raise ValueError(f"weights must be three numbers, of A, R and G; got {weights!r}")
         published = variant == "published"
         reduction = "pixels" if published else "images"

@@ -83,8 +83,9 @@ class AdaptiveMultiDomainLoss(DepthLoss):
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
-    Metrics: those of both parts, ``structure_loss``, ``scale_loss``, ``sigma_structure``, ``sigma_scale``,
-    ``weight_structure``, ``weight_scale`` (normalised precisions), ``num_valid_pixels``, ``total_loss``.
+    Metrics: those of the terms of both parts, ``structure_loss``, ``scale_loss``, ``sigma_structure``,
+    ``sigma_scale``, ``weight_structure``, ``weight_scale`` (normalised precisions), ``num_valid_pixels``,
+    ``total_loss``.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
             gradient,
             bounds,
         )
-        super().__init__(spec, (*weights, 1.0, 1.0), backend=backend, process_group=process_group)
+        super().__init__(spec, weights, backend=backend, process_group=process_group)
         self.log_var_structure = nn.Parameter(torch.zeros(()))
         self.log_var_scale = nn.Parameter(torch.zeros(()))
 
@@ -147,7 +148,8 @@ class FixedMultiDomainLoss(DepthLoss):
         w_scale: weight of the scale loss.
         lambda_sg: this and all others as in `AdaptiveMultiDomainLoss`.
 
-    Metrics: those of both parts, ``structure_loss``, ``scale_loss``, ``num_valid_pixels``, ``total_loss``.
+    Metrics: those of the terms of both parts, ``structure_loss``, ``scale_loss``, ``num_valid_pixels``,
+    ``total_loss``.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..spec import (
     IDENTITY,
+    INVERSE_DEPTH_FLOOR,
     Absolute,
     Domain,
     Gradient,
@@ -29,7 +30,8 @@ SCHEDULES = {"alpha_schedule": ("linear", "constant", "none"), "scale_schedule":
 
 def depth_domain(use_inv_depth: bool, min_depth: float | None, max_depth: float | None) -> Domain:
     """The domain of the structure terms: inverse depth as given, or depth clamped to the bounds."""
-    return IDENTITY if use_inv_depth else Domain("inverse", min_depth, max_depth)
+    depth = Domain("inverse", min_depth, max_depth)
+    return IDENTITY if use_inv_depth else depth
 
 
 def structure_terms(
@@ -40,7 +42,7 @@ def structure_terms(
     pixel = (Relative(name="scale_adaptive/relative", domain=domain, eps=epsilon),)
     if use_absolute:
         pixel += (Absolute(name="scale_adaptive/absolute", domain=domain, eps=epsilon),)
-    return pixel, Gradient(name="gradient", domain=domain, gradient=gradient, eps=epsilon)
+    return pixel, Gradient(name="loss_sg", domain=domain, gradient=gradient, eps=epsilon)
 
 
 class ScaleAdaptiveLoss(DepthLoss):
@@ -63,7 +65,7 @@ class ScaleAdaptiveLoss(DepthLoss):
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
-    Metrics: ``scale_adaptive/relative``, ``scale_adaptive/absolute``, ``gradient``, ``gradient/scale_k``,
+    Metrics: ``scale_adaptive/relative``, ``scale_adaptive/absolute``, ``gradient/scale_k``,
     ``gradient/support_k``, ``loss_sa``, ``loss_sg``, ``num_valid_pixels``, ``total_loss``.
     """
 
@@ -88,7 +90,7 @@ class ScaleAdaptiveLoss(DepthLoss):
             epsilon,
             use_absolute,
         )
-        spec = LossSpec((Group(pixel, name="loss_sa"), Group((sobel,), name="loss_sg")), statistics)
+        spec = LossSpec((Group(pixel, name="loss_sa"), Group((sobel,))), statistics)
         weights = (1.0,) * (len(pixel) + 1) + (1.0, check_number("lambda_sg", lambda_sg, low=0.0))
         super().__init__(spec, weights, backend=backend, process_group=process_group)
 
@@ -181,8 +183,10 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         dtype = torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
         p, g, m = (x[:, 0] if x is not None and x.dim() == 4 else x for x in (pred, gt, mask))
         m = ops.valid_pixels(g, m, self.spec.positive_gt)
-        # Resizing reads the finite predictions at invalid pixels; the others count as 0.
-        p = ops.select(m | p.isfinite(), ops.convert(p.to(dtype), m | p.isfinite(), self.domain))
+        # Resizing reads the finite predictions at invalid pixels; the others, and those without a depth,
+        # count as 0.
+        readable = p.isfinite() if self.domain == IDENTITY else p.isfinite() & (p > INVERSE_DEPTH_FLOOR)
+        p = ops.select(m | readable, ops.convert(p.to(dtype), m | readable, self.domain))
         g = ops.convert(g.to(dtype), m, self.domain)
         total, metrics = None, {}
         for s, spec in enumerate(self.levels):

@@ -56,8 +56,8 @@ class SILogLoss(DepthLoss):
     """``scale * sqrt(V + (1 - lam) * mean(l)^2 + eps)`` of l = ln(p + offset) - ln(t + offset), V its centred
     variance.
 
-    Source: Eigen et al. 2014. The same value for depth and inverse depth where offset = 0. ln of a value <= 0
-    at a valid pixel is NaN and shows; a radicand of 0 has a zero gradient.
+    Source: Eigen et al. 2014. The same value for depth and inverse depth without offset and clamp. ln of a
+    value <= 0 at a valid pixel is NaN and shows; a radicand of 0 has a zero gradient.
 
     Args:
         lam: 1 = scale invariant, 0 = plain log RMSE; in [0, 1].
@@ -178,13 +178,14 @@ class SSISilogLoss(DepthLoss):
     ) -> None:
         terms: tuple[Term, ...] = scale_terms(alpha, silog_ratio2, silog_scale, min_depth, max_depth)
         weights = (check_number("ssi_weight", ssi_weight), check_number("silog_weight", silog_weight))
+        gradient = resolve_gradient(gradient, None, PRESET)
         if check_number("gradient_weight", gradient_weight, low=0.0):
             terms += (
                 Gradient(
                     name="gradient_component",
                     weight_name="gradient_weight_used",
                     domain=terms[1].domain,
-                    gradient=resolve_gradient(gradient, None, PRESET),
+                    gradient=gradient,
                     standardised=False,
                     eps=1e-8,
                 ),
@@ -239,13 +240,13 @@ class EnhancedSSILoss(_SSIWithL1):
     ) -> None:
         super().__init__(alpha, backend, process_group)
         self.l1_weight, self.ssi_weight = (
-            check_number("l1_weight", l1_weight),
-            check_number("ssi_weight", ssi_weight),
+            check_number("l1_weight", l1_weight, low=0.0),
+            check_number("ssi_weight", ssi_weight, low=0.0),
         )
         self.adaptive_weighting = adaptive_weighting
 
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
-        """(w_s, w_l) at this progress."""
+        """(w_s, w_l) at this progress, and the group's 1."""
         if progress is None or not self.adaptive_weighting:
             return self.ssi_weight, self.l1_weight, 1.0
         t = min(max(float(progress), 0.0), 1.0)
@@ -283,6 +284,6 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
         self.transition_epochs = check_number("transition_epochs", transition_epochs, low=0.0, strict=True)
 
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
-        """(w_s, w_l) at this epoch."""
+        """(w_s, w_l) at this epoch, and the group's 1."""
         w_l = self.max_l1_weight * min(1.0, max(0.0, epoch / self.transition_epochs))
         return 1.0 - w_l, w_l, 1.0

@@ -31,9 +31,7 @@ class SupervisedLoss(nn.Module):
         loss_func: the loss itself.
     """
 
-    def __init__(
-        self, supervised_method: str = "sparse-l1", supervised_num_scales: int = 4, **kwargs: object
-    ) -> None:
+    def __init__(self, supervised_method: str, supervised_num_scales: int = 4, **kwargs: object) -> None:
         super().__init__()
         if (
             isinstance(supervised_num_scales, bool)
@@ -76,6 +74,8 @@ class SupervisedLoss(nn.Module):
         inv_depths = [inv_depths] if isinstance(inv_depths, Tensor) else list(inv_depths)
         if not inv_depths:
             raise ValueError("inv_depths must hold at least one prediction; got an empty list")
+        if masks is not None and not isinstance(masks, Tensor):
+            raise TypeError(f"masks must be one tensor for all scales, or None; got {type(masks).__name__}")
         losses, metrics = [], {}
         for i, pred in enumerate(inv_depths[: self.supervised_num_scales]):
             size = tuple(pred.shape[-2:])

@@ -6,7 +6,6 @@ This is what a reader opens to learn what a loss *is*, and what every fused path
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -19,36 +18,24 @@ from .statistics import Ranks, convert, count, select, standardise, valid_pixels
 
 __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 
-_POINTWISE = {
-    "l1": terms.l1,
-    "mse": terms.mse,
-    "abs-rel": terms.abs_rel,
-    "abs-rel-packnet": terms.abs_rel_packnet,
-}
-
 
 class _Batch:
     """One batch as the terms see it: upcast maps, masks and the standardised maps that two terms share."""
 
     def __init__(
-        self, pred: Tensor, gt: Tensor, mask: Tensor, abs_mask: Tensor, statistics: str, ranks: Ranks
+        self, pred: Tensor, gt: Tensor, mask: Tensor, abs_mask: Tensor, plain: bool, ranks: Ranks
     ) -> None:
         self.pred, self.gt, self.mask, self.abs_mask, self.ranks = pred, gt, mask, abs_mask, ranks
-        self.plain = statistics == "all"
+        self.plain = plain
         # The pixels of every term but the absolute one.
         self.structure = torch.ones_like(mask) if self.plain else mask
         self._standardised: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._aligned: dict[s.Domain, Tensor] = {}
 
     def gated(self, open_: Tensor) -> _Batch:
         """The same batch, empty unless `open_`."""
-        return _Batch(
-            self.pred,
-            self.gt,
-            self.mask & open_,
-            self.abs_mask & open_,
-            "all" if self.plain else "masked",
-            self.ranks,
-        )
+        masks = self.mask & open_, self.abs_mask & open_
+        return _Batch(self.pred, self.gt, *masks, self.plain, self.ranks)
 
     def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
         return convert(self.pred, m, domain), convert(self.gt, m, domain)
@@ -66,6 +53,11 @@ class _Batch:
                 standardise(x, self.structure, eps, keep) for x in self.maps(domain, self.structure)
             )
         return self._standardised[key]
+
+    def aligned(self, domain: s.Domain) -> Tensor:
+        if domain not in self._aligned:
+            self._aligned[domain] = terms.aligned_residual(*self.maps(domain, self.structure), self.structure)
+        return self._aligned[domain]
 
 
 def _absolute(t: s.Absolute, b: _Batch) -> Tensor:
@@ -91,62 +83,44 @@ def _gradient(t: s.Gradient, b: _Batch) -> tuple[Tensor, ...]:
     return value, *levels.unbind(), *kept.unbind()
 
 
-def _difference_moments(t: s.DifferenceMoments, b: _Batch) -> Tensor:
-    return terms.ssi(*b.maps(t.domain, b.structure), b.structure, t.alpha, b.ranks)
-
-
-def _log_moments(t: s.LogMoments, b: _Batch) -> Tensor:
-    return terms.silog(
-        *b.maps(t.domain, b.structure),
-        b.structure,
-        t.lam,
-        t.scale,
-        t.eps,
-        t.offset,
-        t.unbiased,
-        t.reduction,
-        t.clamp,
-        b.ranks,
-    )
-
-
-def _pointwise(t: s.Pointwise, b: _Batch) -> Tensor:
-    function = _POINTWISE.get(t.kind)
-    if function is None:
-        berhu = terms.berhu if t.kind == "berhu" else terms.berhu_packnet
-        function = partial(berhu, threshold=t.threshold)
-    return function(*b.maps(t.domain, b.structure), b.structure, ranks=b.ranks)
-
-
-def _trimmed_alignment(t: s.TrimmedAlignment, b: _Batch) -> Tensor:
-    return terms.ssi_trim(*b.maps(t.domain, b.structure), b.structure, t.trim, t.eps, b.ranks)
-
-
-def _median_alignment(t: s.MedianAlignment, b: _Batch) -> Tensor:
-    return terms.affine_invariant(*b.maps(t.domain, b.structure), b.structure, t.trim, t.eps, b.ranks)
+def _gradient_matching(t: s.GradientMatching, b: _Batch) -> Tensor:
+    return matching_term(b.aligned(t.domain), b.structure, t.num_scales, b.ranks)
 
 
 def _least_squares(t: s.LeastSquares, b: _Batch) -> Tensor:
-    return terms.least_squares_mse(*b.maps(t.domain, b.structure), b.structure, b.ranks)
-
-
-def _gradient_matching(t: s.GradientMatching, b: _Batch) -> Tensor:
-    residual = terms.aligned_residual(*b.maps(t.domain, b.structure), b.structure)
-    return matching_term(residual, b.structure, t.num_scales, b.ranks)
+    return terms.half_mse(b.aligned(t.domain), b.structure, b.ranks)
 
 
 _EVALUATORS = {
     s.Absolute: _absolute,
     s.Relative: _relative,
     s.Gradient: _gradient,
-    s.DifferenceMoments: _difference_moments,
-    s.LogMoments: _log_moments,
-    s.Pointwise: _pointwise,
-    s.TrimmedAlignment: _trimmed_alignment,
-    s.MedianAlignment: _median_alignment,
     s.LeastSquares: _least_squares,
     s.GradientMatching: _gradient_matching,
 }
+# The other terms are a formula of (p, g, mask) and of these fields of the term.
+_FORMULAS = {
+    s.DifferenceMoments: (terms.ssi, ("alpha",)),
+    s.LogMoments: (terms.silog, ("lam", "scale", "eps", "offset", "unbiased", "reduction", "clamp")),
+    s.TrimmedAlignment: (terms.ssi_trim, ("trim", "eps")),
+    s.MedianAlignment: (terms.affine_invariant, ("trim", "eps")),
+    "l1": (terms.l1, ()),
+    "mse": (terms.mse, ()),
+    "abs-rel": (terms.abs_rel, ()),
+    "abs-rel-packnet": (terms.abs_rel_packnet, ()),
+    "berhu": (terms.berhu, ("threshold",)),
+    "berhu-packnet": (terms.berhu_packnet, ("threshold",)),
+}
+
+
+def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
+    """The term's value, then its parts."""
+    if type(t) in _EVALUATORS:
+        result = _EVALUATORS[type(t)](t, b)
+        return result if isinstance(result, tuple) else (result,)
+    function, fields = _FORMULAS[t.kind if isinstance(t, s.Pointwise) else type(t)]
+    options = {name: getattr(t, name) for name in fields}
+    return (function(*b.maps(t.domain, b.structure), b.structure, **options, ranks=b.ranks),)
 
 
 def _kendall(
@@ -188,7 +162,8 @@ def evaluate(
         mask: [B, H, W], non-zero = valid, or None = every pixel.
         abs_mask: mask of the absolute term, or None = `mask`.
         spec: the loss.
-        weights: one number per term of `spec.terms`, then one per group.
+        weights: `spec.num_weights` numbers: one per term, then one per group where no log-variance weights
+            it.
         log_vars: 0-dim tensors, one per group, where `spec.log_var_bounds` is set.
         process_group: evaluate the joined batch of these ranks.
 
@@ -202,7 +177,7 @@ def evaluate(
     absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, spec.positive_gt)
     ranks = Ranks(process_group)
     n = ranks.sum(count(valid, dtype).sum())
-    batch = _Batch(pred, gt, valid, absolute, spec.statistics, ranks)
+    batch = _Batch(pred, gt, valid, absolute, spec.statistics == "all", ranks)
 
     values: dict[str, Tensor] = {}
     term_weights = iter(weights)
@@ -211,11 +186,11 @@ def evaluate(
         gated = batch.gated(n >= group.min_valid) if group.min_valid > 1 else batch
         loss = pred.new_zeros(())
         for term in group.terms:
-            weight, result = next(term_weights), _EVALUATORS[type(term)](term, gated)
-            result = result if isinstance(result, tuple) else (result,)
-            reported = (pred.new_full((), weight),) if term.weight_name else ()
-            values.update(zip(term.metric_names, (result[0], *reported, *result[1:]), strict=True))
-            loss = loss + weight * result[0]
+            weight, (value, *parts) = next(term_weights), _evaluate_term(term, gated)
+            # Not new_full: torch.compile would make a graph for each value of a schedule.
+            reported = (pred.new_ones(()) * weight,) if term.weight_name else ()
+            values.update(zip(term.metric_names, (value, *reported, *parts), strict=True))
+            loss = loss + weight * value
         if group.name:
             values[group.name] = loss
         losses.append(loss)

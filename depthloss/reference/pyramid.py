@@ -70,7 +70,7 @@ def _all_nine(covered: Tensor) -> Tensor:
     return rows[:, :, :-2] & rows[:, :, 1:-1] & rows[:, :, 2:]
 
 
-def _kept_and_norm(spec: GradientSpec, level: int, m: Tensor, cells: Tensor, dtype: torch.dtype) -> tuple:
+def _cover(spec: GradientSpec, level: int, m: Tensor, cells: Tensor, dtype: torch.dtype) -> tuple:
     """Cells to take the Sobel of, the responses to keep (None = all) and the level's own normaliser."""
     weight = downsample(m.to(dtype), level, spec.downsample)
     if spec.mask == "residual":
@@ -110,13 +110,15 @@ def gradient_term(
     """
     r = select(m if keep is None or spec.mask != "centre" else keep, residual)
     zero, sums, norms, kepts = r[:, :0].sum(), [], [], []
+    # A valid NaN must show even where no kept response reads it: 0 * NaN, with zero gradient.
+    visible = 0.0 * ranks.sum(select(m, residual).sum())
     for level in range(spec.num_scales):
         h, w = r.shape[1] >> level, r.shape[2] >> level
         if min(h, w) < (3 if spec.border == "valid" else 1):
             sums.append(zero), norms.append(zero), kepts.append(zero)
             continue
         cells = downsample(r, level, spec.downsample)
-        cells, kept, norm = _kept_and_norm(spec, level, m, cells, r.dtype)
+        cells, kept, norm = _cover(spec, level, m, cells, r.dtype)
         gx, gy = sobel(pad(cells, spec.border))
         response = gx.abs() + gy.abs()
         sums.append((response if kept is None else select(kept, response)).sum())
@@ -131,9 +133,9 @@ def gradient_term(
             norms = ranks.sum(count(m, r.dtype).sum()).expand_as(kepts)
         levels = guarded_ratio(sums, select((norms > 0) & (kepts > 0), norms + eps))
     if spec.combine == "sum":
-        return levels.sum(), levels, kepts
+        return levels.sum() + visible, levels, kepts
     counted = (kepts > 0).sum().clamp(min=1) if spec.mask == "support" else spec.num_scales
-    return levels.sum() / counted, levels, kepts
+    return levels.sum() / counted + visible, levels, kepts
 
 
 def matching_term(residual: Tensor, m: Tensor, num_scales: int, ranks: Ranks = LOCAL) -> Tensor:

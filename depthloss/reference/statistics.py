@@ -53,6 +53,11 @@ def select(m: Tensor, x: Tensor, fill: float = 0.0) -> Tensor:
     return torch.where(m, x, fill)
 
 
+def finite_or_nan(x: Tensor) -> Tensor:
+    """`x` with every Inf made NaN, so that it shows behind a clamp or a reciprocal too."""
+    return torch.where(x.isfinite(), x, torch.nan)
+
+
 def valid_pixels(gt: Tensor, mask: Tensor | None, positive_gt: bool = False) -> Tensor:
     """Bool mask of the valid pixels: `mask` non-zero (None = all), and gt > 0 if `positive_gt`."""
     if positive_gt:
@@ -66,7 +71,7 @@ def image_sum(x: Tensor) -> Tensor:
 
 
 def count(m: Tensor, dtype: torch.dtype) -> Tensor:
-    """Valid pixels of each image, [B], exact integers in `dtype`."""
+    """Valid pixels of each image, [B], in `dtype`."""
     return m.sum((1, 2)).to(dtype)
 
 
@@ -81,7 +86,7 @@ def convert(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
     """
     if domain.conversion == "identity":
         return x
-    x = select(m, x, 1.0)
+    x = select(m, finite_or_nan(x), 1.0)
     shifted = domain.conversion == "shifted-inverse"
     depth = 1.0 / (x + INVERSE_DEPTH_FLOOR if shifted else x.clamp(min=INVERSE_DEPTH_FLOOR))
     if domain.minimum is not None or domain.maximum is not None:

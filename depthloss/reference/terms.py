@@ -1,8 +1,8 @@
 """One short function per term of a loss. Maps are [B, H, W], masks bool [B, H, W]; every function returns a
 0-dim tensor.
 
-Each selects the valid pixels before its first non-linear step: 0 * sign(NaN) would poison the gradient. Where
-a function takes `ranks`, pooled sums run over the batches of all ranks of a process group.
+Each selects the valid pixels before its first non-linear step: behind it, 0 * NaN would poison the gradient.
+Where a function takes `ranks`, pooled sums run over the batches of all ranks of a process group.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .statistics import (
     Ranks,
     batch_mean,
     count,
+    finite_or_nan,
     guarded_ratio,
     image_mean,
     image_moments,
@@ -77,7 +78,7 @@ def silog(
     """
     p, g = select(m, p, 1.0), select(m, g, 1.0)
     if clamp is not None:
-        p, g = p.clamp(min=clamp), g.clamp(min=clamp)
+        p, g = finite_or_nan(p).clamp(min=clamp), finite_or_nan(g).clamp(min=clamp)
     # One logarithm of the ratio: for p near g it keeps the digits that ln p - ln g cancels in float32.
     g = g + offset
     log_ratio = ((p + offset) / select(g >= 0, g, torch.nan)).log()
@@ -140,11 +141,11 @@ def ssi_trim(
 
     Images with fewer than 100 valid pixels count as 0.
     """
+    m = m & (count(m, p.dtype) >= TRIM_MIN_VALID)[:, None, None]
     p, g = select(m, p), select(m, g)
     scale, shift = least_squares(p, g, m, ridge=eps)
     residual = (scale.clamp(0.1, 10.0)[:, None, None] * p + shift[:, None, None] - g).abs()
-    n = count(m, p.dtype)
-    kept = select(n >= TRIM_MIN_VALID, kept_after_trim(n, trim))
+    kept = kept_after_trim(count(m, p.dtype), trim)
     return batch_mean(guarded_ratio(trimmed_sum(residual, m, kept), kept), ranks)
 
 
@@ -159,7 +160,9 @@ def affine_invariant(
     def normalise(x: Tensor) -> Tensor:
         x = select(m, x)
         dev = select(m, x - median_per_image(x, m)[:, None, None])
-        return dev / (image_sum(dev.abs()) / count(m, x.dtype).clamp(min=1.0)).clamp(min=eps)[:, None, None]
+        mad = image_sum(dev.abs()) / count(m, x.dtype).clamp(min=1.0)
+        # An infinite MAD would make every pixel 0 and hide its cause.
+        return dev / finite_or_nan(mad).clamp(min=eps)[:, None, None]
 
     residual = (normalise(p) - normalise(g)).abs()
     kept = kept_after_trim(count(m, p.dtype), trim)
@@ -174,6 +177,6 @@ def aligned_residual(p: Tensor, g: Tensor, m: Tensor) -> Tensor:
     return select(m, scale[:, None, None] * p + shift[:, None, None] - g)
 
 
-def least_squares_mse(p: Tensor, g: Tensor, m: Tensor, ranks: Ranks = LOCAL) -> Tensor:
-    """sum m (s p + b - g)^2 / (2 N) over the batch (Ranftl et al. 2020, scale- and shift-invariant MSE)."""
-    return 0.5 * pooled_mean(aligned_residual(p, g, m).square(), m, ranks=ranks)
+def half_mse(residual: Tensor, m: Tensor, ranks: Ranks = LOCAL) -> Tensor:
+    """sum m r^2 / (2 N) over the batch: with `aligned_residual`, MiDaS's scale- and shift-invariant MSE."""
+    return 0.5 * pooled_mean(residual.square(), m, ranks=ranks)
