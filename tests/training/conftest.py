@@ -6,6 +6,7 @@ import yaml
 from torch import nn
 
 from depthloss.training import cli, config
+from depthloss.training.models import ResNetSAN01
 
 
 class TinyNet(nn.Module):
@@ -79,3 +80,19 @@ def train(tiny_yaml):
     torch.set_num_threads(1)
     yield lambda *arguments: cli.run([str(tiny_yaml), *arguments])
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Maps this small gain nothing from threads, and on a busy machine waiting threads cost a lot."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def full_net():
+    """ResNet-18 with sparse branch; tests must copy it before they change it."""
+    torch.manual_seed(0)
+    return ResNetSAN01()

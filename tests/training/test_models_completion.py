@@ -6,26 +6,9 @@ from torch import nn
 
 from depthloss.training.models import ResNetSAN01, SemiSupCompletionModel
 
-H, W = 64, 96
+from .inputs import H, W, image, sweep
 
-
-def sweep(batch=2, height=H, width=W, density=0.05, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    depth = 1 + 50 * torch.rand(batch, 1, height, width, generator=generator)
-    return depth * (torch.rand(batch, 1, height, width, generator=generator) < density)
-
-
-def image(batch=2, height=H, width=W, seed=0):
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Maps this small gain nothing from threads, and on a busy machine waiting threads cost a lot."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class LocalNet(nn.Module):

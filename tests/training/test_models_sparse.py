@@ -12,34 +12,9 @@ from depthloss.training.models import ResNetSAN01
 from depthloss.training.models.resnet_san import Fusion
 from depthloss.training.models.sparse import MaskedBatchNormReLU, SparseStage, masked_max_pool
 
-H, W = 64, 96
+from .inputs import H, W, image, sweep
 
-
-def sweep(batch=2, height=H, width=W, density=0.05, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    depth = 1 + 50 * torch.rand(batch, 1, height, width, generator=generator)
-    return depth * (torch.rand(batch, 1, height, width, generator=generator) < density)
-
-
-def image(batch=2, height=H, width=W, seed=0):
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Maps this small gain nothing from threads, and on a busy machine waiting threads cost a lot."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def full_net():
-    """ResNet-18 with sparse branch; tests must copy it before they change it."""
-    torch.manual_seed(0)
-    return ResNetSAN01()
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # ---------------------------------------------------------------- sparse branch
 

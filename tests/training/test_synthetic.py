@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from depthloss.training.data import EpochSampler, build_dataset, scenes
-from depthloss.training.data.raycast import Camera, Scene, render
+from depthloss.training.data.canvas import Camera, Scene
+from depthloss.training.data.raycast import render
 from depthloss.training.data.synthetic import scan
 from depthloss.training.data.textures import TEXTURE_INDEX
 from depthloss.training.data.transforms import sample_rng

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthloss.training.data.raycast import Camera, Scene
+from depthloss.training.data.canvas import Camera, Scene
 from depthloss.training.data.textures import TEXTURE_INDEX
 
 ROOM_RANGE = (0.5, 10.0)  # metres

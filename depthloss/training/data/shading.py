@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from depthloss.training.data.canvas import Canvas
 from depthloss.training.data.textures import LEVELS, SIZE, texture_bank
-
-if TYPE_CHECKING:
-    from depthloss.training.data.raycast import Canvas
 
 
 def shade(canvas: Canvas) -> np.ndarray:

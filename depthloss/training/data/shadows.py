@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from depthloss.training.data.bounds import bounds
-
-if TYPE_CHECKING:
-    from depthloss.training.data.raycast import Canvas
+from depthloss.training.data.canvas import Canvas
 
 
 def draw_shadows(canvas: Canvas) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from depthloss.training.data import scenes
 from depthloss.training.data.base import DepthDataset
-from depthloss.training.data.raycast import Camera, render
+from depthloss.training.data.canvas import Camera
+from depthloss.training.data.raycast import render
 from depthloss.training.data.transforms import Frame, sample_rng
 
 

@@ -1,0 +1,141 @@
+"""Overfit check on real frames: RGB and RGB + sparse LiDAR, two losses; writes bench/results/kitti_overfit/.
+
+    python bench/kitti_overfit.py --data DIR [--only rgb_scale_adaptive ...] [--runs runs]
+
+DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). Each run trains
+configs/kitti_overfit.yaml on its first 8 frames from random weights and passes if abs_rel on those frames
+falls below 0.10, nothing was non-finite and, for the adaptive loss, both log-variances moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "kitti_overfit"
+LIMIT = 0.10
+LOSSES = {"scale_adaptive": "sparse-scale-adaptive", "adaptive_multi_domain": "sparse-adaptive-multi-domain"}
+# Whether the network has a sparse branch, and the folder of its input.
+INPUTS = {"rgb": ("false", "null"), "rgbd": ("true", "depth_raw")}
+SIGMAS = ("sigma_structure", "sigma_scale")
+
+
+def train(name: str, data: Path, runs: Path, extra: list[str]) -> tuple[Path, float, list[str]]:
+    """Train one variant; return its directory, the wall time in seconds and the command."""
+    kind, loss = name.split("_", 1)
+    branch, sweep = INPUTS[kind]
+    command = ["train.py", "configs/kitti_overfit.yaml", "--name", name, "--supervised-method", LOSSES[loss]]
+    command += ["--model.depth_net.sparse_branch", branch, "--gpus", "cpu"]
+    for split in ("train", "validation"):
+        command += [f"--datasets.{split}.path", str(data), f"--datasets.{split}.input_depth", sweep]
+    command += extra
+    shutil.rmtree(runs / name, ignore_errors=True)
+    start = time.monotonic()
+    where = ["--trainer.default_root_dir", str(runs)]
+    subprocess.run([sys.executable, *command, *where], cwd=ROOT, check=True)
+    shown = ["DIR" if word == str(data) else word for word in command]
+    return runs / name, time.monotonic() - start, shown
+
+
+def column(rows: list[dict[str, str]], name: str) -> list[float]:
+    """The numbers of one column of metrics.csv, empty cells left out."""
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def summarise(run: Path, wall: float, command: list[str]) -> dict:
+    """The numbers of one run."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    abs_rel, loss = column(rows, "val/abs_rel"), column(rows, "train/loss_step")
+    result = {
+        "command": "python " + " ".join(command),
+        "abs_rel": {"first": abs_rel[0], "last": abs_rel[-1], "best": min(abs_rel)},
+        "rmse_m": column(rows, "val/rmse")[-1],
+        "a1": column(rows, "val/a1")[-1],
+        "train_loss": {"first": loss[0], "last": loss[-1]},
+        "steps": max(int(row["step"]) for row in rows) + 1,
+        "skipped_steps": max(column(rows, "train/skipped_steps")),
+        "non_finite_predictions": max(column(rows, "val/nonfinite")),
+        "wall_s": round(wall, 1),
+    }
+    finite = all(
+        math.isfinite(float(v)) for row in rows for k, v in row.items() if v and k not in ("epoch", "step")
+    )
+    result["all_logged_numbers_finite"] = finite
+    passed = (
+        abs_rel[-1] < LIMIT
+        and finite
+        and not result["skipped_steps"]
+        and not result["non_finite_predictions"]
+    )
+    if "adaptive_multi_domain" in run.name:
+        ends = {s: column(rows, f"train/scale_0/{s}_epoch") for s in SIGMAS}
+        result["sigma"] = {s: {"first": v[0], "last": v[-1]} for s, v in ends.items()}
+        passed &= all(abs(v["last"] - 1.0) > 1e-3 for v in result["sigma"].values())
+    return result | {"passed": passed}
+
+
+def cpu_model() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine() -> dict:
+    """Where this ran."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> int:
+    """Run the variants one after the other."""
+    names = [f"{kind}_{loss}" for kind in INPUTS for loss in LOSSES]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with rgb/, depth/ and depth_raw/")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    options, extra = parser.parse_known_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in options.only:
+        run, wall, command = train(name, options.data.resolve(), options.runs.resolve(), extra)
+        result = {"name": name} | summarise(run, wall, command) | {"machine": machine()}
+        for picture in ("curves", "predictions"):
+            shutil.copy(run / f"{picture}.png", RESULTS / f"{name}_{picture}.png")
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(
+            f"{name}: abs_rel {result['abs_rel']['last']:.4f} after {result['steps']} steps, "
+            f"{'passed' if result['passed'] else 'FAILED'}"
+        )
+        if not result["passed"]:
+            failed.append(name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
