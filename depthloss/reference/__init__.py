@@ -5,7 +5,7 @@ This is what a reader opens to learn what a loss *is*, and what every fused path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,53 +20,67 @@ __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 
 
 class _Batch:
-    """One batch as the terms see it: upcast maps, masks and the standardised maps that two terms share."""
+    """One batch as the terms see it: upcast inputs, masks, and what several terms share, computed once."""
 
     def __init__(
-        self, pred: Tensor, gt: Tensor, mask: Tensor, abs_mask: Tensor, plain: bool, ranks: Ranks
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor,
+        abs_mask: Tensor,
+        spec: s.LossSpec,
+        ranks: Ranks,
     ) -> None:
-        self.pred, self.gt, self.mask, self.abs_mask, self.ranks = pred, gt, mask, abs_mask, ranks
-        self.plain = plain
+        self.pred, self.gt, self.mask, self.abs_mask = pred, gt, mask, abs_mask
+        self.spec, self.ranks = spec, ranks
+        self.plain = spec.statistics == "all"
         # The pixels of every term but the absolute one.
         self.structure = torch.ones_like(mask) if self.plain else mask
-        self._standardised: dict[tuple, tuple[Tensor, Tensor]] = {}
-        self._aligned: dict[s.Domain, Tensor] = {}
+        self.centre = any(isinstance(t, s.Gradient) and t.gradient.mask == "centre" for t in spec.terms)
+        self._shared: dict[tuple, object] = {}
+
+    def _once(self, key: tuple, compute: Callable[[], object]) -> object:
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
 
     def gated(self, open_: Tensor) -> _Batch:
         """The same batch, empty unless `open_`."""
         masks = self.mask & open_, self.abs_mask & open_
-        return _Batch(self.pred, self.gt, *masks, self.plain, self.ranks)
+        return _Batch(self.pred, self.gt, *masks, self.spec, self.ranks)
 
-    def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
-        return convert(self.pred, m, domain), convert(self.gt, m, domain)
+    def maps(self, domain: s.Domain, absolute: bool = False) -> tuple[Tensor, Tensor]:
+        """p and g in `domain`, of the structure's pixels or of `abs_mask`."""
+        m = self.abs_mask if absolute else self.structure
+        key = ("maps", domain, m is not self.structure)
+        return self._once(key, lambda: (convert(self.pred, m, domain), convert(self.gt, m, domain)))
 
     def keep(self, domain: s.Domain) -> Tensor:
-        """phi: the valid pixels and the invalid ones where both maps are finite."""
-        p, g = self.maps(domain, self.structure)
-        return self.structure | (p.isfinite() & g.isfinite())
+        """The pixels whose residual is read: the valid ones; for mask "centre" also where both are finite."""
+        if not self.centre:
+            return self.structure
+        p, g = self.maps(domain)
+        return self._once(("keep", domain), lambda: self.structure | (p.isfinite() & g.isfinite()))
 
-    def standardised(self, domain: s.Domain, eps: float, centre: bool = False) -> tuple[Tensor, Tensor]:
-        key = (domain, eps, centre)
-        if key not in self._standardised:
-            keep = self.keep(domain) if centre else self.structure
-            self._standardised[key] = tuple(
-                standardise(x, self.structure, eps, keep) for x in self.maps(domain, self.structure)
-            )
-        return self._standardised[key]
+    def standardised(self, domain: s.Domain, eps: float) -> tuple[Tensor, Tensor]:
+        """z_p and z_g at the pixels of `keep`, 0 elsewhere."""
+        m, keep = self.structure, self.keep(domain)
+        compute = lambda: tuple(standardise(x, m, eps, keep) for x in self.maps(domain))  # noqa: E731
+        return self._once(("standardised", domain, eps), compute)
 
     def aligned(self, domain: s.Domain) -> Tensor:
-        if domain not in self._aligned:
-            self._aligned[domain] = terms.aligned_residual(*self.maps(domain, self.structure), self.structure)
-        return self._aligned[domain]
+        """The residual after the least-squares alignment of each image."""
+        compute = lambda: terms.aligned_residual(*self.maps(domain), self.structure)  # noqa: E731
+        return self._once(("aligned", domain), compute)
 
 
 def _absolute(t: s.Absolute, b: _Batch) -> Tensor:
-    p, g = b.maps(t.domain, b.abs_mask)
+    p, g = b.maps(t.domain, absolute=True)
     if not b.plain:
         return terms.l1(p, g, b.abs_mask, t.reduction, t.eps, b.ranks)
     # Seed form: an empty image still counts one pixel.
     pixels = b.ranks.sum(count(b.abs_mask, p.dtype).clamp(min=1.0).sum())
-    return b.ranks.sum(select(b.abs_mask, (p - g).abs()).sum()) / (pixels + t.eps)
+    return b.ranks.sum(select(b.abs_mask, p - g).abs().sum()) / (pixels + t.eps)
 
 
 def _relative(t: s.Relative, b: _Batch) -> Tensor:
@@ -76,9 +90,8 @@ def _relative(t: s.Relative, b: _Batch) -> Tensor:
 
 
 def _gradient(t: s.Gradient, b: _Batch) -> tuple[Tensor, ...]:
-    centre = t.gradient.mask == "centre"
-    keep = b.keep(t.domain) if centre else None
-    p, g = b.standardised(t.domain, t.eps, centre) if t.standardised else b.maps(t.domain, b.structure)
+    p, g = b.standardised(t.domain, t.eps) if t.standardised else b.maps(t.domain)
+    keep = b.keep(t.domain)
     value, levels, kept = gradient_term(p - g, b.structure, t.gradient, t.eps, b.ranks, keep, b.plain)
     return value, *levels.unbind(), *kept.unbind()
 
@@ -120,7 +133,7 @@ def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
         return result if isinstance(result, tuple) else (result,)
     function, fields = _FORMULAS[t.kind if isinstance(t, s.Pointwise) else type(t)]
     options = {name: getattr(t, name) for name in fields}
-    return (function(*b.maps(t.domain, b.structure), b.structure, **options, ranks=b.ranks),)
+    return (function(*b.maps(t.domain), b.structure, **options, ranks=b.ranks),)
 
 
 def _kendall(
@@ -177,7 +190,7 @@ def evaluate(
     absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, spec.positive_gt)
     ranks = Ranks(process_group)
     n = ranks.sum(count(valid, dtype).sum())
-    batch = _Batch(pred, gt, valid, absolute, spec.statistics == "all", ranks)
+    batch = _Batch(pred, gt, valid, absolute, spec, ranks)
 
     values: dict[str, Tensor] = {}
     term_weights = iter(weights)
