@@ -14,7 +14,7 @@ import depthloss
 
 
 def batch(size: int = 4) -> tuple[Tensor, Tensor]:
-    """Stand-in data: an image [B, 3, H, W] whose brightness tells the depth, and 5% of its inverse depth (1/m)."""
+    """Stand-in data: images [B, 3, H, W] whose brightness tells the depth, 5% of the inverse depth (1/m)."""
     y, x = torch.meshgrid(torch.linspace(0, 3, 48), torch.linspace(0, 4, 64), indexing="ij")
     phase = 6 * torch.rand(size, 1, 1, 1)
     inverse_depth = 0.1 + 0.4 * torch.sigmoid(3 * torch.sin(x + phase) * torch.cos(y))

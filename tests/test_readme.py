@@ -45,6 +45,8 @@ def test_links_lead_somewhere():
 
 def test_the_example_trains(tmp_path):
     command = [sys.executable, ROOT / "examples" / "own_training.py", "--steps", "60"]
-    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    out = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     totals = [float(line.split()[3]) for line in out]
     assert totals[-1] < 0.7 * totals[0]
