@@ -1,4 +1,4 @@
-"""The part of the packaging that depends on the layout: device code lies in the top-level folder `kernels`."""
+"""The part of the packaging that depends on the layout: device code lies in the top-level folder kernels."""
 
 from setuptools import find_packages, setup
 
