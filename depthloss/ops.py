@@ -135,7 +135,7 @@ def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad
             f"backend={name!r} cannot run: {reason}. Use backend='auto' or backend='reference'."
         )
     what = "the fused backend" if name is None else f"backend {name!r}"
-    _say_once(f"{what} is not used: {reason}; running the reference backend")
+    _say_once(f"running the reference backend, in plain PyTorch; {what} is not used: {reason}")
     return "reference"
 
 

@@ -131,7 +131,7 @@ ROWS = [
         sparse=False,
         metrics=_SA | _SA_SUMS,
     ),
-    # On dense masks masked statistics and the support gradient are the seed's form.
+    # On dense masks masked statistics and the support gradient are the documented form.
     Row(
         "scale_adaptive_quickstart",
         "scale-adaptive",

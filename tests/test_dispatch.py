@@ -65,7 +65,9 @@ def test_a_fallback_is_said_once(caplog, monkeypatch):
         assert not caplog.messages
         for _ in range(2):
             dl.SSILoss()(pred, gt)
-        assert caplog.messages == ["backend 'cpu' is not used: it is a test; running the reference backend"]
+        assert caplog.messages == [
+            "running the reference backend, in plain PyTorch; backend 'cpu' is not used: it is a test"
+        ]
 
 
 class _Recorder:

@@ -76,7 +76,7 @@ class G2Loss(DepthLoss):
 
 
 class MultiScaleGradientLoss(DepthLoss):
-    """The multi-scale Sobel term alone, of p - g, not standardised (seed document of the G2 loss).
+    """The multi-scale Sobel term alone, of p - g, not standardised (the documented form of the G2 loss).
 
     Args:
         scales: the factors 1, 2, 4, ... (default (1, 2, 4, 8)).

@@ -78,7 +78,7 @@ def _absolute(t: s.Absolute, b: _Batch) -> Tensor:
     p, g = b.maps(t.domain, absolute=True)
     if not b.plain:
         return terms.l1(p, g, b.abs_mask, t.reduction, t.eps, b.ranks)
-    # Seed form: an empty image still counts one pixel.
+    # As the source has it: an empty image still counts one pixel.
     pixels = b.ranks.sum(count(b.abs_mask, p.dtype).clamp(min=1.0).sum())
     return b.ranks.sum(select(b.abs_mask, p - g).abs().sum()) / (pixels + t.eps)
 

@@ -26,7 +26,7 @@ COMMON = {"image_shape": (24, 32), "min_depth": 0.1, "max_depth": 80.0, "train":
 DATA = Path(os.environ.get("DEPTHLOSS_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
 needs_data = pytest.mark.skipif(
     not (DATA / "index.json").is_file(),
-    reason=f"no real frames at {DATA}; set DEPTHLOSS_DATA to their folder",
+    reason="needs real RGB-D frames: set DEPTHLOSS_DATA to a folder with index.json",
 )
 
 
@@ -314,3 +314,13 @@ def test_real_driving_frames_load_at_training_size():
         assert valid.min() >= 1 and valid.max() <= 80
         # Scattered, not interpolated: still multiples of 1/256 m.
         assert torch.equal(valid * 256, (valid * 256).round())
+
+
+def test_depth_out_of_range_is_said_at_start(tmp_path, caplog):
+    make_folder(tmp_path)
+    with caplog.at_level("WARNING"):
+        build_folder(tmp_path)
+        assert not caplog.messages
+        build_folder(tmp_path, depth_scale=1.0)
+    (message,) = caplog.messages
+    assert "has no depth between 0.1 and 80 m; is depth_scale=1 right?" in message

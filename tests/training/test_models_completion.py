@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import depthloss
 from depthloss.training.models import ResNetSAN01, SemiSupCompletionModel
 
 from .inputs import H, W, image, sweep
@@ -153,3 +154,18 @@ def test_completion_constructor_errors(kwargs, message):
 def test_batch_without_ground_truth_is_an_error():
     with pytest.raises(KeyError, match="the batch lacks depth: it has rgb, name"):
         SemiSupCompletionModel(LocalNet(), L1())({"rgb": image(4), "name": []})
+
+
+@pytest.mark.parametrize("method", ["l1", "silog", "sparse-l1"])
+def test_a_hole_or_a_mask_is_never_supervised(method):
+    """A perfect prediction costs nothing, also for a method that takes every pixel it is given."""
+    data = batch(input_depth=False)
+    truth = torch.where(data["depth"] > 0, 1 / data["depth"], 0.5)
+
+    class Perfect(nn.Module):
+        def forward(self, rgb, input_depth=None):
+            return {"inv_depths": [truth.clone().requires_grad_()]}
+
+    model = SemiSupCompletionModel(Perfect(), depthloss.SupervisedLoss(method, 1), flip_lr_prob=0.0)
+    # 10 sqrt(1e-8) is what SILog leaves of a perfect prediction.
+    assert model(data)["loss"].item() == pytest.approx(1e-3 if method == "silog" else 0.0, abs=1e-7)

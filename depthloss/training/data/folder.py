@@ -102,6 +102,15 @@ class RGBDFolder(DepthDataset):
         self._rgb = np.array([rgb[name] for name in chosen])
         if first := self.faults(0):
             raise DataError("\n".join(first))
+        if not self._limit(self.load(0)).depth.any():
+            logger.warning(
+                "%s: frame %s has no depth between %g and %g m; is depth_scale=%g right?",
+                self.path,
+                self.name(0),
+                self.min_depth,
+                self.max_depth,
+                self.depth_scale,
+            )
 
     def __len__(self) -> int:
         """Return the number of frames."""

@@ -111,8 +111,9 @@ class SemiSupCompletionModel(nn.Module):
         for key, (prefix, weight) in weights.items():
             if key not in output:
                 continue
+            # The mask goes along for a method without the prefix "sparse-", which takes every pixel.
             supervised = self.supervised_loss(
-                output[key], gt, return_logs=True, progress=progress, epoch=epoch
+                output[key], gt, return_logs=True, progress=progress, masks=gt > 0, epoch=epoch
             )
             # Multiplied even by 0: a skipped pass would leave parameters without a gradient.
             loss = loss + self.supervised_loss_weight * weight * supervised["loss"]
