@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from jsonargparse import Namespace
 
 import depthloss
-from depthloss.training.config import NETWORKS, ConfigError, options
+from depthloss.training.config import NETWORKS, OF_PARAMS, ConfigError, options
+from depthloss.training.loaders import DepthData
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.parser import nearest
 
 
 def build_model(cfg: Namespace) -> SemiSupCompletionModel:
@@ -20,7 +19,7 @@ def build_model(cfg: Namespace) -> SemiSupCompletionModel:
     name = network.pop("name")
     try:
         net = NETWORKS[name](min_depth=params.min_depth, max_depth=params.max_depth, **network)
-    except (ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"model.depth_net: {error}") from error
     loss = build_loss(loss_config, params.min_depth, params.max_depth)
     wrapper = {
@@ -44,19 +43,29 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
         ConfigError: an unknown loss, keyword or value.
     """
     own = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob")
-    kwargs = {"min_depth": min_depth, "max_depth": max_depth, **own}
+    depths = {"min_depth": min_depth, "max_depth": max_depth}
+    kwargs = {**depths, **own}
+    kwargs |= {key: depth for key, depth in depths.items() if kwargs[key] == OF_PARAMS}
     try:
         if isinstance(kwargs.get("gradient"), dict):
             kwargs["gradient"] = depthloss.GradientSpec(**kwargs["gradient"])
         return depthloss.SupervisedLoss(**kwargs)
-    except TypeError as error:
-        method = section.supervised_method
-        known = list(inspect.signature(type(depthloss.SupervisedLoss(method).loss_func)).parameters)
-        common = {"supervised_method", "supervised_num_scales", "min_depth", "max_depth"}
-        unknown = [key for key in own if key not in common and key not in known]
-        hints = [
-            f"{key!r} is no keyword of {method}; the nearest is {nearest(key, known)!r}" for key in unknown
-        ]
-        raise ConfigError(f"model.loss: {'; '.join(hints) or error}") from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"model.loss: {error}") from error
+
+
+def check_input(cfg: Namespace, data: DepthData) -> None:
+    """Check that a network without sparse branch gets no sparse depth.
+
+    Raises:
+        ConfigError: a data set brings `input_depth`.
+        DataError: its first sample cannot be read.
+    """
+    if getattr(cfg.model.depth_net, "sparse_branch", True):
+        return
+    for split, dataset in data.datasets.items():
+        if "input_depth" in dataset[0]:
+            raise ConfigError(
+                f"datasets.{split}: it brings input_depth and model.depth_net.sparse_branch is false; "
+                f"set datasets.{split}.input_depth: null, or sparse_branch: true"
+            )

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from depthloss.training.config import BEST, LAST
-from depthloss.training.report import Sample, write_curves, write_predictions
+from depthloss.training.report import Sample, whole_file, write_curves, write_predictions
 
 log = logging.getLogger("depthloss.training")
+
+
+# The metrics of which more is better.
+MORE_IS_BETTER = ("a1", "a2", "a3")
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and then renames.
+
+    Lightning's own writes into the folder for temporary files: on another file system the copy that follows
+    can be cut short by a kill, and takes the place of the checkpoint before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save, whole or not at all."""
+        with whole_file(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class EpochCheckpoint(ModelCheckpoint):
@@ -24,47 +45,63 @@ class EpochCheckpoint(ModelCheckpoint):
     A run that ended within an epoch (`trainer.max_time`) so goes on from the epoch before, and exactly.
 
     Args:
-        every: epochs between two checkpoints; the last epoch of the run has one in any case.
+        every: epochs between two checkpoints; the last epoch of the run has one in any case. One with a
+            `monitor` looks at every epoch in which that was measured instead.
         **kwargs: of `ModelCheckpoint`.
     """
 
-    def __init__(self, every: int, **kwargs: Any) -> None:
-        super().__init__(save_on_train_epoch_end=True, **kwargs)
+    def __init__(self, every: int = 1, **kwargs: Any) -> None:
+        super().__init__(save_on_train_epoch_end=True, enable_version_counter=False, **kwargs)
         self.every = every
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, if it is time to, the epoch is whole and, where a metric decides, was validated."""
         epochs = trainer.current_epoch + 1
-        validated = not trainer.check_val_every_n_epoch or epochs % trainer.check_val_every_n_epoch == 0
+        if self.monitor is None:
+            due = epochs % self.every == 0 or epochs >= trainer.max_epochs
+        else:
+            interval = trainer.check_val_every_n_epoch
+            due = not self.monitor.startswith("val/") or not interval or epochs % interval == 0
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            log.warning("epoch %d was cut short: no checkpoint of it is kept", trainer.current_epoch)
-        elif (epochs % self.every == 0 or epochs >= trainer.max_epochs) and (
-            validated or self.monitor is None
-        ):
+            if self.monitor is None:
+                log.warning("epoch %d was cut short: no checkpoint of it is kept", trainer.current_epoch)
+        elif due:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what is best so far, also if the run directory was moved; nothing from another run."""
         here = {path: str(Path(self.dirpath) / Path(path).name) for path in state_dict["best_k_models"]}
-        if not all(Path(path).exists() for path in here.values()):
+        # One of them may have made way for a later epoch, which this run repeats.
+        kept = {
+            here[path]: score
+            for path, score in state_dict["best_k_models"].items()
+            if Path(here[path]).exists()
+        }
+        if not kept:
             return
-        state = {**state_dict, "dirpath": self.dirpath}
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state[key] = here.get(state[key], "")
-        state["best_k_models"] = {here[path]: score for path, score in state_dict["best_k_models"].items()}
+        best, worst = (max, min) if self.mode == "max" else (min, max)
+        state = {**state_dict, "dirpath": self.dirpath, "best_k_models": kept, "last_model_path": ""}
+        state["best_model_path"] = best(kept, key=kept.get)
+        state["best_model_score"] = kept[state["best_model_path"]]
+        state["kth_best_model_path"] = worst(kept, key=kept.get)
+        state["kth_value"] = kept[state["kth_best_model_path"]]
         super().load_state_dict(state)
 
 
+def monitor_mode(monitor: str, mode: str | None = None) -> str:
+    """Return whether less ("min") or more ("max") of a metric is better; `mode` if that is given."""
+    return mode or ("max" if monitor.rpartition("/")[2] in MORE_IS_BETTER else "min")
+
+
 def checkpoint_callbacks(
-    dirpath: Path, save_top_k: int, monitor: str, mode: str, every_n_epochs: int
+    dirpath: Path, save_top_k: int, monitor: str, mode: str | None, every_n_epochs: int
 ) -> list[EpochCheckpoint]:
     """Return the callback that keeps the best and the one that keeps the last.
 
     Two, because a single one renews `last.ckpt` only when the epoch is among the best. The last is written
     after the best, so that it knows of it. With `save_top_k` = 1 the best is `best.ckpt`, else epoch and
-    metric are in the names.
+    metric are in the names. `every_n_epochs` is for the last alone; a `mode` of None is the monitor's.
     """
-    common = {"dirpath": dirpath, "every": every_n_epochs}
     filename = (
         BEST if save_top_k == 1 else f"epoch{{epoch:03d}}-{monitor.rpartition('/')[2]}{{{monitor}:.4f}}"
     )
@@ -74,14 +111,13 @@ def checkpoint_callbacks(
             EpochCheckpoint(
                 filename=filename,
                 monitor=monitor,
-                mode=mode,
+                mode=monitor_mode(monitor, mode),
                 save_top_k=save_top_k,
                 auto_insert_metric_name=False,
-                enable_version_counter=save_top_k != 1,
-                **common,
+                dirpath=dirpath,
             )
         )
-    callbacks.append(EpochCheckpoint(filename=LAST, enable_version_counter=False, **common))
+    callbacks.append(EpochCheckpoint(every_n_epochs, filename=LAST, dirpath=dirpath))
     return callbacks
 
 

@@ -1,16 +1,23 @@
 """The sections of the configuration.
 
 `model.loss`, `datasets.train`, `datasets.validation` and `datasets.test` are open: beside their fields they
-take every keyword of the chosen loss or data set, which is checked when that is built. `model.depth_net`
-takes the arguments of the network that its `name` chooses. Every other key is fixed.
+have one for every keyword of the loss or data set that they choose. `model.depth_net` takes the arguments of
+the network that its `name` chooses. Every other key is fixed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+import functools
+import inspect
+from collections.abc import Callable, Container
+from typing import Any, Literal, get_type_hints
 
+import docstring_parser
+from lightning.pytorch.strategies import StrategyRegistry
+
+import depthloss
+from depthloss.training.data import DATASETS, dataset_options
 from depthloss.training.models import ResNetSAN01
 
 # Names of checkpoints.
@@ -18,6 +25,12 @@ BEST, LAST = "best", "last"
 
 # What `model.depth_net.name` can choose: called with min_depth, max_depth and the keywords of its own.
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNetSAN01": ResNetSAN01}
+
+# What H and W must be multiples of; a network that is not here takes any.
+STRIDES = {"ResNetSAN01": 32}
+
+# As min_depth or max_depth of a loss: what model.params has.
+OF_PARAMS = "model.params"
 
 
 class ConfigError(ValueError):
@@ -33,7 +46,7 @@ class LossConfig:
         supervised_num_scales: number of output scales that are supervised.
         supervised_loss_weight: weight of the supervised loss.
         weight_rgbd: weight of the loss of the RGB-D pass, where there is one.
-        flip_lr_prob: probability that a training batch is mirrored.
+        flip_lr_prob: probability that a training sample is mirrored.
     """
 
     supervised_method: str = "sparse-scale-adaptive"
@@ -126,14 +139,15 @@ class CheckpointConfig:
         dirpath: folder; null is checkpoints in the run directory.
         save_top_k: how many of the best to keep; -1 is all, 0 none. One is named best.ckpt.
         monitor: validation metric that decides what is best.
-        mode: whether less (min) or more (max) is better.
-        every_n_epochs: epochs between two checkpoints, the last one's as well; the last epoch always has one.
+        mode: whether less (min) or more (max) is better; null is what the monitor calls for.
+        every_n_epochs: epochs between two last.ckpt; the last epoch always has one. Best looks at every
+            validated epoch.
     """
 
     dirpath: str | None = None
     save_top_k: int = 1
     monitor: str = "abs_rel"
-    mode: Literal["min", "max"] = "min"
+    mode: Literal["min", "max"] | None = None
     every_n_epochs: int = 1
 
 
@@ -142,7 +156,8 @@ class TensorboardConfig:
     """Logging to TensorBoard and metrics.csv.
 
     Args:
-        log_dir: folder of the event files; null is tensorboard in the run directory.
+        log_dir: folder of the event files, the run's name is appended; null is tensorboard in the run
+            directory.
         log_frequency: steps between two logged steps.
     """
 
@@ -150,10 +165,35 @@ class TensorboardConfig:
     log_frequency: int = 10
 
 
+# Keys of lightning.Trainer that this project sets itself, and what to use instead.
+OWNED_TRAINER_KEYS = {
+    "logger": "metrics.csv and TensorBoard events are always written; see the section tensorboard",
+    "callbacks": "see the sections checkpoint and tensorboard",
+    "log_every_n_steps": "use tensorboard.log_frequency",
+    "enable_checkpointing": "see the section checkpoint",
+    "use_distributed_sampler": "the data sets bring their own sampler",
+    "max_steps": "use trainer.max_epochs: the schedules of the losses are in epochs",
+    "min_steps": "use trainer.min_epochs",
+    "barebones": "it switches off the logging that this script relies on",
+    "fast_dev_run": "use trainer.limit_train_batches, trainer.limit_val_batches and trainer.max_epochs",
+    "enable_autolog_hparams": "the effective configuration is always logged",
+    "model_registry": "checkpoints stay in the run directory",
+    "gpus": "use the flag --gpus, or trainer.accelerator and trainer.devices",
+}
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 30,
+    "gradient_clip_val": 10.0,
+    "num_sanity_val_steps": 1,
+    "enable_model_summary": False,
+    "default_root_dir": "runs",
+}
+
+# With their defaults; the first field is the one that chooses.
 OPEN_SECTIONS: dict[str, Any] = {
     "model.loss": LossConfig(),
     "datasets.train": DatasetConfig("synthetic", batch_size=4),
-    "datasets.validation": DatasetConfig("synthetic"),
+    "datasets.validation": DatasetConfig(),  # "synthetic" where the training set is
     "datasets.test": DatasetConfig(),
 }
 
@@ -178,3 +218,112 @@ QUICK_START: dict[str, Any] = {
 def options(section: Any, *without: str) -> dict[str, Any]:
     """Return a section as keyword arguments, without the fields named."""
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in without}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A keyword of a loss or data set, as a key of an open section."""
+
+    type: Any
+    default: Any
+    text: str
+
+
+def open_options(section: str, choice: str | None, mentioned: Container[str] = ()) -> dict[str, Option]:
+    """Return the options that an open section has by its choice of a loss or data set.
+
+    Args:
+        section: one of `OPEN_SECTIONS`.
+        choice: the value of its first field; None has no options.
+        mentioned: keys that are given; a schedule makes scale-adaptive its progressive form.
+
+    Raises:
+        ConfigError: nothing of that name.
+    """
+    if choice is None and section != "model.loss":
+        return {}
+    if not isinstance(choice, str):
+        kind = "loss" if section == "model.loss" else "data set"
+        raise ConfigError(f"{section}: the name of a {kind} is needed, got {choice!r}")
+    try:
+        if section == "model.loss":
+            scheduled = any(f"model.loss.{key}" in mentioned for key in ("alpha_schedule", "scale_schedule"))
+            if scheduled and choice.removeprefix("sparse-") == "scale-adaptive":
+                choice = "scale-adaptive-progressive"
+            taken: Any = type(depthloss.build_loss(choice))
+            parameters = dict(inspect.signature(taken).parameters)
+            parameters.pop("process_group", None)
+        else:
+            parameters = dataset_options(choice)
+            taken = DATASETS[choice]
+    except ValueError as error:
+        raise ConfigError(f"{section}: {error}") from error
+    hints = get_type_hints(taken.__init__)
+    texts = {p.arg_name: p.description or "" for p in docstring_parser.parse(inspect.getdoc(taken)).params}
+    fixed = {f.name for f in dataclasses.fields(OPEN_SECTIONS[section])}
+    found = {}
+    for name, parameter in parameters.items():
+        kind, default = hints.get(name, Any), parameter.default
+        if section == "model.loss" and name in ("min_depth", "max_depth"):
+            kind, default = kind | Literal[OF_PARAMS], OF_PARAMS
+        elif name == "gradient":
+            kind = dict[str, Any] | None
+        elif default is parameter.empty:
+            kind, default = kind | None, None
+        if name not in fixed:
+            found[name] = Option(kind, default, " ".join(texts.get(name, "").split()))
+    return found
+
+
+def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= low, f">= {low}"
+
+
+# Values that are refused before anything is built; None passes.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (
+        lambda name: name not in ("", ".", "..") and not {"/", "\\"} & set(name),
+        "the name of a directory, without slashes",
+    ),
+    "seed": (lambda seed: 0 <= seed < 2**32, "from 0 to 4294967295"),
+    "model.params.min_depth": (lambda depth: 0 < depth < float("inf"), "positive, in metres"),
+    "model.optimizer.depth.lr": _at_least(0),
+    "model.optimizer.depth.weight_decay": _at_least(0),
+    "model.optimizer.loss_lr_mult": _at_least(0),
+    "model.scheduler.step_size": _at_least(1),
+    "model.scheduler.gamma": (lambda gamma: gamma > 0, "> 0"),
+    "model.scheduler.T_max": _at_least(1),
+    **{f"datasets.{split}.batch_size": _at_least(1) for split in ("train", "validation", "test")},
+    **{f"datasets.{split}.num_workers": _at_least(0) for split in ("train", "validation", "test")},
+    "trainer.gradient_clip_val": _at_least(0),
+    "checkpoint.save_top_k": _at_least(-1),
+}
+
+
+def check_values(cfg: Any) -> None:
+    """Check what can be told from the configuration alone.
+
+    Raises:
+        ConfigError: a value that cannot be; its key is named.
+    """
+    for key, (holds, rule) in _RULES.items():
+        value = functools.reduce(getattr, key.split("."), cfg)
+        if value is not None and not holds(value):
+            raise ConfigError(f"{key} must be {rule}, got {value!r}")
+    params, shape = cfg.model.params, cfg.datasets.image_shape
+    if not params.min_depth < params.max_depth < float("inf"):
+        raise ConfigError(
+            f"model.params.max_depth must be finite and larger than min_depth = {params.min_depth}, "
+            f"got {params.max_depth}"
+        )
+    stride = STRIDES.get(cfg.model.depth_net.name, 1)
+    if any(size < 1 or size % stride for size in shape):
+        near = [max(stride, round(size / stride) * stride) for size in shape]
+        raise ConfigError(
+            f"datasets.image_shape: H and W must be multiples of {stride} for {cfg.model.depth_net.name}, "
+            f"got {list(shape)}; the nearest is {near}"
+        )
+    strategy = cfg.trainer.strategy
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(strategy, str) and strategy not in known:
+        raise ConfigError(f"trainer.strategy: unknown strategy {strategy!r}; known: {', '.join(known)}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from depthloss.training.config import ConfigError, DatasetConfig, options
-from depthloss.training.data import DataError, EpochSampler, build_dataset
+from depthloss.training.data import DataError, EpochSampler, build_dataset, dataset_options
+
+log = logging.getLogger("depthloss.training")
 
 
 class DepthData(L.LightningDataModule):
@@ -53,6 +58,19 @@ class DepthData(L.LightningDataModule):
             raise ConfigError(
                 "datasets.train.dataset: a data set is needed, such as synthetic or rgbd-folder"
             )
+        if rank_zero_only.rank == 0:
+            log.info("%s", self.summary())
+
+    def summary(self) -> str:
+        """Return which data sets there are, such as "train: rgbd-folder, 8 frames; validation: none"."""
+        shown = ("train", "validation", *(["test"] if "test" in self.datasets else []))
+        parts = [
+            f"{split}: {self.sections[split].dataset}, {len(self.datasets[split])} frames"
+            if split in self.datasets
+            else f"{split}: none"
+            for split in shown
+        ]
+        return "; ".join(parts)
 
     def check(self) -> None:
         """Read every file of every data set.
@@ -106,6 +124,13 @@ def _build(split: str, section: DatasetConfig, **common: Any) -> Dataset:
     if section.path is not None:
         extra["path"] = section.path
     try:
+        known = dataset_options(section.dataset)
+        # An option without default is None where it is not given; the data set says so.
+        extra = {
+            key: value
+            for key, value in extra.items()
+            if value is not None or key not in known or known[key].default is not inspect.Parameter.empty
+        }
         return build_dataset(section.dataset, train=split == "train", **common, **extra)
     except (DataError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"datasets.{split}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import Any
 
@@ -80,8 +81,8 @@ class DepthModule(L.LightningModule):
 
     # ---- optimisation
 
-    def configure_optimizers(self) -> Any:
-        """Build the optimiser with the groups `Depth` and, if the loss has parameters to learn, `Loss`."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: `Depth` and, if the loss has parameters to learn, `Loss`."""
         config = self.optimizer_config
         of_loss = [p for p in self.model.supervised_loss.parameters() if p.requires_grad]
         ids = {id(p) for p in of_loss}
@@ -101,8 +102,12 @@ class DepthModule(L.LightningModule):
         if of_loss:
             lr = config.depth.lr * config.loss_lr_mult
             groups.append({"params": of_loss, "name": "Loss", "lr": lr, "weight_decay": 0.0})
-        optimizer = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[config.name](groups)
+        return groups
 
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser and its schedule."""
+        optimizers = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+        optimizer = optimizers[self.optimizer_config.name](self.parameter_groups())
         schedule = self.scheduler_config
         if schedule.name == "none":
             return optimizer
@@ -113,10 +118,25 @@ class DepthModule(L.LightningModule):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
-    def on_fit_start(self) -> None:
-        """Print the table of parameter groups."""
+    def on_train_start(self) -> None:
+        """Print the table of parameter groups, with what a checkpoint has restored."""
+        self._follow_max_epochs()
         if self.trainer.is_global_zero:
             print(group_table(self.trainer.optimizers[0]), flush=True)
+
+    def _follow_max_epochs(self) -> None:
+        # With T_max null the cosine ends with the run. A checkpoint restores the T_max of its own number of
+        # epochs; with another one, the rates are those of a run that had it from the start.
+        schedule, max_epochs = self.scheduler_config, self.trainer.max_epochs
+        if schedule.name != "CosineAnnealingLR" or schedule.T_max:
+            return
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            if scheduler.T_max == max_epochs:
+                continue
+            scheduler.T_max = max_epochs
+            share = (1 + math.cos(math.pi * scheduler.last_epoch / max_epochs)) / 2
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+                group["lr"] = rate * share
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then bring the loss's parameters back into their bounds."""

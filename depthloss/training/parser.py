@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,19 @@ from depthloss.training.config import (
     LAST,
     NETWORKS,
     OPEN_SECTIONS,
+    OWNED_TRAINER_KEYS,
     QUICK_START,
+    TRAINER_DEFAULTS,
     CheckpointConfig,
     ConfigError,
+    DatasetConfig,
     OptimizerConfig,
+    Option,
     RangeConfig,
     SchedulerConfig,
     TensorboardConfig,
+    check_values,
+    open_options,
 )
 from depthloss.training.data import Augmentation
 
@@ -36,31 +42,8 @@ SHORT_FLAGS = {
     "--max-epochs": "--trainer.max_epochs",
 }
 SWITCHES = {"--profile-loss": "--profile_loss=true", "--check-data": "--check_data=true"}
-
-# Keys of lightning.Trainer that this project sets itself, and what to use instead.
-OWNED_TRAINER_KEYS = {
-    "logger": "metrics.csv and TensorBoard events are always written; see the section tensorboard",
-    "callbacks": "see the sections checkpoint and tensorboard",
-    "log_every_n_steps": "use tensorboard.log_frequency",
-    "enable_checkpointing": "see the section checkpoint",
-    "use_distributed_sampler": "the data sets bring their own sampler",
-    "max_steps": "use trainer.max_epochs: the schedules of the losses are in epochs",
-    "min_steps": "use trainer.min_epochs",
-    "barebones": "it switches off the logging that this script relies on",
-    "fast_dev_run": "use trainer.limit_train_batches, trainer.limit_val_batches and trainer.max_epochs",
-    "enable_autolog_hparams": "the effective configuration is always logged",
-    "model_registry": "checkpoints stay in the run directory",
-    "gpus": "use the flag --gpus, or trainer.accelerator and trainer.devices",
-}
-
-
-TRAINER_DEFAULTS = {
-    "max_epochs": 30,
-    "gradient_clip_val": 10.0,
-    "num_sanity_val_steps": 1,
-    "enable_model_summary": False,
-    "default_root_dir": "runs",
-}
+# Flags that stand for no key.
+OTHER_FLAGS = ("config", "gpus", "help", "print_config", "resume")
 
 EPILOG = """short flags: --supervised-method NAME, --lambda-sg X, --max-epochs N, --name RUN,
 --gpus LIST (0 or 0,1; or cpu; default auto), --resume [last|best|FILE] (bare: last),
@@ -98,9 +81,15 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[str], str | None]
                 config_file = value
         elif flag in SWITCHES and not equals:
             arguments.append(SWITCHES[flag])
+        elif flag.endswith((".yaml", ".yml")) and not _awaits_value(arguments):
+            raise ConfigError(f"{flag}: the configuration file comes first: train.py {flag} --key value ...")
         else:
             arguments.append(SHORT_FLAGS.get(flag, flag) + equals + value)
     return config_file, arguments, resume
+
+
+def _awaits_value(arguments: list[str]) -> bool:
+    return bool(arguments) and arguments[-1].startswith("--") and "=" not in arguments[-1]
 
 
 def _devices(gpus: str) -> list[str]:
@@ -121,65 +110,110 @@ def nearest(key: str, known: Iterable[str]) -> str:
     if match := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[match[0]]
     if same := [k for k in known if k.rpartition(".")[2] == leaf]:
-        return difflib.get_close_matches(key, same, n=1, cutoff=0.0)[0]
+        # Of a bare name the first, which is the training set's where several data sets have it.
+        return difflib.get_close_matches(key, same, n=1, cutoff=0.0)[0] if parent else same[0]
+    shorts = {flag[2:].replace("-", "_"): key[2:] for flag, key in SHORT_FLAGS.items()}
+    if not parent and (match := difflib.get_close_matches(leaf, shorts, n=1)) and shorts[match[0]] in known:
+        return shorts[match[0]]
     return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.0)), "")
 
 
-def unknown_key(key: str, known: Iterable[str], where: str) -> ConfigError:
-    """Return the error for a key that does not exist, with the nearest one that does."""
+def unknown_key(key: str, known: Iterable[str], where: str, choices: Mapping[str, Any]) -> ConfigError:
+    """Return the error for a key that does not exist, with the nearest one that does.
+
+    Args:
+        key: the key.
+        known: the keys that exist.
+        where: what has it, the file or the command line.
+        choices: by open section, the loss or data set that is chosen.
+    """
     section, _, leaf = key.rpartition(".")
     if section == "trainer" and leaf in OWNED_TRAINER_KEYS:
         return ConfigError(f"{where}: {key} is not a key of this script; {OWNED_TRAINER_KEYS[leaf]}")
-    return ConfigError(f"{where}: unknown key {key!r}; the nearest known one is {nearest(key, known)!r}")
+    text = f"{where}: unknown key {key!r}"
+    opened = next((s for s in choices if key.startswith(f"{s}.")), None)
+    if opened and choices[opened] is None:
+        return ConfigError(f"{text}: no data set is chosen; {opened}.dataset is synthetic, rgbd-folder ...")
+    found = nearest(key, known)
+    short = next((flag for flag, target in SHORT_FLAGS.items() if target == f"--{found}"), None)
+    text = f"{text}; the nearest known one is {found!r}"
+    if opened:
+        text = f"{text}; {_chooser(opened)} is {choices[opened]!r}"
+    return ConfigError(f"{text}, short {short}" if short and not section else text)
 
 
-def parse(config_file: str | Path | None, arguments: list[str]) -> tuple[Namespace, str]:
+def _chooser(section: str) -> str:
+    return f"{section}.{dataclasses.fields(OPEN_SECTIONS[section])[0].name}"
+
+
+def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[str]) -> tuple[Namespace, str]:
     """Parse a configuration file and the arguments that override it.
 
     Args:
-        config_file: YAML file, or None for the quick start.
+        config_file: YAML file, the tree that is in one, or None for the quick start.
         arguments: command line without the file: `--dotted.key value`, `--dotted.key=value`, --print_config.
 
     Returns:
         The configuration, with a dataclass per section, and the same as YAML text, defaults included.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, or a file that cannot be read.
+        ConfigError: an unknown key, a value that cannot be, or a file that cannot be read.
         SystemExit: after `--help` and `--print_config`.
     """
-    tree = _move_loss_keys(_read(config_file))
-    arguments = [_move_loss_flag(a) for a in arguments]
-    # A key may be mentioned in the file or on the command line; an open section gets a field for each.
-    mentioned = [*_leaves(tree), *(_flag_key(a) for a in arguments if a.startswith("--"))]
+    tree = _move_loss_keys(_without_null_sections(_read(config_file)))
+    arguments = [_move_loss_flag(a) for a in _spell_out_null(arguments)]
+    where = "the configuration" if isinstance(config_file, Mapping) else str(config_file)
     name = _last_value("model.depth_net.name", tree, arguments) or "ResNetSAN01"
     if name not in NETWORKS:
         raise ConfigError(f"model.depth_net.name: unknown network {name!r}; known: {', '.join(NETWORKS)}")
-    parser = _build_parser(mentioned, name)
 
-    known = set(parser.get_defaults().keys(branches=True))
+    defaults = dict(OPEN_SECTIONS)
+    if _last_value("datasets.train.dataset", tree, arguments, "synthetic") == "synthetic":
+        defaults["datasets.validation"] = DatasetConfig("synthetic")
+    elif config_file is None:
+        # The quick start's rooms and streets say nothing about other data.
+        tree = {**tree, "datasets": {k: v for k, v in tree["datasets"].items() if k != "validation"}}
+    mentioned = {*_leaves(tree), *(_flag_key(a) for a in arguments if a.startswith("--"))}
+    choices, opened = {}, {}
+    for section, default in defaults.items():
+        key = _chooser(section)
+        first = getattr(default, key.rpartition(".")[2])
+        choices[section] = _last_value(key, tree, arguments, first)
+        opened[section] = open_options(section, choices[section], mentioned)
+        tree = _leave_out(section, tree, _last_value(key, tree, [], first), choices[section], opened[section])
+    stem = Path(config_file).stem if isinstance(config_file, (str, Path)) else QUICK_START["name"]
+    parser = _build_parser(name, stem, defaults, opened)
+
+    known = list(parser.get_defaults().keys(branches=True))
     for key in _leaves(tree):
         if not _is_known(key, known):
-            raise unknown_key(key, known, str(config_file))
+            raise unknown_key(key, known, where, choices)
     for argument in arguments:
         key = _flag_key(argument)
-        if argument.startswith("--") and key not in {"help", "print_config"} and not _is_known(key, known):
-            raise unknown_key(key, known, "command line")
+        if argument.startswith("--") and key not in OTHER_FLAGS and not _is_known(key, known):
+            raise unknown_key(key, [*known, *OTHER_FLAGS], "command line", choices)
     try:
         parsed = parser.parse_args(arguments, namespace=parser.parse_object(tree))
     except ArgumentError as error:
-        message = str(error).strip()
-        hint = (
-            "; in a YAML file, a text that looks like a number needs quotes"
-            if "<class 'str'>" in message
-            else ""
+        message, hint = (
+            " ".join(str(error).split()),
+            "; in a YAML file, a text that looks like a number needs quotes",
         )
-        raise ConfigError(f"{message}{hint}") from error
+        raise ConfigError(message + (hint if "<class 'str'>" in message else "")) from error
     text = parser.dump(parsed, skip_unset=False)
     parsed.pop("config", None)
-    return parser.instantiate(parsed), text
+    try:
+        cfg = parser.instantiate(parsed)
+    except ValueError as error:
+        # The one section whose class checks its values by itself.
+        raise ConfigError(f"datasets.augmentation: {error}") from error
+    check_values(cfg)
+    return cfg, text
 
 
-def _build_parser(mentioned: list[str], network: str) -> ArgumentParser:
+def _build_parser(
+    network: str, run: str, defaults: Mapping[str, Any], opened: Mapping[str, Mapping[str, Option]]
+) -> ArgumentParser:
     parser = ArgumentParser(
         prog="train.py",
         usage="train.py [CONFIG.yaml] [--dotted.key value ...]",
@@ -190,7 +224,7 @@ def _build_parser(mentioned: list[str], network: str) -> ArgumentParser:
     )
     # Only so that the parser offers --print_config; the file itself is read by `parse`.
     parser.add_argument("--config", action="config", help="configuration file, the same as CONFIG.yaml")
-    parser.add_argument("--name", type=str, default="synthetic", help="name of the run and of its directory")
+    parser.add_argument("--name", type=str, default=run, help="name of the run and of its directory")
     parser.add_argument("--seed", type=int, default=42, help="seed of the weights, the data and the training")
     parser.add_argument("--check_data", type=bool, default=False, help="read every file before the training")
     parser.add_argument("--profile_loss", type=bool, default=False, help="measure the loss's share of a step")
@@ -199,23 +233,15 @@ def _build_parser(mentioned: list[str], network: str) -> ArgumentParser:
         parser.add_argument(f"--{key}", type=type(default), default=default)
 
     def open_section(key: str) -> None:
-        default = OPEN_SECTIONS[key]
-        fields = {f.name for f in dataclasses.fields(default)}
-        extra = {}
-        for name in mentioned:
-            if (
-                name.startswith(f"{key}.")
-                and (head := name.removeprefix(f"{key}.").split(".")[0]) not in fields
-            ):
-                if not head.isidentifier():
-                    raise ConfigError(f"{name}: {head!r} cannot be the name of an option; use letters and _")
-                nested = name != f"{key}.{head}"
-                extra[head] = (head, dict[str, Any] if nested else Any, dataclasses.field(default=None))
-        opened = dataclasses.make_dataclass(type(default).__name__, extra.values(), bases=(type(default),))
-        section(key, opened(**dataclasses.asdict(default)))
+        default = defaults[key]
+        extra = [(name, o.type, dataclasses.field(default=o.default)) for name, o in opened[key].items()]
+        made = dataclasses.make_dataclass(type(default).__name__, extra, bases=(type(default),))
+        texts = "".join(f"        {name}: {o.text}\n" for name, o in opened[key].items())
+        made.__doc__ = f"{(type(default).__doc__ or '').rstrip()}\n{texts}"
+        section(key, made(**dataclasses.asdict(default)))
 
-    open_section("model.loss")
     section("model.params", RangeConfig())
+    open_section("model.loss")
     parser.add_argument(
         "--model.depth_net.name", type=str, default="ResNetSAN01", help=f"one of {', '.join(NETWORKS)}"
     )
@@ -237,9 +263,11 @@ def _build_parser(mentioned: list[str], network: str) -> ArgumentParser:
     return parser
 
 
-def _read(config_file: str | Path | None) -> dict[str, Any]:
+def _read(config_file: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if config_file is None:
         return QUICK_START
+    if isinstance(config_file, Mapping):
+        return dict(config_file)
     try:
         tree = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -249,6 +277,58 @@ def _read(config_file: str | Path | None) -> dict[str, Any]:
             f"{config_file}: a mapping such as 'trainer: {{max_epochs: 3}}' is needed, got {tree!r}"
         )
     return tree
+
+
+def _without_null_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Read `test: null` as no data set, and another section that is null as one with nothing in it."""
+    sections = {
+        *OPEN_SECTIONS,
+        *"model datasets trainer checkpoint tensorboard datasets.augmentation".split(),
+    }
+    sections |= {
+        f"model.{key}" for key in ("params", "depth_net", "optimizer", "optimizer.depth", "scheduler")
+    }
+    found = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            value = _without_null_sections(value, f"{key}.")
+        elif value is None and key in sections:
+            value = {"dataset": None} if key in OPEN_SECTIONS and key != "model.loss" else {}
+        elif key in sections:
+            raise ConfigError(f"{key}: a mapping with the keys of the section is needed, got {value!r}")
+        found[name] = value
+    return found
+
+
+def _spell_out_null(arguments: list[str]) -> list[str]:
+    """Read `--datasets.test null` as `--datasets.test.dataset null`."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag[2:] in OPEN_SECTIONS and (value if equals else "".join(arguments[i + 1 : i + 2])) == "null":
+            found[i] = f"{flag}.dataset{equals}{value}"
+    return found
+
+
+def _leave_out(
+    section: str, tree: dict[str, Any], before: Any, now: Any, options: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Leave out what the file says of a loss or data set that the command line replaced or switched off."""
+    parts = section.split(".")
+    values = tree.get(parts[0], {}).get(parts[1], {})
+    off = now is None and (before is not None or _chooser(section).rpartition(".")[2] in values)
+    if not off and before == now:
+        return tree
+    given = set(values) - {f.name for f in dataclasses.fields(OPEN_SECTIONS[section])}
+    former = open_options(section, before, [f"{section}.{key}" for key in values])
+    # A file that was printed holds the defaults as well.
+    unchanged = {k for k in given if k in former and _plain(former[k].default) == values[k]}
+    foreign = {k for k in given if k not in options and (off or k in former)}
+    if named := sorted(foreign - unchanged):
+        log.warning("%s: %s left out: it is of %s, not of %s", section, ", ".join(named), before, now)
+    kept = {key: value for key, value in values.items() if key not in unchanged | foreign}
+    return {**tree, parts[0]: {**tree.get(parts[0], {}), parts[1]: kept}}
 
 
 def _move_loss_keys(tree: dict[str, Any]) -> dict[str, Any]:
@@ -289,11 +369,15 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _flag_key(argument: str) -> str:
     return argument.removeprefix("--").partition("=")[0]
 
 
-def _is_known(key: str, known: set[str]) -> bool:
+def _is_known(key: str, known: list[str]) -> bool:
     # A leaf that takes a mapping (or a class_path with init_args) has keys below it that the parser checks.
     if key in known:
         return True
@@ -302,13 +386,16 @@ def _is_known(key: str, known: set[str]) -> bool:
     return any(h in known and not any(k.startswith(f"{h}.") for k in known) for h in heads)
 
 
-def _last_value(key: str, tree: dict[str, Any], arguments: list[str]) -> str | None:
+def _last_value(key: str, tree: dict[str, Any], arguments: list[str], default: Any = None) -> Any:
     found: Any = tree
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, dict) or part not in found:
+            found = default
+            break
+        found = found[part]
     for position, argument in enumerate(arguments):
         if argument == f"--{key}" and position + 1 < len(arguments):
             found = arguments[position + 1]
         elif argument.startswith(f"--{key}="):
             found = argument.partition("=")[2]
-    return found
+    return None if found == "null" else found

@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from jsonargparse import Namespace
+from torch import nn
 
-from depthloss.training.config import BEST, LAST, ConfigError
+from depthloss.training.config import BEST, LAST, QUICK_START, ConfigError
+from depthloss.training.parser import TRAINER_DEFAULTS, parse
 
 log = logging.getLogger("depthloss.training")
+
+# What the restored weights and the restored state of optimiser and scheduler belong to.
+FIXED = ("model.loss.supervised_method", "model.depth_net.", "model.optimizer.", "model.scheduler.")
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """Return the checkpoints in a folder, by name; a hidden one is what a killed process was writing."""
+    return sorted(p for p in directory.glob("*.ckpt") if not p.name.startswith("."))
 
 
 def find_checkpoint(which: str, checkpoint_dir: Path) -> Path:
@@ -28,34 +40,119 @@ def find_checkpoint(which: str, checkpoint_dir: Path) -> Path:
     path = checkpoint_dir / f"{which}.ckpt" if which in (BEST, LAST) else Path(which)
     if which == BEST and not path.exists() and last.exists():
         # With several kept, the names hold epoch and metric; the last checkpoint knows which is best.
-        for state in torch.load(last, map_location="cpu", weights_only=True)["callbacks"].values():
+        for state in read_checkpoint(last).get("callbacks", {}).values():
             if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
                 path = checkpoint_dir / Path(state["best_model_path"]).name
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in checkpoint_dir.glob("*.ckpt"))) or "none"
+        there = ", ".join(p.name for p in checkpoints_in(checkpoint_dir)) or "none"
         raise ConfigError(f"--resume {which}: no checkpoint {path}; in {checkpoint_dir} there are: {there}")
     return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        ConfigError: the file is damaged, or no checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no set of errors for a damaged file
+        reason = str(error).strip().partition("\n")[0]
+        others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"
+        raise ConfigError(
+            f"--resume {path}: the file is damaged, or no checkpoint ({type(error).__name__}: {reason}); "
+            f"others beside it: {others}"
+        ) from error
+    if not isinstance(state, dict):
+        raise ConfigError(
+            f"--resume {path}: not a checkpoint of this script, it holds a {type(state).__name__}"
+        )
+    return state
+
+
+def own_checkpoint_dir(run_dir: Path) -> Path:
+    """Return where the run in a directory keeps its checkpoints, by its config.yaml if it has one.
+
+    Raises:
+        ConfigError: its config.yaml cannot be read.
+    """
+    path = run_dir / "config.yaml"
+    tree: Any = None
+    if path.exists():
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+    dirpath = flat(tree if isinstance(tree, dict) else {}).get("checkpoint.dirpath")
+    return Path(dirpath) if dirpath else run_dir / "checkpoints"
+
+
+def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, str]:
+    """Parse the configuration that a checkpoint holds, and the arguments that override it.
+
+    Args:
+        which: "last" or "best" of the run that --name means, or a file.
+        arguments: as for `depthloss.training.parser.parse`.
+
+    Returns:
+        As `depthloss.training.parser.parse`.
+
+    Raises:
+        ConfigError: there is no such checkpoint, it has no configuration, or an argument does not go with it.
+    """
+    root = _given("trainer.default_root_dir", arguments) or TRAINER_DEFAULTS["default_root_dir"]
+    run_dir = Path(root) / (_given("name", arguments) or QUICK_START["name"])
+    dirpath = _given("checkpoint.dirpath", arguments)
+    checkpoint = find_checkpoint(which, Path(dirpath) if dirpath else own_checkpoint_dir(run_dir))
+    tree = read_checkpoint(checkpoint).get("config")
+    if not tree:
+        raise ConfigError(
+            f"--resume {checkpoint}: it holds no configuration; give the configuration file as well, first"
+        )
+    # Before the parser complains of keys that only go with the other loss or network.
+    before = flat(tree)
+    for key in ("model.loss.supervised_method", "model.depth_net.name"):
+        now = _given(key, arguments)
+        if now is not None and now != before.get(key):
+            raise _changed(checkpoint, {key: (now, before.get(key))})
+    log.info("configuration taken from %s", checkpoint)
+    try:
+        return parse(tree, arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint}: {error}") from error
 
 
 def refuse_other_run(name: str, run_dir: Path, checkpoint_dir: Path, checkpoint: Path | None) -> None:
     """Check that a new run, or one resumed from elsewhere, does not write into the directory of another.
 
+    A run without any checkpoint is none: nothing can go on from it, so the new one takes its place.
+
     Raises:
         ConfigError: it would.
     """
-    occupied = (run_dir / "metrics.csv").exists() or any(checkpoint_dir.glob("*.ckpt"))
-    if occupied and (checkpoint is None or checkpoint.resolve().parent != checkpoint_dir.resolve()):
+    if checkpoint is not None and checkpoint.resolve().parent == checkpoint_dir.resolve():
+        return
+    for directory in dict.fromkeys((run_dir / "checkpoints", own_checkpoint_dir(run_dir), checkpoint_dir)):
+        if not checkpoints_in(directory):
+            continue
+        if directory == checkpoint_dir and directory != run_dir / "checkpoints":
+            raise ConfigError(
+                f"checkpoint.dirpath: {directory} already holds the checkpoints of a run: go on with it by "
+                "--resume, or give this one a folder of its own by --checkpoint.dirpath"
+            )
         raise ConfigError(
-            f"{run_dir} already holds a run: go on with it by --resume, or give this one a name of its own "
-            f"by --name (now {name!r})"
+            f"{run_dir} already holds a run, with checkpoints in {directory}: go on with it by --resume, or "
+            f"give this one a name of its own by --name (now {name!r})"
         )
 
 
-def check_resume(checkpoint: Path, tree: dict[str, Any], max_epochs: int) -> int:
-    """Check a checkpoint, and log which settings have changed since.
+def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], max_epochs: int) -> int:
+    """Check that a run can go on with a configuration, and log which settings have changed since.
 
     Args:
         checkpoint: the file.
+        state: its content.
         tree: the effective configuration.
         max_epochs: epochs of the whole run.
 
@@ -63,9 +160,9 @@ def check_resume(checkpoint: Path, tree: dict[str, Any], max_epochs: int) -> int
         The number of steps that it has done.
 
     Raises:
-        ConfigError: not a checkpoint of a run, or nothing is left to do.
+        ConfigError: not a checkpoint of a run, nothing is left to do, or a changed setting that what is
+            restored would override.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     try:
         done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         step = state["global_step"]
@@ -78,19 +175,99 @@ def check_resume(checkpoint: Path, tree: dict[str, Any], max_epochs: int) -> int
             f"--resume {checkpoint}: {done} of {max_epochs} epochs are done; give more by --max-epochs"
         )
     before, now = flat(state.get("config", {})), flat(tree)
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key.split(".")[0] not in ("name", "checkpoint", "tensorboard"):
-            log.warning("resuming with another %s: %r, was %r", key, now.get(key), before.get(key))
+    changed = {
+        key: (now.get(key), before.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+    # A key that the checkpoint lacks is newer than it; what does not fit the weights, `check_fits` finds.
+    if refused := {key: v for key, v in changed.items() if key.startswith(FIXED) and key in before}:
+        raise _changed(checkpoint, refused)
+    for key, values in changed.items():
+        if key.split(".")[0] not in ("name", "checkpoint", "tensorboard"):
+            log.warning("resuming with another %s: %r, was %r", key, *values)
     log.info("resuming after epoch %d of %d, step %d, from %s", done, max_epochs, step, checkpoint)
     return step
 
 
+def check_fits(
+    checkpoint: Path, state: dict[str, Any], module: nn.Module, groups: list[dict[str, Any]]
+) -> None:
+    """Check that the weights and the optimiser's groups in a checkpoint are those of a module.
+
+    Args:
+        checkpoint: the file.
+        state: its content.
+        module: what is to be trained.
+        groups: the groups of parameters that its optimiser will have.
+
+    Raises:
+        ConfigError: they are not; names what differs.
+    """
+
+    def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape) for name, t in tensors.items()}
+
+    before, now = shapes(state["state_dict"]), shapes(module.state_dict())
+    if differing := sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)):
+        texts = [f"{key} {before.get(key, 'absent')}, now {now.get(key, 'absent')}" for key in differing[:3]]
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ConfigError(
+            f"--resume {checkpoint}: its weights are not those of this network and loss: "
+            f"{'; '.join(texts)}{more}. Without a configuration file, --resume takes the checkpoint's own"
+        )
+    optimizers = state.get("optimizer_states") or [{"param_groups": []}]
+    was = [(group.get("name"), len(group["params"])) for group in optimizers[0]["param_groups"]]
+    if was != (is_now := [(group["name"], len(group["params"])) for group in groups]):
+        raise ConfigError(
+            f"--resume {checkpoint}: other parameters were trained: {was} (group, tensors), now {is_now}. "
+            "Without a configuration file, --resume takes the checkpoint's own"
+        )
+
+
+def how_to_go_on(checkpoint_dir: Path) -> str:
+    """Return what to do after a run was stopped: its checkpoints hold the configuration as well."""
+    last = checkpoint_dir / f"{LAST}.ckpt"
+    if there := checkpoints_in(checkpoint_dir):
+        newest = last if last in there else max(there, key=lambda p: p.stat().st_mtime)
+        return f"go on with: train.py --resume {newest}"
+    return "no epoch was finished, so there is no checkpoint to go on from; the same command starts over"
+
+
+def _changed(checkpoint: Path, keys: dict[str, tuple[Any, Any]]) -> ConfigError:
+    texts = [f"{key} (now {now!r}, was {was!r})" for key, (now, was) in keys.items()]
+    return ConfigError(
+        f"--resume {checkpoint}: these cannot change within a run: {', '.join(texts)}. Leave them as they "
+        "were (without a configuration file, --resume takes the checkpoint's own), or start a run of another "
+        "--name"
+    )
+
+
+def _given(key: str, arguments: list[str]) -> str | None:
+    found = None
+    for position, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == f"--{key}":
+            found = value if equals else next(iter(arguments[position + 1 :]), None)
+    return found
+
+
 def rows_before(metrics_csv: Path, step: int) -> list[dict[str, str]]:
-    """Return the rows of a metrics.csv up to the step that a run goes on from; none if there is no file."""
+    """Return the rows of a metrics.csv up to the step that a run goes on from; none if there is no file.
+
+    A row that a killed process did not finish is left out, with a log line.
+    """
     if not metrics_csv.exists():
         return []
-    with metrics_csv.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    text = metrics_csv.read_bytes().decode("utf-8", errors="replace")
+    lines = text.splitlines()
+    rows = list(csv.DictReader(lines))
+    torn = [row for row in rows if None in row or None in row.values() or not row.get("step", "").isdigit()]
+    if rows and not text.endswith("\n") and rows[-1] not in torn:
+        torn.append(rows[-1])  # its last number may be cut
+    if torn:
+        log.warning("%s: %d incomplete rows left out", metrics_csv, len(torn))
+    return [row for row in rows if row not in torn and int(row["step"]) < step]
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

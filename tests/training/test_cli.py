@@ -47,7 +47,7 @@ def test_every_configuration_parses(name):
 def test_short_flags():
     cfg = effective(
         "--supervised-method",
-        "g2",
+        "fixed-multi-domain",
         "--lambda-sg=0.3",
         "--max-epochs",
         "7",
@@ -58,7 +58,7 @@ def test_short_flags():
         "--profile-loss",
         "--check-data",
     )
-    assert cfg["model.loss.supervised_method"] == "g2"
+    assert cfg["model.loss.supervised_method"] == "fixed-multi-domain"
     assert cfg["model.loss.lambda_sg"] == 0.3
     assert cfg["trainer.max_epochs"] == 7
     assert cfg["name"] == "x"
@@ -92,9 +92,9 @@ def test_resume_flag(argv, resume):
 
 def test_the_command_line_overrides_the_file(tmp_path):
     path = write(tmp_path / "c.yaml", {"model": {"loss": {"lambda_sg": 0.1, "num_scales": 3}}, "seed": 3})
-    cfg = effective(path, "--model.loss.lambda_sg", "0.2", "--datasets.train.limit=8")
+    cfg = effective(path, "--model.loss.lambda_sg", "0.2", "--datasets.train.length=8")
     assert (cfg["model.loss.lambda_sg"], cfg["model.loss.num_scales"], cfg["seed"]) == (0.2, 3, 3)
-    assert cfg["datasets.train.limit"] == 8 and "datasets.validation.limit" not in cfg
+    assert (cfg["datasets.train.length"], cfg["datasets.validation.length"]) == (8, 1000)
 
 
 def test_loss_keys_under_params_are_moved_with_one_line(tmp_path, caplog):
@@ -190,6 +190,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path, key, nearest):
         (["--gpus", "first"], ["--gpus first", "0,1", "cpu"]),
         (["--gpus"], ["--gpus needs a value"]),
         (["--resume", "c.yaml"], ["--resume c.yaml", "configuration file comes first"]),
+        (["--max-epochs", "1", "c.yaml"], ["c.yaml: the configuration file comes first: train.py c.yaml"]),
+        (["--profile-loss", "c.yaml"], ["c.yaml: the configuration file comes first: train.py c.yaml"]),
         (["absent.yaml"], ["absent.yaml", "cannot be read"]),
         (["--model.depth_net.name", "PackNet01"], ["PackNet01", "ResNetSAN01"]),
         (["--trainer.max_epochs"], ["trainer.max_epochs", "expected one argument"]),
@@ -211,7 +213,10 @@ def test_loss_keys_that_contradict(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--model.loss.lamda_sg=0.3"], ["model.loss", "'lamda_sg'", "'lambda_sg'", "sparse-scale-adaptive"]),
+        (
+            ["--model.loss.lamda_sg=0.3"],
+            ["'model.loss.lamda_sg'", "'model.loss.lambda_sg'", "'sparse-scale-adaptive'"],
+        ),
         (["--supervised-method=scale-adaptiv"], ["model.loss", "scale-adaptiv", "silog"]),
         (["--model.loss.supervised_loss_weight=0.5"], ["model.loss", "supervised_loss_weight", "1.0"]),
         (["--model.loss.gradient.msk=support"], ["model.loss", "msk"]),
@@ -304,7 +309,9 @@ def test_a_checkpoint_holds_plain_types(train):
 def test_a_second_run_of_the_same_name_is_refused(train):
     run = train("--max-epochs=1")
     before = {p: p.read_bytes() for p in run.directory.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match="runs/run already holds a run: .*--resume.*--name"):
+    with pytest.raises(
+        ConfigError, match="runs/run already holds a run, with checkpoints in .*--resume.*--name"
+    ):
         train("--seed=2")
     other = train("--name=other", "--max-epochs=1")
     with pytest.raises(ConfigError, match="runs/run already holds a run"):

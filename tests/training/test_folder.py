@@ -86,8 +86,8 @@ def spoil(path, how):
         ("truncated", "got a damaged or truncated file .*; expected a 16-bit .*; copy or export it again"),
         ("empty", "got an empty file; expected"),
         ("text", "got a file that is no PNG; expected"),
-        ("8-bit", "got a 8-bit greyscale PNG; expected a 16-bit greyscale PNG .*; re-export"),
-        ("colour", "got a 8-bit RGB PNG; expected a 16-bit greyscale PNG .*; re-export"),
+        ("8-bit", "got an 8-bit greyscale PNG; expected a 16-bit greyscale PNG .*; re-export"),
+        ("colour", "got an 8-bit RGB PNG; expected a 16-bit greyscale PNG .*; re-export"),
         ("folder", "got a path that cannot be read"),
     ],
 )
@@ -202,7 +202,7 @@ def test_folder_with_subfolders_and_dotted_names(tmp_path):
         (lambda p: p.joinpath("depth/f01.png").unlink(), r"depth: got no file for 1 of 4 frames \(f01\)"),
         (lambda p: p.joinpath("rgb/f01.png").unlink(), r"rgb: got no file for 1 of 4 frames \(f01\)"),
         (lambda p: write_rgb(p / "rgb/f01.jpg", np.zeros((4, 4, 3), np.uint8)), "one image per name"),
-        (lambda p: spoil(p / "depth/f00.png", "8-bit"), "f00.png: got a 8-bit greyscale PNG"),
+        (lambda p: spoil(p / "depth/f00.png", "8-bit"), "f00.png: got an 8-bit greyscale PNG"),
         (
             lambda p: write_depth_png(p / "depth/f00.png", np.ones((47, 64)), 256),
             "depth/f00.png: got 64x47 pixels; expected 64x48 as in .*rgb/f00.png",

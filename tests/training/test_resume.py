@@ -1,11 +1,15 @@
 import csv
 import logging
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+import yaml
 
 from depthloss.training import cli
+from depthloss.training.config import ConfigError
+from depthloss.training.resume import read_checkpoint, rows_before
 
 
 def load(run_or_directory) -> dict:
@@ -100,13 +104,7 @@ def test_a_moved_run_remembers_its_best(train):
     run = train("--max-epochs=2", "--checkpoint.save_top_k=2")
     scores = {p.name for p in run.directory.glob("checkpoints/epoch*.ckpt")}
     run.directory.rename("runs/moved")
-    again = train(
-        "--name=moved",
-        "--resume",
-        "--max-epochs=3",
-        "--checkpoint.save_top_k=2",
-        "--model.optimizer.depth.lr=0",
-    )
+    again = train("--name=moved", "--resume", "--max-epochs=3", "--checkpoint.save_top_k=2")
     kept = {p.name for p in again.directory.glob("checkpoints/epoch*.ckpt")}
     assert len(kept) == 2 and kept & scores
     state = next(s for s in load(again)["callbacks"].values() if s.get("monitor"))
@@ -116,11 +114,11 @@ def test_a_moved_run_remembers_its_best(train):
 
 
 def test_other_settings_are_named(train, caplog):
-    train("--max-epochs=1")
+    train("--max-epochs=1", "--lambda-sg=0.2")
     with caplog.at_level(logging.WARNING, "depthloss"):
-        train("--max-epochs=2", "--resume", "--model.loss.lambda_sg=0.1")
+        train("--max-epochs=2", "--resume", "--lambda-sg=0.1")
     assert [m for m in caplog.messages if m.startswith("resuming with another")] == [
-        "resuming with another model.loss.lambda_sg: 0.1, was None",
+        "resuming with another model.loss.lambda_sg: 0.1, was 0.2",
         "resuming with another trainer.max_epochs: 2, was 1",
     ]
 
@@ -152,3 +150,129 @@ def test_the_real_network(train):
         assert_same(a[key], b[key], key)
     for name in ("log_var_structure", "log_var_scale"):
         assert b["state_dict"][f"model.supervised_loss.loss_func.{name}"] != 0
+
+
+# ---- the configuration of a resumed run
+
+
+def test_without_a_file_the_configuration_is_the_checkpoints(train, caplog):
+    first = train("--max-epochs=1", "--supervised-method=sparse-adaptive-multi-domain", "--seed=7")
+    with caplog.at_level(logging.INFO, "depthloss"):
+        again = cli.run(["--name=run", "--resume", "--max-epochs=2"])
+    assert "configuration taken from runs/run/checkpoints/last.ckpt" in caplog.messages
+    assert [m for m in caplog.messages if m.startswith("resuming with another")] == [
+        "resuming with another trainer.max_epochs: 2, was 1"
+    ]
+    assert again.directory == first.directory
+    tree = yaml.safe_load((again.directory / "config.yaml").read_text())
+    assert tree["model"]["loss"]["supervised_method"] == "sparse-adaptive-multi-domain"
+    assert (tree["model"]["depth_net"]["name"], tree["seed"], load(again)["epoch"]) == ("Tiny", 7, 1)
+    # a file says which run it is, and dirpath where its checkpoints are
+    third = cli.run(["--resume=runs/run/checkpoints/last.ckpt", "--max-epochs=3"])
+    assert third.directory == first.directory and load(third)["epoch"] == 2
+
+
+def test_without_a_file_the_folder_of_the_checkpoints_is_that_of_the_run(train):
+    train("--max-epochs=1", "--checkpoint.dirpath=kept")
+    cli.run(["--name", "run", "--resume", "--max-epochs", "2"])
+    assert torch.load("kept/last.ckpt", weights_only=True)["epoch"] == 1
+    assert not Path("runs/run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        (
+            "--supervised-method=sparse-l1",
+            "loss.supervised_method (now 'sparse-l1', was 'sparse-scale-adaptive')",
+        ),
+        ("--model.depth_net.width=5", "model.depth_net.width (now 5, was 4)"),
+        ("--model.optimizer.depth.lr=0.5", "model.optimizer.depth.lr (now 0.5, was 0.01)"),
+        ("--model.scheduler.gamma=0.1", "model.scheduler.gamma (now 0.1, was 0.5)"),
+        ("--model.scheduler.name=none", "model.scheduler.name (now 'none', was 'StepLR')"),
+    ],
+)
+def test_what_cannot_change_within_a_run_is_refused(train, argument, text, with_file):
+    run = train("--max-epochs=1")
+    before = (run.directory / "config.yaml").read_bytes(), (run.directory / "metrics.csv").read_bytes()
+    with pytest.raises(ConfigError) as error:
+        arguments = ["--resume", "--max-epochs=2", argument]
+        train(*arguments) if with_file else cli.run(["--name=run", *arguments])
+    assert f"these cannot change within a run: {'model.' * text.startswith('loss')}{text}. " in str(
+        error.value
+    )
+    assert before == (
+        (run.directory / "config.yaml").read_bytes(),
+        (run.directory / "metrics.csv").read_bytes(),
+    )
+
+
+def test_weights_that_do_not_fit_are_refused(train):
+    run = train("--max-epochs=1")
+    path = run.directory / "checkpoints/last.ckpt"
+    state = load(run)
+    before = (run.directory / "config.yaml").read_bytes()
+    head = "model.depth_net.head.1.weight"
+    torch.save({**state, "state_dict": {k: v for k, v in state["state_dict"].items() if k != head}}, path)
+    with pytest.raises(ConfigError, match=rf"weights are not those .*: {head} absent, now \(1, 4, 3, 3\)"):
+        train("--resume", "--max-epochs=2")
+    state["optimizer_states"][0]["param_groups"][0]["params"].pop()
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=r"\('Depth', 5\)\] \(group, tensors\), now \[\('Depth', 6\)\]"):
+        train("--resume", "--max-epochs=2")
+    assert (run.directory / "config.yaml").read_bytes() == before
+
+
+def test_a_longer_cosine_is_that_of_the_longer_run(train, capsys):
+    cosine = "--model.scheduler.name=CosineAnnealingLR"
+    whole = train("--name=whole", cosine, "--max-epochs=6")
+    train(cosine, "--max-epochs=3")
+    capsys.readouterr()
+    part = train(cosine, "--max-epochs=6", "--resume")
+    table = capsys.readouterr().out.splitlines()
+    rates = [[float(r["lr/Depth"]) for r in rows(run) if r["lr/Depth"]] for run in (whole, part)]
+    assert rates[0] == pytest.approx([0.01, 0.00933013, 0.0075, 0.005, 0.0025, 0.000669873])
+    assert rates[1] == pytest.approx([0.01, 0.0075, 0.0025, 0.005, 0.0025, 0.000669873])
+    assert table[1].split() == ["Depth", "6", "349", "0.005"], "the rate that the run goes on with"
+
+
+# ---- files that a kill has left
+
+
+@pytest.mark.parametrize("content", [lambda b: b[: len(b) // 2], lambda b: b"garbage", lambda b: b""])
+def test_a_damaged_checkpoint_is_named(train, content):
+    run = train("--max-epochs=1")
+    path = run.directory / "checkpoints/last.ckpt"
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(ConfigError) as error:
+        train("--resume", "--max-epochs=2")
+    assert f"--resume {path}: the file is damaged, or no checkpoint (" in str(error.value)
+    assert str(error.value).endswith("others beside it: runs/run/checkpoints/best.ckpt")
+    assert train("--resume=best", "--max-epochs=2").trainer.global_step == 6
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    torch.save([1, 2], tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match="not a checkpoint of this script, it holds a list"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        ("0,4,0.25\n", [1, 4]),
+        ("0,4,0.2", [1]),  # the number may be cut
+        ("0,4", [1]),
+        ("0,", [1]),
+        ("0,,\n", [1]),
+        ("0,9,0.5\n", [1]),
+    ],
+)
+def test_a_torn_row_is_left_out(tmp_path, caplog, end, kept):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,loss\n0,1,0.5\n" + end)
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        assert [int(row["step"]) for row in rows_before(path, 6)] == kept
+    torn = end not in ("0,4,0.25\n", "0,9,0.5\n")
+    assert caplog.messages == [f"{path}: 1 incomplete rows left out"] * torn

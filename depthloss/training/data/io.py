@@ -164,7 +164,7 @@ def _check_depth_header(path: Path, header: bytes) -> None:
         kind = _PNG_COLOUR.get(colour, f"colour type {colour}")
         raise fault(
             path,
-            f"a {bits}-bit {kind} PNG",
+            f"{'an' if bits == 8 else 'a'} {bits}-bit {kind} PNG",
             expected,
             "re-export the depth map without conversion (a picture made for viewing has lost its metres)",
         )

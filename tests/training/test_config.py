@@ -1,0 +1,262 @@
+"""The sections of the configuration: what is open in them, and what is refused before anything is built."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import depthloss
+from depthloss.training import cli
+from depthloss.training.build import build_loss, build_model, check_input
+from depthloss.training.config import ConfigError
+from depthloss.training.data import write_depth_png, write_rgb
+from depthloss.training.loaders import DepthData
+from depthloss.training.parser import parse, split_arguments
+from depthloss.training.resume import flat
+
+
+def effective(*argv: str) -> dict:
+    """The effective configuration of a command line, flat."""
+    config_file, arguments, _ = split_arguments(list(argv))
+    return flat(yaml.safe_load(parse(config_file, arguments)[1]))
+
+
+def refusal(*argv: str) -> str:
+    """The text of the error of a command line."""
+    with pytest.raises(ConfigError) as error:
+        effective(*argv)
+    return str(error.value)
+
+
+def write(path: Path, tree: dict) -> str:
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def data_of(cfg) -> DepthData:
+    sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
+    params = cfg.model.params
+    return DepthData(sections, cfg.datasets.image_shape, params.min_depth, params.max_depth)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """An rgbd-folder of two frames with sparse input depth."""
+    for i in range(2):
+        write_rgb(tmp_path / f"d/rgb/{i}.png", np.zeros((32, 64, 3), np.uint8))
+        for part in ("depth", "input_depth"):
+            write_depth_png(tmp_path / f"d/{part}/{i}.png", np.ones((32, 64)))
+    return tmp_path / "d"
+
+
+# ---- the open sections
+
+
+def test_every_option_has_its_default():
+    cfg = effective("--supervised-method=sparse-silog", "--datasets.test.dataset=rgbd-folder")
+    loss = {k.removeprefix("model.loss."): v for k, v in cfg.items() if k.startswith("model.loss.")}
+    own = {"lam": 0.85, "scale": 10.0, "eps": 1e-8, "offset": 0.0, "unbiased": False, "reduction": "pixels"}
+    fixed = {
+        "supervised_method": "sparse-silog",
+        "supervised_num_scales": 4,
+        "supervised_loss_weight": 1.0,
+        "weight_rgbd": 1.0,
+        "flip_lr_prob": 0.5,
+    }
+    assert loss == {**fixed, **own, "clamp": None, "backend": "auto"}
+    test = {k.removeprefix("datasets.test."): v for k, v in cfg.items() if k.startswith("datasets.test.")}
+    assert (test["depth_scale"], test["input_depth"], test["stride"], test["limit"]) == (
+        256.0,
+        "auto",
+        1,
+        None,
+    )
+    assert cfg["datasets.train.gt"] == "dense" and "datasets.train.depth_scale" not in cfg
+
+
+def test_help_shows_the_options_of_the_choice(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help", "--supervised-method", "silog"])
+    text = capsys.readouterr().out
+    assert "--model.loss.lam LAM" in text and "--model.loss.lambda_sg" not in text
+    assert "--datasets.train.gt_beams" in text
+    assert "number of scan lines of gt=" in text
+    assert "LossConfig(" not in text and "The supervised loss" in text
+
+
+def test_the_range_of_a_loss_follows_model_params(monkeypatch):
+    monkeypatch.setattr(
+        depthloss, "SupervisedLoss", lambda **kwargs: (kwargs["min_depth"], kwargs["max_depth"])
+    )
+
+    def depths(*arguments: str):
+        cfg, _ = parse(None, ["--model.params.max_depth=7.5", *arguments])
+        return build_loss(cfg.model.loss, cfg.model.params.min_depth, cfg.model.params.max_depth)
+
+    assert depths() == (0.05, 7.5)
+    assert depths("--model.loss.max_depth=3") == (0.05, 3.0)
+    assert depths("--model.loss.max_depth=null") == (0.05, None)
+    assert depths("--model.loss.supervised_method=l1") == (0.05, 7.5)
+
+
+def test_a_schedule_opens_the_progressive_loss():
+    cfg = effective("--model.loss.alpha_schedule=cosine")
+    assert (cfg["model.loss.alpha_schedule"], cfg["model.loss.scale_schedule"]) == ("cosine", "linear")
+    assert "model.loss.epsilon" not in cfg
+
+
+def test_another_loss_than_the_file_s(tmp_path, caplog):
+    printed = yaml.safe_load(parse(None, ["--model.loss.lambda_sg=0.3"])[1])
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        cfg = effective(write(tmp_path / "c.yaml", printed), "--supervised-method=silog")
+    assert cfg == effective("--supervised-method=silog")
+    name = "sparse-scale-adaptive"
+    assert f"model.loss: lambda_sg left out: it is of {name}, not of silog" in caplog.messages
+
+
+def test_the_configuration_may_be_a_tree():
+    tree = yaml.safe_load(parse(None, ["--model.loss.lambda_sg=0.3"])[1])
+    assert yaml.safe_load(parse(tree, ["--seed=7"])[1]) == {**tree, "seed": 7}
+
+
+def test_the_run_is_named_after_its_file(tmp_path):
+    assert effective(write(tmp_path / "night.yaml", {"seed": 1}))["name"] == "night"
+    assert effective(write(tmp_path / "night.yaml", {"name": "day"}))["name"] == "day"
+    assert effective()["name"] == "synthetic"
+
+
+# ---- which data sets there are
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"), [({"dataset": "rgbd-folder"}, None), ({}, "synthetic"), (None, None)]
+)
+def test_validation_is_synthetic_only_beside_synthetic_training(tmp_path, train, validation):
+    cfg = effective(write(tmp_path / "c.yaml", {"datasets": {"train": train}}))
+    assert cfg["datasets.validation.dataset"] == validation
+
+
+def test_the_quick_start_on_other_data_has_no_validation(folder, caplog):
+    cfg, _ = parse(None, ["--datasets.train.dataset=rgbd-folder", f"--datasets.train.path={folder}"])
+    assert "datasets.train: length left out: it is of synthetic, not of rgbd-folder" in caplog.messages
+    assert data_of(cfg).summary() == "train: rgbd-folder, 2 frames; validation: none"
+
+
+def test_the_data_sets_are_logged(caplog):
+    cfg, _ = parse(None, ["--datasets.test.dataset=synthetic", "--datasets.test.length=2"])
+    with caplog.at_level(logging.INFO, "depthloss"):
+        data_of(cfg)
+    text = "train: synthetic, 160 frames; validation: synthetic, 16 frames; test: synthetic, 2 frames"
+    assert caplog.messages == [text]
+
+
+def test_null_switches_a_data_set_off(tmp_path):
+    tree = {"datasets": {"validation": None, "test": None}, "checkpoint": None, "model": {"loss": None}}
+    cfg = effective(write(tmp_path / "c.yaml", tree))
+    assert cfg["datasets.validation.dataset"] is None and cfg["datasets.test.dataset"] is None
+    assert cfg["model.loss.lambda_sg"] == 0.5 and cfg["checkpoint.mode"] is None
+    for arguments in (["--datasets.validation=null"], ["--datasets.validation", "null"]):
+        assert effective(*arguments)["datasets.validation.dataset"] is None
+    path = write(tmp_path / "c.yaml", {"datasets": {"validation": {"dataset": "synthetic", "length": 3}}})
+    assert "datasets.validation.length" not in effective(path, "--datasets.validation.dataset=null")
+
+
+def test_an_option_without_data_set(tmp_path):
+    tree = {"datasets": {"train": {"dataset": "rgbd-folder"}, "validation": {"limit": 3}}}
+    text = "unknown key 'datasets.validation.limit': no data set is chosen; datasets.validation.dataset is "
+    assert text in refusal(write(tmp_path / "c.yaml", tree))
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("datasets.train.batchsize", "'datasets.train.batch_size'; datasets.train.dataset is 'synthetic'"),
+        ("datasets.train.num_worker", "'datasets.train.num_workers'; datasets.train.dataset is 'synthetic'"),
+        ("model.loss.weight_rgdb", "'model.loss.weight_rgbd'; model.loss.supervised_method is 'silog'"),
+        ("model.loss.flip_lr", "'model.loss.flip_lr_prob'; model.loss.supervised_method is 'silog'"),
+        ("lam", "'model.loss.lam'"),
+        ("batch_size", "'datasets.train.batch_size'"),
+        ("epochs", "'trainer.max_epochs', short --max-epochs"),
+        ("gpu", "'gpus'"),
+    ],
+)
+def test_the_nearest_key(flag, nearest):
+    text = f"command line: unknown key '{flag}'; the nearest known one is {nearest}"
+    assert refusal("--supervised-method=silog", f"--{flag}=1") == text
+
+
+def test_the_nearest_key_of_a_short_flag():
+    text = "unknown key 'lambda_sg'; the nearest known one is 'model.loss.lambda_sg', short --lambda-sg"
+    assert refusal("--lambda_sg=0.3") == f"command line: {text}"
+
+
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("--seed=5000000000", "seed must be from 0 to 4294967295, got 5000000000"),
+        ("--name=..", "name must be the name of a directory, without slashes, got '..'"),
+        ("--datasets.train.batch_size=0", "datasets.train.batch_size must be >= 1, got 0"),
+        ("--datasets.validation.num_workers=-1", "datasets.validation.num_workers must be >= 0, got -1"),
+        ("--model.scheduler.step_size=0", "model.scheduler.step_size must be >= 1, got 0"),
+        ("--model.scheduler.T_max=0", "model.scheduler.T_max must be >= 1, got 0"),
+        ("--model.optimizer.depth.lr=-1", "model.optimizer.depth.lr must be >= 0, got -1.0"),
+        ("--model.optimizer.depth.weight_decay=-1", "depth.weight_decay must be >= 0, got -1.0"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be >= 0, got -1"),
+        ("--checkpoint.save_top_k=-2", "checkpoint.save_top_k must be >= -1, got -2"),
+        (
+            "--model.params.max_depth=0.01",
+            "max_depth must be finite and larger than min_depth = 0.05, got 0.01",
+        ),
+        ("--trainer.strategy=foo", "trainer.strategy: unknown strategy 'foo'; known: auto, ddp, "),
+        ("--datasets.image_shape=[100,330]", "got [100, 330]; the nearest is [96, 320]"),
+        (
+            "--datasets.augmentation.flip_prob=2",
+            "datasets.augmentation: flip_prob must be in [0, 1], got 2.0",
+        ),
+        (
+            "--datasets.train.length=abc",
+            "\"datasets.train.length\": Expected a <class 'int'>. Got value: abc",
+        ),
+        ("--model.loss.lambda_sg=much", "model.loss.lambda_sg"),
+    ],
+)
+def test_values_that_cannot_be(argument, text):
+    assert text in refusal(argument)
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        ({"datasets": 3}, "datasets: a mapping with the keys of the section is needed, got 3"),
+        ({"model": {"loss": "l1"}}, "model.loss: a mapping with the keys of the section is needed, got 'l1'"),
+        (
+            {"model": {"loss": {"supervised_method": None}}},
+            "model.loss: the name of a loss is needed, got None",
+        ),
+        ({"datasets": {"train": {"dataset": 3}}}, "datasets.train: the name of a data set is needed, got 3"),
+    ],
+)
+def test_sections_that_cannot_be(tmp_path, tree, text):
+    assert refusal(write(tmp_path / "c.yaml", tree)) == text
+
+
+def test_a_network_without_sparse_branch_refuses_input_depth(folder):
+    choice = ["--datasets.train.dataset=rgbd-folder", f"--datasets.train.path={folder}"]
+    cfg, _ = parse(None, [*choice, "--datasets.image_shape=[32,64]"])
+    text = "datasets.train: it brings input_depth and model.depth_net.sparse_branch is false; set "
+    with pytest.raises(ConfigError, match=text + "datasets.train.input_depth: null, or sparse_branch: true"):
+        check_input(cfg, data_of(cfg))
+    for more in ("--datasets.train.input_depth=null", "--model.depth_net.sparse_branch=true"):
+        cfg, _ = parse(None, [*choice, "--datasets.image_shape=[32,64]", more])
+        check_input(cfg, data_of(cfg))
+
+
+def test_the_network_s_own_errors_name_the_section():
+    cfg, _ = parse(None, ["--model.depth_net.dropout=2"])
+    with pytest.raises(ConfigError, match="^model.depth_net: dropout=2"):
+        build_model(cfg)

@@ -1,0 +1,117 @@
+"""How a run ends that does not end by itself."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from depthloss.training import cli
+from depthloss.training.data import DataError, SyntheticDataset
+
+
+@pytest.fixture
+def main(train, tiny_yaml, capsys):
+    """Run the command: main("--name=x") -> (exit status, last line of standard error)."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(tiny_yaml), *arguments])
+        return stop.value.code, capsys.readouterr().err.splitlines()[-1]
+
+    return call
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Do something at the end of a step, once: stop_at(epoch, batch, what)."""
+
+    def install(epoch, batch, what):
+        waiting = [what]
+
+        class Stop(L.Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch_, batch_idx):
+                if waiting and (trainer.current_epoch, batch_idx) == (epoch, batch):
+                    waiting.pop()()
+
+        original = cli.checkpoint_callbacks
+        monkeypatch.setattr(cli, "checkpoint_callbacks", lambda *a, **k: [Stop(), *original(*a, **k)])
+
+    return install
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+SIGNALS = pytest.mark.parametrize(
+    ("how", "status", "name"), [(interrupt, 130, "Ctrl-C"), (terminate, 143, "SIGTERM")], ids=["int", "term"]
+)
+
+
+@SIGNALS
+def test_a_signal_in_the_first_epoch(main, train, stop_at, caplog, how, status, name):
+    handler = signal.getsignal(signal.SIGINT)
+    stop_at(0, 1, how)
+    assert main() == (
+        status,
+        f"train.py: error: stopped by {name} in epoch 0; no epoch was finished, so there is no checkpoint to "
+        "go on from; the same command starts over",
+    )
+    assert signal.getsignal(signal.SIGINT) is handler
+    # and so it does, with nothing left of the first attempt
+    run = train()
+    assert "runs/run: starting over, the run in it has no checkpoint" in caplog.messages
+    with (run.directory / "metrics.csv").open(newline="") as file:
+        logged = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
+    assert logged == list(range(6))
+    assert len(list(run.directory.rglob("*tfevents*"))) == 1
+    assert run.trainer.global_step == 6
+
+
+@SIGNALS
+def test_a_signal_later(main, stop_at, how, status, name):
+    stop_at(1, 1, how)
+    last = "runs/run/checkpoints/last.ckpt"
+    line = f"train.py: error: stopped by {name} in epoch 1; go on with: train.py --resume {last}"
+    assert main() == (status, line)
+    assert cli.run(["--resume", last]).trainer.global_step == 6
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
+def test_ctrl_c_in_the_test(main, monkeypatch):
+    monkeypatch.setattr(cli.DepthModule, "on_test_epoch_end", lambda self: interrupt())
+    code, line = main("--max-epochs=1", "--datasets.test.dataset=synthetic", "--datasets.test.length=1")
+    assert code == 130
+    assert line.endswith(
+        "the training is done, only the test of "
+        + str(Path("runs/run/checkpoints/best.ckpt").resolve())
+        + " is not"
+    )
+
+
+def test_ctrl_c_before_the_training(main, monkeypatch):
+    monkeypatch.setattr(cli, "build_model", lambda cfg: interrupt())
+    assert main() == (130, "train.py: error: stopped by Ctrl-C outside of the training")
+
+
+def fail(self, index):
+    raise DataError("frame 3: depth/0003.png is missing")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_in_the_data_is_one_line(train, tiny_yaml, monkeypatch, capsys, workers):
+    monkeypatch.setattr(SyntheticDataset, "__getitem__", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(tiny_yaml), f"--datasets.train.num_workers={workers}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.endswith("train.py: error: frame 3: depth/0003.png is missing\n")
+    assert "Traceback" not in error
