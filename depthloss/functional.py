@@ -17,6 +17,7 @@ from . import ops
 
 _FORWARD = ("progress", "epoch", "abs_mask")
 _LOG_VARS = ("log_var_structure", "log_var_scale")
+_MAX_MODULES = 64
 _modules: dict[str, _losses.DepthLoss] = {}
 
 
@@ -24,6 +25,8 @@ def _build(cls: type[_losses.DepthLoss], kwargs: dict[str, object]) -> str:
     """Build the module of these keywords unless it is there, and return its key."""
     key = f"{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in sorted(kwargs.items()))})"
     if key not in _modules:
+        while len(_modules) >= _MAX_MODULES:  # A keyword that follows a schedule must not pile them up.
+            _modules.pop(next(iter(_modules)))
         _modules[key] = cls(**kwargs)
     return key
 

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from . import reference
 from .reference.pyramid import bilinear, nearest
-from .reference.statistics import convert, select, valid_pixels
+from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
 __all__ = [
+    "as_maps",
     "BACKENDS",
     "backend_status",
     "bilinear",
@@ -41,6 +42,7 @@ __all__ = [
     "select",
     "use_backend",
     "valid_pixels",
+    "working_dtype",
 ]
 
 BACKENDS = ("triton", "cpu", "reference")
@@ -197,7 +199,8 @@ def check_inputs(
         raise ValueError(f"{problem}; got {_describe(tensors)}")
 
 
-def _maps(x: Tensor | None) -> Tensor | None:
+def as_maps(x: Tensor | None) -> Tensor | None:
+    """[B, 1, H, W] as [B, H, W]; anything else as it is."""
     return x[:, 0] if x is not None and x.dim() == 4 else x
 
 
@@ -227,5 +230,5 @@ def evaluate(
     check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
     return _loaded[name].evaluate(
-        _maps(pred), _maps(gt), _maps(mask), _maps(abs_mask), spec, weights, log_vars, process_group
+        as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask), spec, weights, log_vars, process_group
     )

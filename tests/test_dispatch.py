@@ -242,3 +242,12 @@ def test_modules_can_be_copied_and_saved(name):
     )
     assert all(metric.dim() == 0 and not metric.requires_grad for metric in loss.metrics.values())
     assert "spec=LossSpec" in repr(loss)
+
+
+def test_functional_twins_do_not_pile_up():
+    pred, gt = cases.maps(torch.float32)
+    for step in range(100):
+        functional.scale_adaptive_loss(pred, gt, lambda_sg=step / 100)
+    assert len(functional._modules) == functional._MAX_MODULES
+    expected = dl.ScaleAdaptiveLoss(lambda_sg=0.0)(pred, gt)
+    assert torch.equal(functional.scale_adaptive_loss(pred, gt, lambda_sg=0.0), expected)

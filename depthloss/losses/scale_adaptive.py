@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -180,8 +179,8 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         """As `DepthLoss.forward`."""
         ops.check_inputs(pred, gt, mask)
         alpha, shares = self.schedules(progress)
-        dtype = torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
-        p, g, m = (x[:, 0] if x is not None and x.dim() == 4 else x for x in (pred, gt, mask))
+        dtype = ops.working_dtype(pred, gt)
+        p, g, m = map(ops.as_maps, (pred, gt, mask))
         m = ops.valid_pixels(g, m, self.spec.positive_gt)
         # Resizing reads the finite predictions at invalid pixels; the others, and those without a depth,
         # count as 0.
@@ -206,6 +205,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             level = dict(zip(spec.metric_names, terms.unbind(), strict=True))
             level[f"gradient/support_{s + 1}"] = level.pop("gradient/support_1")
             del level["gradient/scale_1"]
-            metrics = level | metrics
+            for name, value in level.items():
+                metrics.setdefault(name, value)
         self.metrics = metrics | {"total_loss": total.detach()}
         return total

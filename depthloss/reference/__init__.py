@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import spec as s
 from . import pyramid, statistics, terms
 from .pyramid import gradient_term, matching_term
-from .statistics import Ranks, convert, count, select, standardise, valid_pixels
+from .statistics import Ranks, convert, count, select, standardise, valid_pixels, working_dtype
 
 __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 
@@ -184,7 +184,7 @@ def evaluate(
         The loss (0-dim, float32 or float64, differentiable) and the detached vector of the numbers that
         `spec.metric_names` names.
     """
-    dtype = torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
+    dtype = working_dtype(pred, gt)
     pred, gt = pred.to(dtype), gt.to(dtype)
     valid = valid_pixels(gt, mask, spec.positive_gt)
     absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, spec.positive_gt)

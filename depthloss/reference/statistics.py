@@ -48,6 +48,11 @@ class Ranks:
 LOCAL = Ranks()
 
 
+def working_dtype(pred: Tensor, gt: Tensor) -> torch.dtype:
+    """The dtype of all arithmetic: float32, or float64 if an input is."""
+    return torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
+
+
 def select(m: Tensor, x: Tensor, fill: float = 0.0) -> Tensor:
     """`x` where `m`, else `fill`; an unselected NaN or Inf leaves no trace in value or gradient."""
     return torch.where(m, x, fill)

@@ -143,7 +143,7 @@ def _curve_panels(series: dict[str, Series]) -> list[tuple[str, str, dict[str, S
             continue
         if re.search(r"sigma_|weight|alpha_t", match[1]):
             weights[match[1]] = values
-        elif not re.match(r"gradient/|time/", match[1]):  # levels of one term
+        elif not re.match(r"gradient/", match[1]):  # levels of one term
             # Some losses have two names for one thing.
             if not any(np.array_equal(values, other, equal_nan=True) for other in terms.values()):
                 terms[match[1]] = values

@@ -50,13 +50,14 @@ def find_checkpoint(which: str, checkpoint_dir: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU; its tensors are mapped, not read, as only names and shapes are needed
+    here.
 
     Raises:
         ConfigError: the file is damaged, or no checkpoint.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch names no set of errors for a damaged file
         reason = str(error).strip().partition("\n")[0]
         others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"

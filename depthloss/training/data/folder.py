@@ -100,9 +100,12 @@ class RGBDFolder(DepthDataset):
         # Fixed-width arrays: a list of Python strings would be copied page by page into every worker.
         self._names = np.array(chosen)
         self._rgb = np.array([rgb[name] for name in chosen])
-        if first := self.faults(0):
-            raise DataError("\n".join(first))
-        if not self._limit(self.load(0)).depth.any():
+        try:
+            first = self._limit(self.load(0))
+        except DataError as error:
+            # Every faulty file of the frame, not the first alone.
+            raise DataError("\n".join(self.faults(0))) from error
+        if not first.depth.any():
             logger.warning(
                 "%s: frame %s has no depth between %g and %g m; is depth_scale=%g right?",
                 self.path,
