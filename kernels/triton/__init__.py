@@ -1,0 +1,156 @@
+"""The Triton backend: one loss, forward and backward, in at most four and two launches.
+
+`forward` and `backward` are what `depthloss.fused` puts behind autograd and behind custom operators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import triton
+from torch import Tensor
+
+from depthloss.spec import LossSpec
+
+from . import launch, moments, table
+from .plan import make_plan
+
+INTERPRETED = not isinstance(moments.moments, triton.runtime.JITFunction)
+DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
+_OLDEST = (3, 6)
+
+
+def unavailable() -> str | None:
+    """Why this machine cannot run the kernels, or None."""
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if version < _OLDEST:
+        return f"it needs triton >= {'.'.join(map(str, _OLDEST))}, and {triton.__version__} is installed"
+    if not INTERPRETED and not torch.cuda.is_available():
+        return "torch finds no GPU (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly)"
+    return None
+
+
+@functools.cache
+def _architecture(device: torch.device) -> int | str:
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return 10 * properties.major + properties.minor
+
+
+@functools.lru_cache(maxsize=1024)
+def parameters(device: torch.device, height: int, width: int) -> table.Parameters:
+    """The launch parameters for images of this size on this device."""
+    if INTERPRETED:
+        return table.one_tile(height, width)
+    return table.choose(_architecture(device), height, width)
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, whatever its arguments' is."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
+    """Bytes of codes that the forward of a [b, h, w] batch saves; also of symbolic sizes."""
+    return sum(launch.code_bytes(make_plan(spec), b, h, w))
+
+
+def coefficient_count(b: int) -> int:
+    """Numbers that the forward saves beside the codes."""
+    return launch.coefficient_count(b)
+
+
+def forward(
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    weights: Sequence[float] | Tensor,
+    log_vars: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None,
+    dtype: torch.dtype,
+    saves: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Evaluate a loss.
+
+    Args:
+        pred: [B, H, W], any strides, as `gt` and the masks.
+        gt: [B, H, W].
+        mask: non-zero = valid, or None.
+        abs_mask: mask of the absolute term, or None = `mask`.
+        spec: the loss.
+        weights: `spec.num_weights` numbers, or a tensor of them.
+        log_vars: 0-dim tensors.
+        process_group: evaluate the joined batch of its ranks: one more launch and one collective (berHu: two).
+        dtype: of the arithmetic and the result, float32 or float64.
+        saves: whether a backward will follow.
+
+    Returns:
+        The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
+    """
+    world = 1 if process_group is None else dist.get_world_size(process_group)
+    plan, exchange = make_plan(spec), process_group is not None
+    with _on(pred.device):
+        run = launch.Forward(
+            plan,
+            parameters(pred.device, *pred.shape[1:]),
+            pred,
+            gt,
+            mask,
+            abs_mask,
+            weights,
+            log_vars,
+            dtype,
+            saves,
+            world,
+            exchange,
+        )
+        run.first.run()
+        if exchange and plan.berhu:
+            run.threshold_of_rank().run()
+            dist.all_reduce(run.threshold, op=dist.ReduceOp.MAX, group=process_group)
+        for step in run.middle:
+            step.run()
+        if exchange:
+            run.last(collect=True, combine=False).run()
+            rows = [torch.empty_like(run.totals) for _ in range(world)]
+            dist.all_gather(rows, run.totals, group=process_group)
+            run.totals = torch.cat(rows)
+        run.last(collect=not exchange, combine=True).run()
+    return run.total, run.terms, run.codes, run.coefficients
+
+
+def backward(
+    grad_output: Tensor,
+    codes: Tensor,
+    coefficients: Tensor,
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups]."""
+    with _on(pred.device):
+        steps, grad, log_vars = launch.backward_launches(
+            make_plan(spec),
+            parameters(pred.device, *pred.shape[1:]),
+            grad_output,
+            codes,
+            coefficients,
+            pred,
+            gt,
+            mask,
+            abs_mask,
+            dtype,
+        )
+        for step in steps:
+            step.run()
+    return grad, log_vars

@@ -1,0 +1,143 @@
+"""Device functions that several phases share: addressing, domains, masks, signs and merges.
+
+A map is a tuple (pointer, batch stride, row stride, column stride) of [B, H, W], a mask one of the same shape.
+Prefixes: i_ program index, o_ offsets, m_ mask.
+"""
+
+import triton
+import triton.language as tl
+
+INF = tl.constexpr(float("inf"))
+NAN = tl.constexpr(float("nan"))
+FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
+
+
+@triton.jit
+def image(x, b):
+    """Pointer to image `b`."""
+    return x[0] + b.to(tl.int64) * x[1]
+
+
+@triton.jit
+def pixels(x, b, y, x_):
+    """Pointers to [b, y, x]; `y`, `x_` int64 blocks that broadcast."""
+    return image(x, b) + (y * x[2] + x_ * x[3])
+
+
+@triton.jit
+def tile(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
+    """int64 rows [TH, 1] and columns [1, TW] of tile `t`."""
+    ty = t // width_in_tiles
+    tx = t - ty * width_in_tiles
+    y = ty.to(tl.int64) * TH + tl.arange(0, TH)[:, None]
+    x = tx.to(tl.int64) * TW + tl.arange(0, TW)[None, :]
+    return y, x
+
+
+@triton.jit
+def valid(p_mask, g, ok, HAS_MASK: tl.constexpr, POSITIVE: tl.constexpr):
+    """The valid pixels among `ok`: mask non-zero, and g > 0 if POSITIVE."""
+    m = ok
+    if HAS_MASK:
+        m = m & (tl.load(p_mask, mask=ok, other=0) != 0)
+    if POSITIVE:
+        m = m & (g > 0)
+    return m
+
+
+@triton.jit
+def _depth(x, D: tl.constexpr):
+    """Depth of the inverse depth x before its bounds; an Inf becomes NaN, so that it shows behind them."""
+    x = tl.where(tl.abs(x) < INF, x, NAN)
+    if D.conversion == "shifted-inverse":
+        return 1.0 / (x + FLOOR)
+    else:
+        return 1.0 / tl.where(x < FLOOR, FLOOR, x)
+
+
+@triton.jit
+def to_domain(x, m, D: tl.constexpr):
+    """x in the domain D at the pixels m; a conversion selects first, an invalid pixel becomes depth 0."""
+    if D.conversion == "identity":
+        return x
+    else:
+        d = _depth(tl.where(m, x, 1.0), D)
+        if D.minimum is not None:
+            d = tl.where(d < D.minimum, D.minimum, d)
+        if D.maximum is not None:
+            d = tl.where(d > D.maximum, D.maximum, d)
+        return tl.where(m, d, 0.0)
+
+
+@triton.jit
+def slope(x, m, D: tl.constexpr):
+    """Derivative of `to_domain`, 1 on the closed interval of the bounds; 0 outside m."""
+    if D.conversion == "identity":
+        return tl.where(m, 1.0, 0.0).to(x.dtype)
+    else:
+        x = tl.where(m, x, 1.0)
+        d = _depth(x, D)
+        inside = m
+        if D.conversion == "inverse":
+            inside = inside & (x >= FLOOR)
+        if D.minimum is not None:
+            inside = inside & (d >= D.minimum)
+        if D.maximum is not None:
+            inside = inside & (d <= D.maximum)
+        return tl.where(inside, -d * d, 0.0)
+
+
+@triton.jit
+def sign(x, m):
+    """Sign of x at the pixels m, int32; 0 elsewhere, and for NaN."""
+    return ((x > 0) & m).to(tl.int32) - ((x < 0) & m).to(tl.int32)
+
+
+@triton.jit
+def share(part, n):
+    """part / n, and 0 for n = 0 (then part is 0)."""
+    return part / tl.where(n > 0, n, 1.0)
+
+
+@triton.jit
+def mean_and_spread(x, m, n):
+    """Mean of the n values x at m, and the sum of squared differences from it.
+
+    The second pass takes the rounding of the first away: the mean of a constant is that constant.
+    """
+    mean = share(tl.sum(tl.where(m, x, 0.0)), n)
+    mean += share(tl.sum(tl.where(m, x - mean, 0.0)), n)
+    dev = tl.where(m, x - mean, 0.0)
+    return mean, tl.sum(dev * dev)
+
+
+@triton.jit
+def merge(n, mean, spread, n_new, mean_new, spread_new):
+    """Chan's merge of two groups of values; equal means merge without rounding."""
+    w = share(n_new, n + n_new)
+    d = mean_new - mean
+    return mean + d * w, spread + spread_new + d * d * (n * w)
+
+
+@triton.jit
+def image_count(part, row, b, NP, R, NPP: tl.constexpr, ACC: tl.constexpr):
+    """What the NP programs of image `b` counted in `row` of part [rows, R = B * NP], summed in integers."""
+    o = tl.arange(0, NPP)
+    return tl.sum(tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0).to(tl.int64)).to(ACC)
+
+
+@triton.jit
+def image_total(part, row, b, NP, R, NPP: tl.constexpr):
+    """Sum over the NP programs of image `b`."""
+    o = tl.arange(0, NPP)
+    return tl.sum(tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0))
+
+
+@triton.jit
+def image_mean(part, row_n, row, n, b, NP, R, NPP: tl.constexpr):
+    """Mean of image `b` from its programs' counts and means; equal means merge without rounding."""
+    o = tl.arange(0, NPP)
+    n_j = tl.load(part + row_n * R + b * NP + o, mask=o < NP, other=0.0)
+    mean_j = tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0)
+    mean = share(tl.sum(n_j * mean_j), n)
+    return mean + share(tl.sum(tl.where(n_j > 0, n_j * (mean_j - mean), 0.0)), n)

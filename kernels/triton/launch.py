@@ -1,0 +1,260 @@
+"""The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its inputs.
+
+Forward: moments, (berhu,) pyramid, sobel, finish: at most 4. Backward: coarse, gradient: at most 2. What is
+launched does not depend on the data, nothing is read back, and all sizes come from shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import backward as k_backward
+from . import finish as k_finish
+from . import moments as k_moments
+from . import pyramid as k_pyramid
+from . import sobel as k_sobel
+from . import totals as k_totals
+from .plan import Plan
+from .table import Parameters
+
+MAX_PROGRAMS = 1024  # per image, of the phases whose partial sums other programs add up
+
+
+@dataclass
+class Launch:
+    """One kernel launch, as data."""
+
+    kernel: Any
+    programs: int
+    args: tuple
+    constants: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Launch it; with no program there is nothing to do."""
+        if self.programs:
+            self.kernel[(self.programs,)](*self.args, **self.constants, **self.options)
+
+
+def _up(x: int) -> int:
+    return triton.next_power_of_2(max(x, 1))
+
+
+def _cdiv(x: int, y: int) -> int:
+    return -(-x // y)
+
+
+class Geometry:
+    """Sizes that follow from the plan, the shape of the batch and the launch parameters."""
+
+    def __init__(self, plan: Plan, shape: Sequence[int], parameters: Parameters) -> None:
+        self.plan, self.parameters = plan, parameters
+        self.b, self.h, self.w = b, h, w = tuple(shape)
+        # Levels that have a cell; the others count as 0.
+        self.levels = min(plan.levels, min(h, w).bit_length()) or 1
+        least = 1 << (self.levels - 1)
+        self.tile = tuple(max(size, least) for size in parameters.tile)
+        self.tiles_x = _cdiv(w, self.tile[1])
+        self.tiles = self.tiles_x * _cdiv(h, self.tile[0])
+        self.programs = max(1, min(self.tiles, MAX_PROGRAMS))
+        self.strips = self.count(30 * parameters.strips, parameters.strip_rows, 0) if plan.codes else 1
+        self.level_shapes = [(h >> k, w >> k) for k in range(1, self.levels)] if plan.codes else []
+        self.cells = b * sum(x * y for x, y in self.level_shapes)
+        self.halves = plan.codes and plan.sobel_mask == "support" and plan.downsample == "average"
+
+    def count(self, columns: int, rows: int, first: int) -> int:
+        """Tiles of columns x rows over the levels from `first` on, per image."""
+        sizes = [(self.h >> k, self.w >> k) for k in range(first, self.levels)]
+        return sum(_cdiv(w, columns) * _cdiv(h, rows) for h, w in sizes)
+
+    @property
+    def code_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the codes at full resolution, of the coarse levels, and of the counts' high bits."""
+        return code_bytes(self.plan, self.b, self.h, self.w)
+
+
+def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
+    """As `Geometry.code_bytes`; also of symbolic sizes."""
+    if not plan.codes:
+        return 0, 0, 0
+    rows = [b * (h // 2**k) * (w // 2**k + 2) for k in range(plan.levels)]
+    high = sum(rows[3:]) if plan.sobel_mask == "support" and plan.downsample == "average" else 0
+    return 2 * rows[0], sum(rows[1:]), high
+
+
+def coefficient_count(b: int) -> int:
+    """Numbers that the forward saves beside the codes."""
+    return k_finish.HEAD.value + b * k_finish.COEFFICIENTS.value
+
+
+def _map(x: Tensor | None, like: Tensor) -> tuple:
+    """A kernel's map argument; without a tensor one that is never read."""
+    if x is None:
+        return (like, 0, 0, 0)
+    if x.dtype == torch.bool:
+        x = x.view(torch.uint8)
+    return (x, *x.stride())
+
+
+def _views(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    first, second, _ = geometry.code_bytes
+    return codes[:first].view(torch.int16), codes[first : first + second], codes[first + second :]
+
+
+def _acc(dtype: torch.dtype) -> tl.dtype:
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+class Forward:
+    """The forward of one batch: `before` the ranks exchange their totals, and `after`.
+
+    Without ranks to ask, everything is in `before` and the last launch also finishes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parameters: Parameters,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None,
+        abs_mask: Tensor | None,
+        weights: Sequence[float] | Tensor,
+        log_vars: Sequence[Tensor],
+        dtype: torch.dtype,
+        saves: bool,
+        world: int = 1,
+        exchange: bool = False,
+    ) -> None:
+        g = self.geometry = Geometry(plan, pred.shape, parameters)
+        self.plan, self.parameters, self.acc = plan, parameters, _acc(dtype)
+        empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
+        r, strips = g.b * g.programs, g.b * g.strips
+        self.maps = _map(pred, pred), _map(gt, pred), _map(mask, pred)
+        self.abs_map = _map(abs_mask, pred)
+        self.masks = {"HAS_MASK": mask is not None}
+        self.has_abs = {"HAS_ABS": abs_mask is not None}
+        self.total, self.terms = empty(()), empty(plan.num_metrics)
+        self.codes = empty(sum(g.code_bytes) if saves else 0, torch.uint8)
+        self.coefficients = empty(coefficient_count(g.b) if saves or plan.num_log_vars else 0)
+        self.moments = empty((k_moments.ROWS, r))
+        self.totals = empty((1, k_totals.TOTALS.value))
+        self.threshold = empty(1) if plan.berhu else self.moments
+        self.images = empty((g.b, k_pyramid.IMAGE.value)) if plan.codes else self.moments
+        self.sums = empty((k_sobel.ROWS, strips)) if plan.codes else self.moments
+        self.exchange, self.saves = exchange, saves
+        by_pointer = isinstance(weights, Tensor)
+        self.weights = (weights,) if by_pointer else _split(weights, dtype)
+        self.by_pointer, self.log_vars = by_pointer, tuple(log_vars)
+        tile = {
+            "PLAN": plan, "ACC": self.acc, "TH": g.tile[0], "TW": g.tile[1], **self.masks
+        }  # fmt: skip
+        # A fused multiply-add turns exact zeros into signs: never where one is taken.
+        exact = {"enable_fp_fusion": False}
+        warps = {"num_warps": parameters.tile_warps, **exact}
+        sizes = (g.h, g.w, g.tiles_x, g.tiles, g.programs, r)
+        self.first = Launch(
+            k_moments.moments, r, (*self.maps, self.abs_map, self.moments, *sizes), {**tile, **self.has_abs}, warps
+        )
+        self.middle = []
+        if plan.berhu:
+            rp = {"RP": min(_up(r), 4096), "GIVEN": exchange}
+            args = (*self.maps, self.moments, self.threshold, *sizes)
+            self.middle.append(Launch(k_moments.berhu, r, args, {**tile, **rp}, warps))
+        if plan.codes:
+            self.middle += self._structure(empty, tile, warps, sizes, strips, exact)
+        self.world = world
+
+    def _structure(self, empty, tile, warps, sizes, strips, exact) -> list[Launch]:
+        g, plan, parameters = self.geometry, self.plan, self.parameters
+        deviations = empty((k_pyramid.ROWS, g.b * g.programs))
+        level_p, level_g, info = empty(g.cells), empty(g.cells), empty(g.cells, torch.int16)
+        levels = {"NPP": _up(g.programs), "LEVELS": g.levels}
+        args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
+        pyramid = Launch(k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels}, warps)
+        code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
+        args = (
+            *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0, code,
+            high, self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
+        )  # fmt: skip
+        constants = {
+            "PLAN": plan, "CODES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows,
+            "S": parameters.strips, **self.masks, **self.has_abs, **levels
+        }  # fmt: skip
+        options = {"num_warps": parameters.strip_warps, **exact}
+        return [pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
+
+    def threshold_of_rank(self) -> Launch:
+        """berHu's c of this rank alone, where the ranks' largest is wanted before its sums."""
+        r = self.geometry.b * self.geometry.programs
+        constants = {"T": self.plan.pointwise, "RP": min(_up(r), 4096), "ACC": self.acc}
+        return Launch(k_moments.rank_threshold, 1, (self.moments, self.threshold, r), constants)
+
+    def last(self, collect: bool, combine: bool) -> Launch:
+        """The finishing launch: collects the totals of this rank, combines those of all, or both."""
+        g, parameters = self.geometry, self.parameters
+        npp = _up(g.programs)
+        bc = max(1, min(_up(g.b), 4096 // npp))
+        args = (
+            self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
+            self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
+        )  # fmt: skip
+        constants = {
+            "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
+            "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
+            "NPP": npp, "BC": bc, "QC": min(_up(g.b * g.strips), 1024),
+            "QB": max(1, min(_up(g.strips), 4096 // bc)), "LEVELS": g.levels, "WORLD": self.world,
+            "WP": _up(self.world),
+        }  # fmt: skip
+        options = {"num_warps": parameters.finish_warps, "enable_fp_fusion": False}
+        return Launch(k_finish.finish, 1, args, constants, options)
+
+
+def _split(weights: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
+    """Weights as float32 arguments: in float64 the rest that float32 drops follows."""
+    values = torch.tensor(list(weights), dtype=torch.float64)
+    high = values.float()
+    rest = (values - high.double()).float().tolist() if dtype == torch.float64 else []
+    return (*high.tolist(), *rest)
+
+
+def backward_launches(
+    plan: Plan,
+    parameters: Parameters,
+    grad_output: Tensor,
+    codes: Tensor,
+    coefficients: Tensor,
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[list[Launch], Tensor, Tensor]:
+    """The launches of the backward, the gradient of pred that they write, and those of the log-variances."""
+    g, p, acc = Geometry(plan, pred.shape, parameters), parameters, _acc(dtype)
+    out = torch.empty_like(pred)
+    log_vars = torch.empty(plan.num_log_vars, dtype=dtype, device=pred.device)
+    code0, code, high = _views(codes, g)
+    cells = torch.empty(g.cells, dtype=dtype, device=pred.device)
+    shared = {"PLAN": plan, "ACC": acc, "TH": p.rows, "TW": p.columns, "LEVELS": g.levels}
+    options = {"num_warps": p.column_warps}
+    launches = []
+    if g.cells:
+        per_image = g.count(p.columns, p.rows, 1)
+        args = (code, high, coefficients, cells, g.b, g.h, g.w, per_image)
+        launches.append(Launch(k_backward.coarse, g.b * per_image, args, shared, options))
+    tiles = _cdiv(g.w, p.columns) * _cdiv(g.h, p.rows)
+    args = (
+        _map(pred, pred), _map(gt, pred), _map(mask, pred), _map(abs_mask, pred), code0, cells, coefficients,
+        grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
+    )  # fmt: skip
+    masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
+    launches.append(Launch(k_backward.gradient, g.b * tiles, args, {**shared, **masks}, options))
+    return launches, out, log_vars

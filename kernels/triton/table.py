@@ -1,0 +1,72 @@
+"""Launch parameters by architecture and image size; `bench/tune.py` proposes the rows.
+
+Which pixels a program sums depends on the tile, so a row's tiles are part of what makes a result reproducible:
+equal bits are promised for equal architecture and image size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Tile sizes, all but `strip_rows` and `rows` powers of two, and warps of each kernel.
+
+    Attributes:
+        tile: rows and columns of a program in the phases moments and pyramid.
+        tile_warps: their warps.
+        strip_rows: rows that a program of the Sobel phase streams down.
+        strips: strips of 30 columns beside each other in it; one warp each is best.
+        strip_warps: its warps.
+        rows: rows that a program of the backward streams down.
+        columns: its columns.
+        column_warps: its warps.
+        finish_warps: warps of the one program that finishes.
+    """
+
+    tile: tuple[int, int] = (32, 64)
+    tile_warps: int = 4
+    strip_rows: int = 16
+    strips: int = 4
+    strip_warps: int = 4
+    rows: int = 16
+    columns: int = 128
+    column_warps: int = 4
+    finish_warps: int = 8
+
+
+# (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
+# the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
+TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
+    (80, 2.0**18, Parameters(strip_rows=8, rows=8)),
+    (80, float("inf"), Parameters()),
+    (0, float("inf"), Parameters(strip_rows=8, rows=8)),
+    ("gfx9", float("inf"), Parameters(strip_warps=2, column_warps=2)),
+)
+
+
+def choose(arch: int | str, height: int, width: int) -> Parameters:
+    """The parameters for images of height x width on `arch`: 90 for compute capability 9.0, "gfx942" for AMD."""
+    for least, pixels, parameters in TABLE:
+        known = arch.startswith(least) if isinstance(arch, str) and isinstance(least, str) else None
+        if known is None and not isinstance(arch, str) and not isinstance(least, str):
+            known = arch >= least
+        if known and height * width <= pixels:
+            return parameters
+    return Parameters()
+
+
+def one_tile(height: int, width: int) -> Parameters:
+    """One program per image and level, for the interpreter: its cost is per program, not per pixel."""
+
+    def power(x: int, least: int, most: int) -> int:
+        return min(max(1 << max(x - 1, 0).bit_length(), least), most)
+
+    return Parameters(
+        tile=(power(height, 32, 2048), power(width, 32, 2048)),
+        strip_rows=min(max(height, 1), 256),
+        strips=power(-(-width // 30), 1, 64),
+        rows=min(max(height, 1), 256),
+        columns=power(width, 16, 2048),
+    )
