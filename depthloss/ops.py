@@ -1,13 +1,7 @@
 """The boundary between losses and backends: checks the inputs, chooses a backend, hands the spec over.
 
-A backend is a module with
-
-* ``evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group) -> (total, terms)`` on [B, H,
-  W] maps, as `depthloss.reference.evaluate` documents it, and
-* ``unavailable() -> str | None``: why this machine cannot run it, or None.
-
-The fused ones live in ``depthloss.kernels.triton`` and ``depthloss.kernels.cpu``; they are imported when
-first asked for.
+The reference is `depthloss.reference.evaluate`. The fused backends live in ``depthloss.kernels.triton`` and
+``depthloss.kernels.cpu``, are imported when first asked for, and are what `depthloss.fused` describes.
 """
 
 from __future__ import annotations
@@ -23,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import reference
+from . import fused, reference
 from .reference.pyramid import bilinear, nearest
 from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
@@ -112,7 +106,7 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad: bool) -> str:
+def _choose(requested: str, device: str, backends: frozenset[str], gt_requires_grad: bool) -> str:
     """The backend to run, loaded. A function of constants only: a compiled graph holds its answer."""
     if requested == "reference":
         return requested
@@ -120,13 +114,13 @@ def _choose(requested: str, device: str, fused: frozenset[str], gt_requires_grad
     name = requested if explicit else _FUSED_FOR_DEVICE.get(device)
     if name is None:
         reason = f"there is no fused backend for {device!r} tensors"
-    elif name not in fused:
+    elif name not in backends:
         if not explicit:
             return "reference"  # By contract this loss has no fused form here.
         reason = "this loss has no fused form on it"
     else:
         reason = _load(name)[1]
-        if not reason and _FUSED_FOR_DEVICE.get(device) != name:
+        if not reason and device not in _loaded[name].DEVICES:
             reason = f"pred lies on {device!r}"
         if not reason and gt_requires_grad:
             reason = "gt requires a gradient, which only the reference backend computes; detach gt"
@@ -201,7 +195,8 @@ def check_inputs(
 
 def as_maps(x: Tensor | None) -> Tensor | None:
     """[B, 1, H, W] as [B, H, W]; anything else as it is."""
-    return x[:, 0] if x is not None and x.dim() == 4 else x
+    # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
+    return x.squeeze(1) if x is not None and x.dim() == 4 else x
 
 
 def evaluate(
@@ -229,6 +224,7 @@ def evaluate(
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
-    return _loaded[name].evaluate(
-        as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask), spec, weights, log_vars, process_group
-    )
+    maps = (as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask))
+    if name == "reference":
+        return reference.evaluate(*maps, spec, weights, log_vars, process_group)
+    return fused.evaluate(*maps, spec, weights, log_vars, process_group, name)

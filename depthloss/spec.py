@@ -7,6 +7,7 @@ imports torch.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -16,6 +17,8 @@ INVERSE_DEPTH_FLOOR = 1e-6
 EVERYWHERE = frozenset({"cpu", "triton"})
 TRITON_ONLY = frozenset({"triton"})
 NOWHERE: frozenset[str] = frozenset()
+# Every spec of this process by its key: operators of compiled graphs take strings, not objects.
+SPECS: dict[str, LossSpec] = {}
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -292,6 +295,26 @@ class Group:
             raise ValueError(f"min_valid must be an integer >= 0; got {self.min_valid!r}")
 
 
+def _check_terms(terms: tuple[Term, ...]) -> None:
+    """One term of a kind; the structure terms share their domain and their standardisation."""
+    kinds = [type(term).__name__ for term in terms]
+    if len(set(kinds)) != len(kinds):
+        raise ValueError(f"a loss holds at most one term of a kind; got {', '.join(kinds)}")
+    structure = [term for term in terms if isinstance(term, (Absolute, Relative, Gradient))]
+    if len({term.domain for term in structure}) > 1:
+        domains = ", ".join(f"{term.name} {term.domain}" for term in structure)
+        raise ValueError(f"absolute, relative and gradient terms must share one domain; got {domains}")
+    pair = [term for term in structure if not isinstance(term, Absolute)]
+    if len(pair) == 2:
+        if len({term.eps for term in pair}) > 1:
+            raise ValueError(
+                "the relative and the gradient term share one standardisation and so one eps; "
+                f"got {pair[0].eps!r} and {pair[1].eps!r}"
+            )
+        if not all(getattr(term, "standardised", True) for term in pair):
+            raise ValueError("a gradient term beside a relative term must be standardised")
+
+
 @dataclass(frozen=True)
 class LossSpec:
     """One loss, complete but for its weights.
@@ -308,9 +331,11 @@ class LossSpec:
             log-variance weights.
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
         fused: the fused backends that must be able to run this loss.
+        key: a name of this spec, equal for equal specs.
 
     Raises:
-        ValueError: an unknown statistics mode, or two metrics of one name.
+        ValueError: an unknown statistics mode, two metrics of one name, two terms of a kind, or structure terms
+            (absolute, relative, gradient) that do not share one domain and one standardisation.
     """
 
     groups: tuple[Group, ...]
@@ -321,6 +346,7 @@ class LossSpec:
     num_weights: int = field(init=False, repr=False, compare=False)
     metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     fused: frozenset[str] = field(init=False, repr=False, compare=False)
+    key: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _one_of("statistics", self.statistics, ("masked", "all"))
@@ -338,13 +364,16 @@ class LossSpec:
         if len(set(names)) != len(names):
             raise ValueError(f"metric names must be unique; got {names}")
         terms = tuple(term for group in self.groups for term in group.terms)
+        _check_terms(terms)
         for name, value in (
             ("terms", terms),
             ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
             ("metric_names", tuple(names)),
             ("fused", frozenset.intersection(*(term.fused for term in terms))),
+            ("key", hashlib.blake2s(repr(self).encode(), digest_size=12).hexdigest()),
         ):
             object.__setattr__(self, name, value)
+        SPECS[self.key] = self
 
     def on_inverse_depth(self) -> LossSpec:
         """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,

@@ -73,21 +73,26 @@ def test_a_fallback_is_said_once(caplog, monkeypatch):
 class _Recorder:
     """Stands for a fused backend."""
 
-    def __init__(self):
-        self.calls = 0
+    def __init__(self, *devices):
+        self.DEVICES, self.calls = devices, 0
 
-    def evaluate(self, pred, gt, mask, abs_mask, spec, weights, log_vars, process_group):
+    def forward(self, *args):
+        pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves = args
         self.calls += 1
-        assert pred.dim() == gt.dim() == 3 and len(weights) == spec.num_weights
-        return ops.reference.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group)
+        assert pred.dim() == gt.dim() == 3 and len(weights) == spec.num_weights and dtype == torch.float32
+        with torch.no_grad():
+            total, terms = ops.reference.evaluate(*args[:8])
+        return total, terms, torch.empty(0), torch.empty(0)
 
 
 def test_auto_takes_the_fused_backend_of_the_device(caplog, monkeypatch):
     ops._say_once.cache_clear()
-    fused = _Recorder()
+    backends = {"cpu": _Recorder("cpu"), "triton": _Recorder("cuda")}
+    fused = backends["cpu"]
     monkeypatch.setattr(ops, "_load", lambda name: (ops._loaded.get(name), ""))
-    monkeypatch.setitem(ops._loaded, "cpu", fused)
-    monkeypatch.setitem(ops._loaded, "triton", fused)
+    monkeypatch.setattr(ops.fused, "module", backends.get)
+    for name, backend in backends.items():
+        monkeypatch.setitem(ops._loaded, name, backend)
     pred, gt = cases.maps(torch.float32)
     dl.G2Loss()(pred, gt, abs_mask=gt > 0)
     dl.AdaptiveMultiDomainLoss()(pred, gt)

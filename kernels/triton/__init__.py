@@ -136,8 +136,15 @@ def backward(
     abs_mask: Tensor | None,
     spec: LossSpec,
     dtype: torch.dtype,
+    wants_pred: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups]."""
+    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups].
+
+    Without `wants_pred` the first is empty.
+    """
+    if not wants_pred:
+        plan = make_plan(spec)
+        return pred.new_empty(0), launch.log_var_gradients(plan, coefficients) * grad_output
     with _on(pred.device):
         steps, grad, log_vars = launch.backward_launches(
             make_plan(spec),

@@ -94,6 +94,12 @@ def coefficient_count(b: int) -> int:
     return k_finish.HEAD.value + b * k_finish.COEFFICIENTS.value
 
 
+def log_var_gradients(plan: Plan, coefficients: Tensor) -> Tensor:
+    """d total / d log-variance of each group, from what the forward saved."""
+    first = k_finish.LOG_VAR.value
+    return coefficients[first : first + plan.num_log_vars]
+
+
 def _map(x: Tensor | None, like: Tensor) -> tuple:
     """A kernel's map argument; without a tensor one that is never read."""
     if x is None:

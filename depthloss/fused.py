@@ -1,0 +1,204 @@
+"""Fused backends behind autograd: a Function in eager mode, custom operators under torch.compile.
+
+A fused backend is a module with
+
+* ``DEVICES``: the device types whose tensors it takes, and ``unavailable() -> str | None``,
+* ``forward(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves)`` on [B, H, W] maps
+  -> (total, terms, codes, coefficients); weights are numbers, or a tensor of them,
+* ``backward(grad_output, codes, coefficients, pred, gt, mask, abs_mask, spec, dtype, wants_pred)`` -> (gradient
+  of pred, gradients of the log-variances), and
+* ``code_count(spec, b, h, w)``, ``coefficient_count(b)``: the sizes of what is saved, also of symbolic shapes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .reference.statistics import working_dtype
+from .spec import SPECS, LossSpec
+
+_NO_SECOND_DERIVATIVE = (
+    "backend={name!r} has no second derivatives (create_graph=True): use backend='reference' for this loss"
+)
+
+
+def module(name: str) -> ModuleType:
+    """The backend called `name`."""
+    return importlib.import_module(f"depthloss.kernels.{name}")
+
+
+class _Call(NamedTuple):
+    backend: str
+    spec: LossSpec
+    weights: Sequence[float]
+    group: dist.ProcessGroup | None
+    dtype: torch.dtype
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pred, gt, mask, abs_mask, call: _Call, *log_vars):
+        total, terms, codes, coefficients = module(call.backend).forward(
+            pred,
+            gt,
+            mask,
+            abs_mask,
+            call.spec,
+            call.weights,
+            log_vars,
+            call.group,
+            call.dtype,
+            ctx.needs_input_grad[0],
+        )
+        ctx.call, ctx.log_var_dtypes = call, [v.dtype for v in log_vars]
+        ctx.save_for_backward(codes, coefficients, pred, gt, mask, abs_mask)
+        ctx.mark_non_differentiable(terms)
+        ctx.set_materialize_grads(False)
+        return total, terms
+
+    @staticmethod
+    def backward(ctx, grad_output, _):
+        if grad_output is None:
+            return (None,) * (5 + len(ctx.log_var_dtypes))
+        inputs = (ctx.call, ctx.needs_input_grad[0], grad_output, *ctx.saved_tensors)
+        # With create_graph=True the gradient gets a node that says why it has no gradient of its own.
+        grad, log_vars = _Gradient.apply(*inputs) if torch.is_grad_enabled() else _gradient(*inputs)
+        log_vars = [g.to(d) for g, d in zip(log_vars.unbind(), ctx.log_var_dtypes, strict=True)]
+        return (grad if ctx.needs_input_grad[0] else None, None, None, None, None, *log_vars)
+
+
+def _gradient(
+    call: _Call, wants_pred: bool, grad_output: Tensor, codes: Tensor, coefficients: Tensor, *inputs
+):
+    return module(call.backend).backward(
+        grad_output, codes, coefficients, *inputs, call.spec, call.dtype, wants_pred
+    )
+
+
+class _Gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call, *args):
+        ctx.name = call.backend
+        return _gradient(call, *args)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(_NO_SECOND_DERIVATIVE.format(name=ctx.name))
+
+
+@torch.library.custom_op(
+    "depthloss::loss",
+    mutates_args=(),
+    schema=(
+        "(Tensor pred, Tensor gt, Tensor? mask, Tensor? abs_mask, Tensor weights, Tensor[] log_vars, str backend, "
+        "str spec, str group, bool saves) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
+)
+def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):
+    resolved = dist.distributed_c10d._resolve_process_group(group) if group else None
+    return module(backend).forward(
+        pred,
+        gt,
+        mask,
+        abs_mask,
+        SPECS[spec],
+        weights,
+        log_vars,
+        resolved,
+        working_dtype(pred, gt),
+        saves,
+    )
+
+
+@_loss_op.register_fake
+def _(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):
+    dtype, kernels = working_dtype(pred, gt), module(backend)
+    b, h, w = pred.shape
+    codes = kernels.code_count(SPECS[spec], b, h, w) if saves else 0
+    coefficients = kernels.coefficient_count(b) if saves or log_vars else 0
+    empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
+    return empty(()), empty(len(SPECS[spec].metric_names)), empty(codes, torch.uint8), empty(coefficients)
+
+
+@torch.library.custom_op(
+    "depthloss::loss_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor grad_output, Tensor codes, Tensor coefficients, Tensor pred, Tensor gt, Tensor? mask, "
+        "Tensor? abs_mask, str backend, str spec, int groups, bool wants_pred) -> (Tensor, Tensor)"
+    ),
+)
+def _backward_op(
+    grad_output, codes, coefficients, pred, gt, mask, abs_mask, backend, spec, groups, wants_pred
+):
+    dtype = working_dtype(pred, gt)
+    return module(backend).backward(
+        grad_output, codes, coefficients, pred, gt, mask, abs_mask, SPECS[spec], dtype, wants_pred
+    )
+
+
+@_backward_op.register_fake
+def _(grad_output, codes, coefficients, pred, gt, mask, abs_mask, backend, spec, groups, wants_pred):
+    grad = torch.empty_like(pred) if wants_pred else pred.new_empty(0)
+    return grad, torch.empty(groups, dtype=working_dtype(pred, gt), device=pred.device)
+
+
+def _setup(ctx, inputs, output):
+    pred, gt, mask, abs_mask, _, log_vars, ctx.backend, ctx.spec, _, ctx.wants_pred = inputs
+    ctx.log_var_dtypes = [v.dtype for v in log_vars]
+    ctx.save_for_backward(output[2], output[3], pred, gt, mask, abs_mask)
+
+
+def _op_backward(ctx, grad_output, *_):
+    grad, log_vars = _backward_op(
+        grad_output, *ctx.saved_tensors, ctx.backend, ctx.spec, len(ctx.log_var_dtypes), ctx.wants_pred
+    )
+    log_vars = [g.to(d) for g, d in zip(log_vars.unbind(), ctx.log_var_dtypes, strict=True)]
+    return grad if ctx.wants_pred else None, None, None, None, None, log_vars, None, None, None, None
+
+
+_loss_op.register_autograd(_op_backward, setup_context=_setup)
+
+
+def evaluate(
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    weights: Sequence[float],
+    log_vars: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate `spec` with a fused backend; arguments and result as `depthloss.reference.evaluate`."""
+    dtype = working_dtype(pred, gt)
+    if torch.compiler.is_compiling():
+        # Numbers of a schedule become data: as constants they would make a graph for every step.
+        one = torch.ones((), dtype=dtype, device=pred.device)
+        total, terms, _, _ = _loss_op(
+            pred,
+            gt,
+            mask,
+            abs_mask,
+            torch.stack([one * w for w in weights]),
+            list(log_vars),
+            backend,
+            spec.key,
+            "" if process_group is None else process_group.group_name,
+            pred.requires_grad and torch.is_grad_enabled(),
+        )
+        return total, terms.detach()
+    call = _Call(backend, spec, weights, process_group, dtype)
+    if torch.is_grad_enabled():
+        return _Loss.apply(pred, gt, mask, abs_mask, call, *log_vars)
+    return module(call.backend).forward(
+        pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, False
+    )[:2]
