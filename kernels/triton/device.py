@@ -7,8 +7,6 @@ Prefixes: i_ program index, o_ offsets, m_ mask.
 import triton
 import triton.language as tl
 
-INF = tl.constexpr(float("inf"))
-NAN = tl.constexpr(float("nan"))
 FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
 
 
@@ -48,7 +46,7 @@ def valid(p_mask, g, ok, HAS_MASK: tl.constexpr, POSITIVE: tl.constexpr):
 @triton.jit
 def _depth(x, D: tl.constexpr):
     """Depth of the inverse depth x before its bounds; an Inf becomes NaN, so that it shows behind them."""
-    x = tl.where(tl.abs(x) < INF, x, NAN)
+    x = tl.where(tl.abs(x) < float("inf"), x, float("nan"))
     if D.conversion == "shifted-inverse":
         return 1.0 / (x + FLOOR)
     else:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .device import share
+from .levels import level_of
 from .pyramid import IMAGE, INV_N, INV_P, SIGN_MEAN
 from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
@@ -34,7 +35,6 @@ from .totals import (
     T_VISIBLE,
     TOTALS,
     collect,
-    level_of,
     log_of_images,
     per_image_count,
     radicand,
@@ -294,7 +294,7 @@ def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.c
     k = tl.arange(0, 8)[None, :]
     for q0 in range(0, NQ, QB):
         q = q0 + tl.arange(0, QB)
-        level = level_of(q, H, W, TH, S, LEVELS)
+        level = level_of(q, H, W, TH, 30 * S, LEVELS)
         weight = tl.sum(tl.where(level[:, None] == k, kappa[None, :], 0.0), 1)
         at = sums + b.to(tl.int64)[:, None] * NQ + q[None, :]
         keep = here[:, None] & (q < NQ)[None, :]

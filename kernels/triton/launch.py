@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import backward as k_backward
 from . import finish as k_finish
+from . import gradient as k_gradient
 from . import moments as k_moments
 from . import pyramid as k_pyramid
 from . import sobel as k_sobel
@@ -67,7 +68,8 @@ class Geometry:
         self.strips = self.count(30 * parameters.strips, parameters.strip_rows, 0) if plan.codes else 1
         self.level_shapes = [(h >> k, w >> k) for k in range(1, self.levels)] if plan.codes else []
         self.cells = b * sum(x * y for x, y in self.level_shapes)
-        self.halves = plan.codes and plan.sobel_mask == "support" and plan.downsample == "average"
+        # Then nearest sampling needs no division.
+        self.divides = (h | w) % (1 << (self.levels - 1)) == 0
 
     def count(self, columns: int, rows: int, first: int) -> int:
         """Tiles of columns x rows over the levels from `first` on, per image."""
@@ -111,7 +113,7 @@ def _map(x: Tensor | None, like: Tensor) -> tuple:
 
 def _views(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
     first, second, _ = geometry.code_bytes
-    return codes[:first].view(torch.int16), codes[first : first + second], codes[first + second :]
+    return codes[:first].view(torch.uint16), codes[first : first + second], codes[first + second :]
 
 
 def _acc(dtype: torch.dtype) -> tl.dtype:
@@ -184,7 +186,7 @@ class Forward:
         level_p, level_g, info = empty(g.cells), empty(g.cells), empty(g.cells, torch.int16)
         levels = {"NPP": _up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
-        pyramid = Launch(k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels}, warps)
+        pyramid = Launch(k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels, "DIVIDES": g.divides}, warps)
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (
             *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0, code,
@@ -262,5 +264,6 @@ def backward_launches(
         grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
     )  # fmt: skip
     masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
-    launches.append(Launch(k_backward.gradient, g.b * tiles, args, {**shared, **masks}, options))
+    constants = {**shared, **masks, "DIVIDES": g.divides}
+    launches.append(Launch(k_gradient.gradient, g.b * tiles, args, constants, options))
     return launches, out, log_vars

@@ -78,15 +78,19 @@ def _store(level_p, level_g, info, o, ok, dev_p, dev_g, count, kept, AREA: tl.co
 
 @triton.jit
 def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr, PLAN: tl.constexpr,
-            HAS_MASK: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+            HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Sums over the pixels that the cells y, x of level K sample: 1 (nearest) or the central 2x2."""
+    F: tl.constexpr = 2**K
     if PLAN.downsample == "nearest":
-        p, g, m, keep = _read(
-            pred, gt, mask, b, y * H // h, x * W // w, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC
-        )
+        if DIVIDES:
+            y = y * F
+            x = x * F
+        else:
+            y = y * H // h
+            x = x * W // w
+        p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
         return p, g, m.to(tl.int32), keep.to(tl.int32)
     else:
-        F: tl.constexpr = 2**K
         y = y * F + (F // 2 - 1)
         x = x * F + (F // 2 - 1)
         p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
@@ -128,6 +132,7 @@ def pyramid(
     TW: tl.constexpr,
     NPP: tl.constexpr,
     LEVELS: tl.constexpr,
+    DIVIDES: tl.constexpr,
 ):
     i_p = tl.program_id(0)
     b = i_p // NP
@@ -173,8 +178,9 @@ def pyramid(
                 _store(level_p, level_g, info, o, inside, dev_p, dev_g, count, kept, 4**k, PLAN)
             else:
                 cell_p, cell_g, n_m, n_kept = _sample(
-                    pred, gt, mask, b, rows, columns, inside, h, w, H, W, mu_p, mu_g, k, PLAN, HAS_MASK, ACC
-                )
+                    pred, gt, mask, b, rows, columns, inside, h, w, H, W, mu_p, mu_g, k, PLAN, HAS_MASK,
+                    DIVIDES, ACC
+                )  # fmt: skip
                 if PLAN.downsample == "nearest":
                     _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_m, n_kept, 1, PLAN)
                 else:

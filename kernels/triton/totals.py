@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .device import share
+from .levels import level_of
 from .moments import (
     ABS_COUNT,
     ABSOLUTE,
@@ -122,19 +123,6 @@ def _pooled(moments, row_mean, row_spread, n, B, NP, R, NPP: tl.constexpr, BC: t
 
 
 @triton.jit
-def level_of(q, H, W, TH: tl.constexpr, S: tl.constexpr, LEVELS: tl.constexpr):
-    """The pyramid level that each of the programs q of an image worked on."""
-    level = q * 0
-    first = tl.full((), 0, tl.int32)
-    for k in tl.static_range(LEVELS):
-        level = tl.where(q >= first, k, level)
-        h = (tl.full((), 0, tl.int32) + H) >> k
-        w = (tl.full((), 0, tl.int32) + W) >> k
-        first += tl.cdiv(w, 30 * S) * tl.cdiv(h, TH)
-    return level
-
-
-@triton.jit
 def by_level(x, level):
     """Sums [8] of the values x [Q] by their level."""
     return tl.sum(tl.where(level[:, None] == tl.arange(0, 8)[None, :], x[:, None], 0.0), 0)
@@ -192,7 +180,7 @@ def collect(
             r = tl.zeros([BC], ACC)
             for q0 in range(0, NQ, QC):
                 q = q0 + tl.arange(0, QC)
-                full_resolution = (q < NQ) & (level_of(q, H, W, TH, S, LEVELS) == 0)
+                full_resolution = (q < NQ) & (level_of(q, H, W, TH, 30 * S, LEVELS) == 0)
                 o = b.to(tl.int64)[:, None] * NQ + q[None, :]
                 keep = here[:, None] & full_resolution[None, :]
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
@@ -245,7 +233,7 @@ def collect(
         row = B * (izero + NQ)
         for i0 in range(0, B * NQ, QC):
             i = i0 + tl.arange(0, QC)
-            level = level_of(i % NQ, H, W, TH, S, LEVELS)
+            level = level_of(i % NQ, H, W, TH, 30 * S, LEVELS)
             response += by_level(tl.load(sums + RESPONSE * row + i, mask=i < row, other=0.0), level)
             kept += by_level(tl.load(sums + KEPT * row + i, mask=i < row, other=0.0), level)
             if PLAN.counts_cells:

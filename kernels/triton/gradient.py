@@ -1,0 +1,306 @@
+"""The backward, second launch: the gradient of every pixel.
+
+    u = w_R sign(r) + a (kappa_0 (Sx^T sx + Sy^T sy) + sum_k A_k of the cells that sample the pixel)
+    dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output dd/dp dL/dd + pointwise
+
+Reads the codes (2 bytes/pixel) and A_k (1.33); p for a converted domain; p, g, m for terms that are no L1.
+Writes the gradient; everything is float32 or wider until it is stored.
+"""
+
+import triton
+import triton.language as tl
+
+from .backward import adjoint, beyond, code_row
+from .device import image, sign, slope, to_domain, valid
+from .finish import (
+    ABS_WEIGHT,
+    COEFFICIENTS,
+    DIFF_CENTRE,
+    DIFF_SHIFT,
+    DIFF_SLOPE,
+    HEAD,
+    KAPPA,
+    LOG_CENTRE,
+    LOG_SHIFT,
+    LOG_SLOPE,
+    LOG_VAR,
+    MEAN_WEIGHT,
+    POINT_THRESHOLD,
+    POINT_WEIGHT,
+    REL_WEIGHT,
+    SCALE,
+    SIGN_WEIGHT,
+)
+from .moments import log_ratio
+from .sobel import READ_BIT, VALID_BIT
+
+
+@triton.jit
+def _cells_of_row(cells, old, b, B, H, W, y, x, I: tl.constexpr, K: tl.constexpr, PLAN: tl.constexpr,
+                  DIVIDES: tl.constexpr, TH: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """What level K adds to the pixels x of row y = (a multiple of TH) + I, where `old` is that of row y - 1.
+
+    Average: every pixel of a cell; bilinear: its central 2x2; nearest: the pixel that it samples. Where tiles
+    hold whole cells the rows of a level are known to the compiler.
+    """
+    F: tl.constexpr = 2**K
+    FIRST: tl.constexpr = F // 2 - 1 if PLAN.downsample == "bilinear" else 0
+    ROWS: tl.constexpr = F if PLAN.downsample == "average" else (2 if PLAN.downsample == "bilinear" else 1)
+    KNOWN: tl.constexpr = TH % F == 0 and (DIVIDES or PLAN.downsample != "nearest")
+    if KNOWN and (I - FIRST) % F >= ROWS:
+        return tl.zeros_like(old)
+    elif KNOWN and (I - FIRST) % F > 0:
+        return old
+    else:
+        zero = tl.full((), 0, tl.int32)
+        h = (zero + H) >> K
+        w = (zero + W) >> K
+        y_k = y >> K
+        x_k = x >> K
+        hit_y = y_k < h
+        hit_x = x_k < w
+        if PLAN.downsample == "nearest" and not DIVIDES:
+            y_k = ((y.to(tl.int64) * h + H - 1) // H).to(tl.int32)
+            x_k = ((x.to(tl.int64) * w + W - 1) // W).to(tl.int32)
+            hit_y = (y_k < h) & (y_k.to(tl.int64) * H // h == y)
+            hit_x = (x_k < w) & (x_k.to(tl.int64) * W // w == x)
+        elif ROWS < F:
+            if not KNOWN:
+                hit_y = hit_y & (((y - FIRST) & (F - 1)) < ROWS)
+            hit_x = hit_x & (((x - FIRST) & (F - 1)) < ROWS)
+        base = b.to(tl.int64) * h * w + y_k.to(tl.int64) * w
+        for k in tl.static_range(1, K):
+            base += ((zero + H) >> k).to(tl.int64) * ((zero + W) >> k) * B
+        return tl.load(cells + base + x_k, mask=hit_x & hit_y, other=0.0)
+
+
+@triton.jit
+def _pointwise(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight, threshold,
+               PLAN: tl.constexpr):  # fmt: skip
+    """Gradient of the terms that re-read p, g and m: moments and pointwise terms, all weighted."""
+    zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
+    total = zero
+    if PLAN.has_difference:
+        D: tl.constexpr = PLAN.difference_domain
+        on = m & ((diff_slope + zero) != 0)
+        e = to_domain(p, on, D) - to_domain(g, on, D)
+        d = (e - diff_centre) * diff_slope + diff_shift
+        total += tl.where(on, d, 0.0) * slope(p, on, D)
+    if PLAN.has_log:
+        T: tl.constexpr = PLAN.log
+        D_LOG: tl.constexpr = PLAN.log_domain
+        on = m & (((log_slope + zero) != 0) | ((log_shift + zero) != 0))
+        p_d = to_domain(p, on, D_LOG)
+        ratio = log_ratio(p_d, to_domain(g, on, D_LOG), on, T)
+        d = (ratio - log_centre) * log_slope + log_shift
+        inside = on
+        if T.clamp is not None:
+            inside = on & (p_d >= T.clamp)
+            p_d = tl.where(p_d < T.clamp, T.clamp, p_d)
+        total += tl.where(inside, d / (tl.where(inside, p_d, 1.0) + T.offset), 0.0) * slope(p, on, D_LOG)
+    if PLAN.has_pointwise:
+        POINT: tl.constexpr = PLAN.pointwise
+        D_POINT: tl.constexpr = PLAN.pointwise_domain
+        on = m & ((point_weight + zero) != 0)
+        p_d = to_domain(p, on, D_POINT)
+        g_d = to_domain(g, on, D_POINT)
+        e = tl.where(on, p_d - g_d, 0.0)
+        d = tl.where(e > 0, 1.0, tl.where(e < 0, -1.0, 0.0)).to(p.dtype)
+        if POINT.kind == "mse":
+            d = 2.0 * e
+        elif POINT.kind == "abs-rel":
+            d = d / tl.where(on, g_d, 1.0)
+        elif POINT.kind == "abs-rel-packnet":
+            q = 1.0 / tl.where(on, p_d, 1.0)
+            d = d * q - tl.abs(e) * q * q
+        elif POINT.kind == "berhu":
+            c = threshold + zero
+            d = tl.where(tl.abs(e) <= c, d, e / tl.where(c > 0, c, 1.0))
+        elif POINT.kind == "berhu-packnet":
+            d = tl.where(tl.abs(e) > threshold, d + 2.0 * e, d)
+        total += d * point_weight * slope(p, on, D_POINT)
+    return total
+
+
+@triton.jit
+def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """dL/dd of the absolute, relative and gradient terms, from a code and the sum over levels u.
+
+    A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused multiply-add
+    gives sign * weight exactly.
+    """
+    ones = tl.zeros_like(u)
+    v = (c & VALID_BIT) != 0
+    if PLAN.sobel_mask == "centre":
+        u = tl.where((c & READ_BIT) != 0, u, 0.0)
+    if PLAN.has_relative:
+        u += tl.fma((c & 48).to(ACC), ones + w_r * 0.0625, ones - w_r)
+    if PLAN.standardised:
+        deviation = tl.fma((c & 768).to(ACC), ones + w_s * 0.00390625, ones + (mean - w_s))
+        if PLAN.sobel_mask == "centre":
+            u -= tl.where(v, deviation, 0.0)
+        else:
+            u -= deviation
+    if PLAN.sobel_mask != "centre":
+        u = tl.where(v, u, 0.0)
+    u = u * scale
+    if PLAN.has_absolute:
+        u += tl.fma((c & 192).to(ACC), ones + w_a * 0.015625, ones - w_a)
+    return u
+
+
+@triton.jit
+def gradient(
+    pred,  # maps [B, H, W]
+    gt,
+    mask,
+    abs_mask,
+    code0,  # uint16 [B, H, W + 2]
+    cells,  # A_k of the levels k >= 1
+    coefficients,
+    grad_output,  # [1]
+    out,  # map [B, H, W]
+    out_log_vars,
+    B,
+    H,
+    W,
+    NT,
+    PLAN: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_ABS: tl.constexpr,
+    ACC: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    LEVELS: tl.constexpr,
+    DIVIDES: tl.constexpr,
+):
+    """Write the gradient of pred, and of the log-variances."""
+    i_p = tl.program_id(0)
+    b = i_p // NT
+    t = i_p - b * NT
+    b64 = b.to(tl.int64)
+    tiles_x = tl.cdiv(W, TW)
+    y0 = t // tiles_x * TH
+    x = t % tiles_x * TW + tl.arange(0, TW)
+    x_c = tl.minimum(x, W - 1)
+    x_o = x.to(tl.int64)
+    rows = tl.where(x < W, H, 0)
+    upstream = tl.load(grad_output).to(ACC)
+    G: tl.constexpr = PLAN.num_log_vars
+    for i in tl.static_range(G):
+        d_log_var = tl.load(coefficients + LOG_VAR + i).to(ACC) * upstream
+        tl.store(out_log_vars + i, d_log_var, mask=i_p == 0)
+    STRUCTURE: tl.constexpr = PLAN.structure
+    image_row = coefficients + HEAD + b64 * COEFFICIENTS
+    kappa = tl.load(coefficients + KAPPA)
+    none = kappa * 0.0
+    w_a = none
+    w_r = none
+    scale = none
+    mean = none
+    w_s = none
+    if PLAN.has_absolute:
+        w_a = tl.load(image_row + ABS_WEIGHT)
+    if PLAN.codes:
+        w_r = tl.load(image_row + REL_WEIGHT)
+        scale = tl.load(image_row + SCALE)
+        mean = tl.load(image_row + MEAN_WEIGHT)
+        w_s = tl.load(image_row + SIGN_WEIGHT)
+    diff_slope = none
+    diff_centre = none
+    diff_shift = none
+    if PLAN.has_difference:
+        diff_slope = tl.load(image_row + DIFF_SLOPE)
+        diff_centre = tl.load(image_row + DIFF_CENTRE)
+        diff_shift = tl.load(image_row + DIFF_SHIFT)
+    log_slope = none
+    log_centre = none
+    log_shift = none
+    if PLAN.has_log:
+        log_slope = tl.load(image_row + LOG_SLOPE)
+        log_centre = tl.load(image_row + LOG_CENTRE)
+        log_shift = tl.load(image_row + LOG_SHIFT)
+    point_weight = none
+    threshold = none
+    if PLAN.has_pointwise:
+        point_weight = tl.load(image_row + POINT_WEIGHT)
+    if PLAN.berhu:
+        threshold = tl.load(image_row + POINT_THRESHOLD)
+    code0 += b64 * H * (W + 2)
+    d0 = tl.zeros([TW], tl.int32)
+    s0 = d0
+    d1 = d0
+    s1 = d0
+    c1 = d0
+    a1 = tl.zeros([TW], ACC)
+    a2 = a1
+    a3 = a1
+    a4 = a1
+    a5 = a1
+    for i in tl.static_range(TH + 2):
+        y = y0 + (i - 1)
+        d2 = d0
+        s2 = s0
+        c2 = c1
+        if PLAN.codes:
+            y_c = tl.minimum(tl.maximum(y, 0), H - 1).to(tl.int64)
+            d2, s2, c2 = code_row(code0, y_c * (W + 2) + x_c + 1)
+            if i == 0:
+                d2, s2 = beyond(d2, s2, d2, s2, y < 0, PLAN)
+            else:
+                d2, s2 = beyond(d2, s2, d1, s1, y >= H, PLAN)
+        if i >= 2:
+            y_o = (y - 1).to(tl.int64)
+            ok = y - 1 < rows
+            g = tl.zeros([TW], ACC)
+            total = g
+            if PLAN.reads_pred:
+                p = tl.load(image(pred, b) + y_o * pred[2] + x_o * pred[3], mask=ok, other=0.0).to(ACC)
+            if PLAN.reads_inputs:
+                g = tl.load(image(gt, b) + y_o * gt[2] + x_o * gt[3], mask=ok, other=0.0).to(ACC)
+                o_m = y_o * mask[2] + x_o * mask[3]
+                v = valid(image(mask, b) + o_m, g, ok, HAS_MASK, PLAN.positive_gt)
+                m = v
+                if PLAN.plain:
+                    m = ok
+                total = _pointwise(
+                    p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight,
+                    threshold, PLAN
+                )  # fmt: skip
+            if PLAN.has_structure:
+                if PLAN.codes:
+                    u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                    if LEVELS > 1:
+                        a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, x, i - 2, 1, PLAN, DIVIDES, TH, ACC)
+                        u += a1
+                    if LEVELS > 2:
+                        a2 = _cells_of_row(cells, a2, b, B, H, W, y - 1, x, i - 2, 2, PLAN, DIVIDES, TH, ACC)
+                        u += a2
+                    if LEVELS > 3:
+                        a3 = _cells_of_row(cells, a3, b, B, H, W, y - 1, x, i - 2, 3, PLAN, DIVIDES, TH, ACC)
+                        u += a3
+                    if LEVELS > 4:
+                        a4 = _cells_of_row(cells, a4, b, B, H, W, y - 1, x, i - 2, 4, PLAN, DIVIDES, TH, ACC)
+                        u += a4
+                    if LEVELS > 5:
+                        a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, x, i - 2, 5, PLAN, DIVIDES, TH, ACC)
+                        u += a5
+                    d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
+                    touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
+                else:
+                    if HAS_ABS:
+                        o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
+                        v = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
+                    e = to_domain(p, v, STRUCTURE) - to_domain(g, v, STRUCTURE)
+                    d = sign(e, v).to(ACC) * w_a
+                    touched = v
+                if STRUCTURE.conversion != "identity":
+                    d = d * slope(p, touched, STRUCTURE)
+                total += d
+            p_out = image(out, b) + y_o * out[2] + x_o * out[3]
+            tl.store(p_out, (total * upstream).to(out[0].dtype.element_ty), mask=ok)
+        d0 = d1
+        d1 = d2
+        s0 = s1
+        s1 = s2
+        c1 = c2
