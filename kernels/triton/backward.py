@@ -9,7 +9,7 @@ nothing; reads 0.33 bytes/pixel, writes 4 bytes/cell = 1.33 bytes/pixel in float
 import triton
 import triton.language as tl
 
-from .finish import KAPPA
+from .coefficients import KAPPA
 from .levels import locate
 
 

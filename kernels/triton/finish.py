@@ -11,56 +11,52 @@ numbers of the batch, then COEFFICIENTS numbers per image.
 import triton
 import triton.language as tl
 
+from .coefficients import (
+    ABS_WEIGHT,
+    COEFFICIENTS,
+    DIFF_CENTRE,
+    DIFF_SHIFT,
+    DIFF_SLOPE,
+    HEAD,
+    KAPPA,
+    LOG_CENTRE,
+    LOG_SHIFT,
+    LOG_SLOPE,
+    MEAN_WEIGHT,
+    POINT_THRESHOLD,
+    POINT_WEIGHT,
+    REL_WEIGHT,
+    SCALE,
+    SIGN_WEIGHT,
+)
+from .combine import combine
 from .device import share
+from .joined import gradient_levels, joined, joined_moments, unit
 from .levels import level_of
+from .moments import ABS_COUNT, STATISTICS
 from .pyramid import IMAGE, INV_N, INV_P, SIGN_MEAN
 from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
     T_ABS_COUNT,
     T_ABS_FLOORED,
     T_ABSOLUTE,
-    T_CELLS,
     T_COUNT,
     T_DIFF_MEAN,
     T_DIFF_SPREAD,
     T_IMAGES,
-    T_KEPT,
     T_LOG_MEAN,
     T_LOG_SPREAD,
     T_POINT,
     T_POINT_COUNT,
     T_RELATIVE,
-    T_RESPONSE,
     T_STATISTICS,
     T_VISIBLE,
-    TOTALS,
     collect,
     log_of_images,
     per_image_count,
     radicand,
     root,
 )
-from .moments import ABS_COUNT, STATISTICS
-
-# Of the batch.
-KAPPA = tl.constexpr(0)  # [8] levels
-LOG_VAR = tl.constexpr(8)  # [8] groups: d total/d s
-HEAD = tl.constexpr(16)
-# Per image.
-ABS_WEIGHT = tl.constexpr(0)
-REL_WEIGHT = tl.constexpr(1)
-SCALE = tl.constexpr(2)
-MEAN_WEIGHT = tl.constexpr(3)
-SIGN_WEIGHT = tl.constexpr(4)
-DIFF_SLOPE = tl.constexpr(5)
-DIFF_CENTRE = tl.constexpr(6)
-DIFF_SHIFT = tl.constexpr(7)
-LOG_SLOPE = tl.constexpr(8)
-LOG_CENTRE = tl.constexpr(9)
-LOG_SHIFT = tl.constexpr(10)
-POINT_WEIGHT = tl.constexpr(11)
-POINT_THRESHOLD = tl.constexpr(12)
-COEFFICIENTS = tl.constexpr(13)
 
 
 @triton.jit
@@ -68,36 +64,6 @@ def _over(x, n):
     """x / n, and 0 for n = 0; NaN stays NaN."""
     on = n != 0
     return tl.where(on, x / tl.where(on, n, 1.0), 0.0)
-
-
-@triton.jit
-def _joined(totals, item, WORLD: tl.constexpr, WP: tl.constexpr):
-    """Sum of one total over the ranks."""
-    r = tl.arange(0, WP)
-    return tl.sum(tl.load(totals + r * TOTALS + item, mask=r < WORLD, other=0.0))
-
-
-@triton.jit
-def _joined_levels(totals, item, WORLD: tl.constexpr, WP: tl.constexpr):
-    """Sums [8] of the totals of all levels over the ranks."""
-    r = tl.arange(0, WP)[:, None]
-    at = totals + r * TOTALS + item + tl.arange(0, 8)[None, :]
-    return tl.sum(tl.load(at, mask=(r < WORLD) & (tl.arange(0, 8)[None, :] >= 0), other=0.0), 0)
-
-
-@triton.jit
-def _joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.constexpr):
-    """Mean and spread of the joined batch (Chan)."""
-    r = tl.arange(0, WP)
-    here = r < WORLD
-    n_r = tl.load(totals + r * TOTALS + T_STATISTICS, mask=here, other=0.0)
-    mean_r = tl.load(totals + r * TOTALS + item_mean, mask=here, other=0.0)
-    spread_r = tl.load(totals + r * TOTALS + item_spread, mask=here, other=0.0)
-    n = tl.sum(n_r)
-    mean = share(tl.sum(n_r * mean_r), n)
-    d = tl.where(n_r > 0, mean_r - mean, 0.0)
-    shift = share(tl.sum(n_r * d), n)
-    return mean + shift, tl.sum(spread_r + n_r * d * d) - n * shift * shift
 
 
 @triton.jit
@@ -119,171 +85,6 @@ def _norm_l1(n, images, T: tl.constexpr, PLAIN: tl.constexpr):
 
 
 @triton.jit
-def _weight(weights, I: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):
-    """Weight I of N: from memory, or an argument, which in float64 comes as two float32 parts."""
-    if BY_POINTER:
-        return tl.load(weights[0] + I).to(ACC)
-    elif ACC == tl.float64:
-        return tl.full((), 0.0, ACC) + weights[I] + weights[N + I]
-    else:
-        return tl.full((), 0.0, ACC) + weights[I]
-
-
-@triton.jit
-def _select(KIND: tl.constexpr, a, r, g, d, l, p):  # noqa: E741
-    """The argument of the kind of term."""
-    if KIND == 0:
-        return a
-    elif KIND == 1:
-        return r
-    elif KIND == 2:
-        return g
-    elif KIND == 3:
-        return d
-    elif KIND == 4:
-        return l
-    else:
-        return p
-
-
-@triton.jit
-def _set(KIND: tl.constexpr, WANTED: tl.constexpr, new, old):
-    if KIND == WANTED:
-        return new
-    else:
-        return old
-
-
-@triton.jit
-def _entry(terms, weights, value, levels, kept, open_, I: tl.constexpr, E: tl.constexpr, PLAN: tl.constexpr,
-           BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """Store one term's metrics; return its gated value and its weight."""
-    ENTRY: tl.constexpr = PLAN.groups[I].entries[E]
-    weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
-    gate = open_
-    if PLAN.plain and ENTRY.kind != 0:
-        gate = open_ | True
-    value = tl.where(gate, value, 0.0)
-    tl.store(terms + ENTRY.slot, value)
-    if ENTRY.weight_slot >= 0:
-        tl.store(terms + ENTRY.weight_slot, weight)
-    if ENTRY.kind == 2:
-        part = terms + (ENTRY.slot + 1 + (ENTRY.weight_slot >= 0))
-        k = tl.arange(0, 8)
-        tl.store(part + k, tl.where(gate, levels, 0.0), mask=k < PLAN.levels)
-        if PLAN.sobel_mask != "residual":
-            kept = tl.where(gate, kept, 0.0)
-        tl.store(part + PLAN.levels + k, kept, mask=k < PLAN.levels)
-    return value, tl.where(gate, weight, 0.0)
-
-
-@triton.jit
-def _clamped_log_var(log_vars, I: tl.constexpr, PLAN: tl.constexpr, ACC: tl.constexpr):
-    v = tl.load(log_vars[I]).to(ACC)
-    BOUNDS: tl.constexpr = PLAN.log_var_bounds
-    v = tl.where(v < BOUNDS[0], BOUNDS[0], v)
-    return tl.where(v > BOUNDS[1], BOUNDS[1], v)
-
-
-@triton.jit
-def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l, p, levels, kept,  # noqa: E741
-            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """The total from the terms' values; return the factor of each kind of term in it."""
-    zero = tl.full((), 0.0, ACC)
-    f_a = zero
-    f_r = zero
-    f_g = zero
-    f_d = zero
-    f_l = zero
-    f_p = zero
-    total = zero
-    G: tl.constexpr = len(PLAN.groups)
-    precisions = zero
-    if PLAN.log_var_bounds is not None:
-        for i in tl.static_range(G):
-            precisions += tl.exp(-_clamped_log_var(log_vars, i, PLAN, ACC))
-    for i in tl.static_range(G):
-        loss = zero
-        factor = zero
-        gate = n >= PLAN.groups[i].min_valid
-        if PLAN.log_var_bounds is not None:
-            v = _clamped_log_var(log_vars, i, PLAN, ACC)
-            precision = tl.exp(-v)
-            factor = tl.where(gate & (n >= 1), 0.5 * precision, 0.0)
-        else:
-            factor = _weight(weights, PLAN.groups[i].weight, PLAN.num_weights, BY_POINTER, ACC)
-        for e in tl.static_range(len(PLAN.groups[i].entries)):
-            value, weight = _entry(
-                terms, weights, _select(PLAN.groups[i].entries[e].kind, a, r, g, d, l, p), levels, kept, gate,
-                i, e, PLAN, BY_POINTER, ACC
-            )  # fmt: skip
-            loss += weight * value
-            f = factor * weight
-            f_a = _set(PLAN.groups[i].entries[e].kind, 0, f, f_a)
-            f_r = _set(PLAN.groups[i].entries[e].kind, 1, f, f_r)
-            f_g = _set(PLAN.groups[i].entries[e].kind, 2, f, f_g)
-            f_d = _set(PLAN.groups[i].entries[e].kind, 3, f, f_d)
-            f_l = _set(PLAN.groups[i].entries[e].kind, 4, f, f_l)
-            f_p = _set(PLAN.groups[i].entries[e].kind, 5, f, f_p)
-        if PLAN.groups[i].slot >= 0:
-            tl.store(terms + PLAN.groups[i].slot, loss)
-        if PLAN.log_var_bounds is not None:
-            on = gate & (n >= 1)
-            total += tl.where(on, 0.5 * precision * loss + 0.5 * v, 0.0)
-            tl.store(coefficients + LOG_VAR + i, tl.where(on, 0.5 - 0.5 * precision * loss, 0.0))
-            tl.store(terms + PLAN.groups[i].sigma_slot, tl.exp(0.5 * v))
-            tl.store(terms + PLAN.groups[i].weight_slot, precision / precisions)
-        else:
-            total += factor * loss
-    tl.store(terms + PLAN.count_slot, n)
-    tl.store(terms + PLAN.total_slot, total)
-    tl.store(total_out, total)
-    return f_a, f_r, f_g, f_d, f_l, f_p
-
-
-@triton.jit
-def _levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr):
-    """Of the gradient term: its value, its levels, kept responses and weights kappa [8], all still without w F."""
-    k = tl.arange(0, 8)
-    response = _joined_levels(totals, T_RESPONSE, WORLD, WP)
-    kept = _joined_levels(totals, T_KEPT, WORLD, WP)
-    norm = kept
-    if PLAN.normalizer == "full":
-        norm = kept * 0.0 + n
-    elif PLAN.counts_cells:
-        norm = _joined_levels(totals, T_CELLS, WORLD, WP)
-        if PLAN.sobel_mask == "residual":
-            norm = norm * _unit(k, PLAN, ACC)
-    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)
-    if PLAN.normalizer != "kept":
-        norm = norm + PLAN.gradient_eps
-    inverse = tl.where(on, 1.0 / tl.where(on, norm, 1.0), 0.0)
-    levels = tl.where(on, response * inverse, 0.0)
-    if PLAN.combine == "mean":
-        if PLAN.sobel_mask == "support":
-            counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
-        else:
-            counted = tl.full((), PLAN.levels, ACC)
-        inverse = inverse / counted
-        value = tl.sum(levels) / counted
-    else:
-        value = tl.sum(levels)
-    return value, levels, kept, inverse
-
-
-@triton.jit
-def _unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """D_k(m) of one valid pixel: 1 over the pixels that a cell samples."""
-    one = tl.full((), 1.0, ACC)
-    if PLAN.downsample == "average":
-        return one / (1 << (2 * k)).to(ACC)
-    elif PLAN.downsample == "bilinear":
-        return tl.where(k > 0, 0.25 * one, one)
-    else:
-        return tl.where(k >= 0, one, one)
-
-
-@triton.jit
 def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr,
               S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
     """Of the images b [BC]: sum_k kappa_k sum s Sobel(a) and s Sobel(a z_p), sum sign(r), sum sign(r) z_p."""
@@ -300,7 +101,7 @@ def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.c
         keep = here[:, None] & (q < NQ)[None, :]
         z += tl.sum(tl.load(at + U_Z * row, mask=keep, other=0.0) * weight[None, :], 1)
         if PLAN.sobel_mask != "support":
-            weight = weight * _unit(level, PLAN, ACC)
+            weight = weight * unit(level, PLAN, ACC)
             one += tl.sum(tl.load(at + U_ONE * row, mask=keep, other=0.0) * weight[None, :], 1)
         if PLAN.has_relative:
             keep = keep & (level == 0)[None, :]
@@ -315,9 +116,9 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
             LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
     zero = tl.full((), 0.0, ACC)
-    n = _joined(totals, T_COUNT, WORLD, WP)
-    n_all = _joined(totals, T_STATISTICS, WORLD, WP)
-    size = _joined(totals, T_IMAGES, WORLD, WP)
+    n = joined(totals, T_COUNT, WORLD, WP)
+    n_all = joined(totals, T_STATISTICS, WORLD, WP)
+    size = joined(totals, T_IMAGES, WORLD, WP)
     a = zero
     r = zero
     g = zero
@@ -332,10 +133,10 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
     if PLAN.has_absolute:
         ABS: tl.constexpr = PLAN.absolute
         if PLAN.plain:
-            norm_a = _joined(totals, T_ABS_FLOORED, WORLD, WP) + ABS.eps
+            norm_a = joined(totals, T_ABS_FLOORED, WORLD, WP) + ABS.eps
         else:
-            norm_a = _norm_l1(_joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
-        a = _joined(totals, T_ABSOLUTE, WORLD, WP) / norm_a
+            norm_a = _norm_l1(joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
+        a = joined(totals, T_ABSOLUTE, WORLD, WP) / norm_a
     if PLAN.has_relative:
         REL: tl.constexpr = PLAN.relative
         norm_r = _norm_l1(n_all, size, REL, PLAN.plain)
@@ -343,20 +144,20 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             norm_r = tl.where(n_all > 1, n_all, 1.0)
         elif PLAN.plain:
             norm_r = tl.where(size > 1, size, 1.0)
-        r = _joined(totals, T_RELATIVE, WORLD, WP) / norm_r
+        r = joined(totals, T_RELATIVE, WORLD, WP) / norm_r
     if PLAN.has_gradient:
-        g, levels, kept, kappa = _levels(totals, n_all, PLAN, WORLD, WP, ACC)
-        g += _joined(totals, T_VISIBLE, WORLD, WP)
+        g, levels, kept, kappa = gradient_levels(totals, n_all, PLAN, WORLD, WP, ACC)
+        g += joined(totals, T_VISIBLE, WORLD, WP)
     if PLAN.has_difference:
         DIFFERENCE: tl.constexpr = PLAN.difference
-        diff_mean, spread = _joined_moments(totals, T_DIFF_MEAN, T_DIFF_SPREAD, WORLD, WP)
+        diff_mean, spread = joined_moments(totals, T_DIFF_MEAN, T_DIFF_SPREAD, WORLD, WP)
         d = share(spread, n_all) + DIFFERENCE.alpha * diff_mean * diff_mean
     if PLAN.has_log:
         LOG: tl.constexpr = PLAN.log
         if LOG.reduction == "images":
-            log = LOG.scale * _joined(totals, T_LOG_MEAN, WORLD, WP) / tl.where(size > 1, size, 1.0)
+            log = LOG.scale * joined(totals, T_LOG_MEAN, WORLD, WP) / tl.where(size > 1, size, 1.0)
         else:
-            log_mean, spread = _joined_moments(totals, T_LOG_MEAN, T_LOG_SPREAD, WORLD, WP)
+            log_mean, spread = joined_moments(totals, T_LOG_MEAN, T_LOG_SPREAD, WORLD, WP)
             x, log_factor = radicand(n_all, log_mean, spread, LOG)
             log_root = root(x, n_all)
             log = LOG.scale * log_root
@@ -364,9 +165,9 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
         POINT: tl.constexpr = PLAN.pointwise
         norm_p = n_all
         if POINT.kind == "berhu-packnet":
-            norm_p += _joined(totals, T_POINT_COUNT, WORLD, WP)
+            norm_p += joined(totals, T_POINT_COUNT, WORLD, WP)
         norm_p = tl.where(norm_p > 1, norm_p, 1.0)
-        point = _joined(totals, T_POINT, WORLD, WP) / norm_p
+        point = joined(totals, T_POINT, WORLD, WP) / norm_p
     f_a, f_r, f_g, f_d, f_l, f_p = combine(
         terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, log, point, levels, kept, PLAN,
         BY_POINTER, ACC

@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 
 from .backward import adjoint, beyond, code_row
-from .device import image, sign, slope, to_domain, valid
-from .finish import (
+from .coefficients import (
     ABS_WEIGHT,
     COEFFICIENTS,
     DIFF_CENTRE,
@@ -31,7 +30,8 @@ from .finish import (
     SCALE,
     SIGN_WEIGHT,
 )
-from .moments import log_ratio
+from .device import image, sign, slope, to_domain, valid
+from .pointwise import pointwise_gradient
 from .sobel import READ_BIT, VALID_BIT
 
 
@@ -72,54 +72,6 @@ def _cells_of_row(cells, old, b, B, H, W, y, x, I: tl.constexpr, K: tl.constexpr
         for k in tl.static_range(1, K):
             base += ((zero + H) >> k).to(tl.int64) * ((zero + W) >> k) * B
         return tl.load(cells + base + x_k, mask=hit_x & hit_y, other=0.0)
-
-
-@triton.jit
-def _pointwise(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight, threshold,
-               PLAN: tl.constexpr):  # fmt: skip
-    """Gradient of the terms that re-read p, g and m: moments and pointwise terms, all weighted."""
-    zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
-    total = zero
-    if PLAN.has_difference:
-        D: tl.constexpr = PLAN.difference_domain
-        on = m & ((diff_slope + zero) != 0)
-        e = to_domain(p, on, D) - to_domain(g, on, D)
-        d = (e - diff_centre) * diff_slope + diff_shift
-        total += tl.where(on, d, 0.0) * slope(p, on, D)
-    if PLAN.has_log:
-        T: tl.constexpr = PLAN.log
-        D_LOG: tl.constexpr = PLAN.log_domain
-        on = m & (((log_slope + zero) != 0) | ((log_shift + zero) != 0))
-        p_d = to_domain(p, on, D_LOG)
-        ratio = log_ratio(p_d, to_domain(g, on, D_LOG), on, T)
-        d = (ratio - log_centre) * log_slope + log_shift
-        inside = on
-        if T.clamp is not None:
-            inside = on & (p_d >= T.clamp)
-            p_d = tl.where(p_d < T.clamp, T.clamp, p_d)
-        total += tl.where(inside, d / (tl.where(inside, p_d, 1.0) + T.offset), 0.0) * slope(p, on, D_LOG)
-    if PLAN.has_pointwise:
-        POINT: tl.constexpr = PLAN.pointwise
-        D_POINT: tl.constexpr = PLAN.pointwise_domain
-        on = m & ((point_weight + zero) != 0)
-        p_d = to_domain(p, on, D_POINT)
-        g_d = to_domain(g, on, D_POINT)
-        e = tl.where(on, p_d - g_d, 0.0)
-        d = tl.where(e > 0, 1.0, tl.where(e < 0, -1.0, 0.0)).to(p.dtype)
-        if POINT.kind == "mse":
-            d = 2.0 * e
-        elif POINT.kind == "abs-rel":
-            d = d / tl.where(on, g_d, 1.0)
-        elif POINT.kind == "abs-rel-packnet":
-            q = 1.0 / tl.where(on, p_d, 1.0)
-            d = d * q - tl.abs(e) * q * q
-        elif POINT.kind == "berhu":
-            c = threshold + zero
-            d = tl.where(tl.abs(e) <= c, d, e / tl.where(c > 0, c, 1.0))
-        elif POINT.kind == "berhu-packnet":
-            d = tl.where(tl.abs(e) > threshold, d + 2.0 * e, d)
-        total += d * point_weight * slope(p, on, D_POINT)
-    return total
 
 
 @triton.jit
@@ -263,7 +215,7 @@ def gradient(
                 m = v
                 if PLAN.plain:
                     m = ok
-                total = _pointwise(
+                total = pointwise_gradient(
                     p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight,
                     threshold, PLAN
                 )  # fmt: skip

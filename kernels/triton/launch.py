@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import backward as k_backward
+from . import coefficients as k_coefficients
 from . import finish as k_finish
 from . import gradient as k_gradient
 from . import moments as k_moments
@@ -93,12 +94,12 @@ def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
 
 def coefficient_count(b: int) -> int:
     """Numbers that the forward saves beside the codes."""
-    return k_finish.HEAD.value + b * k_finish.COEFFICIENTS.value
+    return k_coefficients.HEAD.value + b * k_coefficients.COEFFICIENTS.value
 
 
 def log_var_gradients(plan: Plan, coefficients: Tensor) -> Tensor:
     """d total / d log-variance of each group, from what the forward saved."""
-    first = k_finish.LOG_VAR.value
+    first = k_coefficients.LOG_VAR.value
     return coefficients[first : first + plan.num_log_vars]
 
 
@@ -169,7 +170,11 @@ class Forward:
         warps = {"num_warps": parameters.tile_warps, **exact}
         sizes = (g.h, g.w, g.tiles_x, g.tiles, g.programs, r)
         self.first = Launch(
-            k_moments.moments, r, (*self.maps, self.abs_map, self.moments, *sizes), {**tile, **self.has_abs}, warps
+            k_moments.moments,
+            r,
+            (*self.maps, self.abs_map, self.moments, *sizes),
+            {**tile, **self.has_abs},
+            warps,
         )
         self.middle = []
         if plan.berhu:
@@ -177,16 +182,19 @@ class Forward:
             args = (*self.maps, self.moments, self.threshold, *sizes)
             self.middle.append(Launch(k_moments.berhu, r, args, {**tile, **rp}, warps))
         if plan.codes:
-            self.middle += self._structure(empty, tile, warps, sizes, strips, exact)
+            self.middle += self._structure(empty, tile, sizes, strips, exact)
         self.world = world
 
-    def _structure(self, empty, tile, warps, sizes, strips, exact) -> list[Launch]:
+    def _structure(self, empty, tile, sizes, strips, exact) -> list[Launch]:
         g, plan, parameters = self.geometry, self.plan, self.parameters
         deviations = empty((k_pyramid.ROWS, g.b * g.programs))
         level_p, level_g, info = empty(g.cells), empty(g.cells), empty(g.cells, torch.int16)
         levels = {"NPP": _up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
-        pyramid = Launch(k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels, "DIVIDES": g.divides}, warps)
+        options = {"num_warps": parameters.pyramid_warps, **exact}
+        pyramid = Launch(
+            k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels, "DIVIDES": g.divides}, options
+        )
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (
             *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0, code,

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .device import mean_and_spread, merge, pixels, share, tile, to_domain, valid
+from .pointwise import log_ratio, point
 
 COUNT = tl.constexpr(0)
 ABS_COUNT = tl.constexpr(1)
@@ -27,35 +28,6 @@ POINT_COUNT = tl.constexpr(11)  # pixels above berHu's threshold
 STATISTICS = tl.constexpr(12)  # pixels of every term but the absolute one: all of them, or the valid ones
 BERHU = tl.constexpr(13)
 ROWS = 14
-
-
-@triton.jit
-def log_ratio(p, g, m, T: tl.constexpr):
-    """ln((p + offset)/(g + offset)) at m; NaN where g + offset < 0."""
-    p = tl.where(m, p, 1.0)
-    g = tl.where(m, g, 1.0)
-    if T.clamp is not None:
-        inf = float("inf")
-        p = tl.where(tl.abs(p) < inf, tl.where(p < T.clamp, T.clamp, p), float("nan"))
-        g = tl.where(tl.abs(g) < inf, tl.where(g < T.clamp, T.clamp, g), float("nan"))
-    g = g + T.offset
-    return tl.log((p + T.offset) / tl.where(g >= 0, g, float("nan")))
-
-
-@triton.jit
-def point(p, g, m, T: tl.constexpr):
-    """f(p, g) of a pointwise term at m, 0 elsewhere; of berHu what its threshold is the maximum of."""
-    e = tl.where(m, p - g, 0.0)
-    if T.kind == "mse":
-        return e * e
-    elif T.kind == "abs-rel":
-        return tl.abs(e) / tl.where(m, g, 1.0)
-    elif T.kind == "abs-rel-packnet":
-        return tl.abs(e) / tl.where(m, p, 1.0)
-    elif T.kind == "berhu-packnet":
-        return tl.where(m, e, float("-inf"))
-    else:
-        return tl.abs(e)
 
 
 @triton.jit

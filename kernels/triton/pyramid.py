@@ -46,7 +46,9 @@ def centred(p, g, m, inside, mu_p, mu_g, PLAN: tl.constexpr):
 
 
 @triton.jit
-def _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, ACC: tl.constexpr):
+def _read(
+    pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, ACC: tl.constexpr
+):
     p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
     g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
     m = ok
@@ -63,8 +65,9 @@ def _pool(x, TH: tl.constexpr, TW: tl.constexpr):
 
 
 @triton.jit
-def _store(level_p, level_g, info, o, ok, dev_p, dev_g, count, kept, AREA: tl.constexpr, PLAN: tl.constexpr):
+def _store(level_p, level_g, info, o, ok, dev_p, dev_g, counts, AREA: tl.constexpr, PLAN: tl.constexpr):
     """One level's block of cells, from sums over the AREA pixels that a cell samples."""
+    count = counts & 65535
     if PLAN.sobel_mask == "support":
         scale = 1.0 / tl.where(count > 0, count, 1).to(dev_p.dtype)
     else:
@@ -72,7 +75,7 @@ def _store(level_p, level_g, info, o, ok, dev_p, dev_g, count, kept, AREA: tl.co
     tl.store(level_p + o, dev_p * scale, mask=ok)
     tl.store(level_g + o, dev_g * scale, mask=ok)
     if PLAN.sobel_mask == "centre":
-        count = kept | tl.where(2 * count > AREA, HALF, 0)
+        count = (counts >> 16) | tl.where(2 * count > AREA, HALF, 0)
     tl.store(info + o, count.to(tl.int16), mask=ok)
 
 
@@ -89,22 +92,20 @@ def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr
             y = y * H // h
             x = x * W // w
         p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
-        return p, g, m.to(tl.int32), keep.to(tl.int32)
+        return p, g, m.to(tl.int32) + tl.where(keep, 65536, 0)
     else:
         y = y * F + (F // 2 - 1)
         x = x * F + (F // 2 - 1)
         p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
-        count = m.to(tl.int32)
-        kept = keep.to(tl.int32)
+        counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
         for i in tl.static_range(1, 4):
             more_p, more_g, m, keep = _read(
                 pred, gt, mask, b, y + i // 2, x + i % 2, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC
             )
             p += more_p
             g += more_g
-            count += m.to(tl.int32)
-            kept += keep.to(tl.int32)
-        return p, g, count, kept
+            counts += m.to(tl.int32) + tl.where(keep, 65536, 0)
+        return p, g, counts
 
 
 @triton.jit
@@ -158,8 +159,8 @@ def pyramid(
             sum_p += tl.sum(tl.where(m, tl.abs(dev_p), 0.0))
             sum_g += tl.sum(tl.where(m, tl.abs(dev_g), 0.0))
             sum_sign += tl.sum(sign(dev_p, m))
-        count = m.to(tl.int32)
-        kept = keep.to(tl.int32)
+        # Both counts in one integer, so that they are pooled together: a cell has at most 1024 pixels.
+        counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
         base = tl.full((), 0, tl.int64)
         ty = (t // tiles_x).to(tl.int64)
         tx = (t % tiles_x).to(tl.int64)
@@ -173,18 +174,22 @@ def pyramid(
             if PLAN.downsample == "average":
                 dev_p = _pool(dev_p, TH >> (k - 1), TW >> (k - 1))
                 dev_g = _pool(dev_g, TH >> (k - 1), TW >> (k - 1))
-                count = _pool(count, TH >> (k - 1), TW >> (k - 1))
-                kept = _pool(kept, TH >> (k - 1), TW >> (k - 1))
-                _store(level_p, level_g, info, o, inside, dev_p, dev_g, count, kept, 4**k, PLAN)
+                counts = _pool(counts, TH >> (k - 1), TW >> (k - 1))
+                _store(level_p, level_g, info, o, inside, dev_p, dev_g, counts, 4**k, PLAN)
+            elif PLAN.downsample == "bilinear" and k == 1:
+                # The central 2x2 of a 2x2 cell is all of it.
+                cell_p = _pool(dev_p, TH, TW)
+                cell_g = _pool(dev_g, TH, TW)
+                _store(level_p, level_g, info, o, inside, cell_p, cell_g, _pool(counts, TH, TW), 4, PLAN)
             else:
-                cell_p, cell_g, n_m, n_kept = _sample(
+                cell_p, cell_g, n_cell = _sample(
                     pred, gt, mask, b, rows, columns, inside, h, w, H, W, mu_p, mu_g, k, PLAN, HAS_MASK,
                     DIVIDES, ACC
                 )  # fmt: skip
                 if PLAN.downsample == "nearest":
-                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_m, n_kept, 1, PLAN)
+                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_cell, 1, PLAN)
                 else:
-                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_m, n_kept, 4, PLAN)
+                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_cell, 4, PLAN)
             base += one * B * h * w
     row = deviations + i_p
     tl.store(row + DEV_P * R, sum_p)

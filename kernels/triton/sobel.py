@@ -13,23 +13,9 @@ sides, which holds what the adjoint of the border folds back. Reads 9 bytes/pixe
 import triton
 import triton.language as tl
 
-from .device import image, image_count, image_total, to_domain, valid
 from .levels import locate
-from .moments import STATISTICS
-from .pyramid import (
-    DEV_G,
-    DEV_P,
-    DEV_SIGN,
-    HALF,
-    IMAGE,
-    INV_G,
-    INV_N,
-    INV_P,
-    MU_G,
-    MU_P,
-    SIGN_MEAN,
-    centred,
-)
+from .pyramid import IMAGE, MU_G, MU_P
+from .rows import cell_row, image_statistics, pixel_row, unit_sign
 
 # Rows of the sums that a program leaves.
 RESPONSE = tl.constexpr(0)
@@ -44,37 +30,6 @@ ROWS = 8
 LANES = 30  # columns that a strip owns
 VALID_BIT = tl.constexpr(1024)
 READ_BIT = tl.constexpr(2048)
-
-
-@triton.jit
-def _sign(x):
-    """Sign of x in its own dtype: signs multiply exactly, and are the digits of a code in base 4. NaN stays NaN."""
-    # x where it is 0: of a constant 0 the compiler makes a conversion from integers, which is slower.
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
-
-
-@triton.jit
-def _level0_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
-                HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask of one row; all taps lie inside."""
-    everywhere = x >= 0
-    p = tl.load(image(pred, b) + y * pred[2] + x * pred[3]).to(ACC)
-    g = tl.load(image(gt, b) + y * gt[2] + x * gt[3]).to(ACC)
-    m = ok
-    v = ok
-    if HAS_MASK or PLAN.positive_gt:
-        v = ok & valid(image(mask, b) + y * mask[2] + x * mask[3], g, everywhere, HAS_MASK, PLAN.positive_gt)
-        if not PLAN.plain:
-            m = v
-    dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
-    e = tl.zeros_like(p)
-    if PLAN.has_absolute:
-        if HAS_ABS:
-            o = y * abs_mask[2] + x * abs_mask[3]
-            v = valid(image(abs_mask, b) + o, g, everywhere, True, PLAN.positive_gt)
-        D: tl.constexpr = PLAN.structure
-        e = tl.where(v, to_domain(p, v, D) - to_domain(g, v, D), 0.0)
-    return dev_p, dev_g, m, keep, e
 
 
 @triton.jit
@@ -183,7 +138,7 @@ def _strips(
         low = zero
         extra = izero
         if LEVEL0:
-            dev_p, dev_g, m, keep, e = _level0_row(
+            dev_p, dev_g, m, keep, e = pixel_row(
                 pred, gt, mask, abs_mask, b, y_c, x_c, ok, mu_p, mu_g, PLAN, HAS_MASK, HAS_ABS, ACC
             )
             z = dev_p * inv_p
@@ -195,29 +150,19 @@ def _strips(
                 own_r = tl.where(m & (y < own_rows), r, 0.0)
                 rel += tl.abs(own_r)
                 if CODES:
-                    s_r = _sign(own_r)
+                    s_r = unit_sign(own_r)
                     rel_one += s_r
                     rel_z = tl.fma(s_r, z, rel_z)
                     # Exact products of small integers, here and below: nothing is rounded.
-                    low = tl.fma(tl.fma(_sign(dev_p), four, _sign(e)), four, s_r)
+                    low = tl.fma(tl.fma(unit_sign(dev_p), four, unit_sign(e)), four, s_r)
                     extra = tl.where(m, 1024, 0)
                     if PLAN.sobel_mask == "centre":
                         extra = extra | tl.where(keep, 2048, 0)
         else:
-            o = y_c * w + x_c
-            z = tl.load(level_p + o) * inv_p
-            r = z - tl.load(level_g + o) * inv_g
-            count = tl.load(info + o).to(tl.int32)
-            if PLAN.border == "zero":
-                z = tl.where(ok, z, 0.0)
-                r = tl.where(ok, r, 0.0)
-                count = tl.where(ok, count, 0)
-            cover = (count > 0).to(tl.int32)
-            half = count & HALF
+            z, r, weight, cover, half, count = cell_row(
+                level_p, level_g, info, y_c * w + x_c, ok, inv_p, inv_g, PLAN
+            )
             extra = count - 1
-            if PLAN.sobel_mask == "centre":
-                count = count & (HALF - 1)
-            weight = count.to(ACC)
         if PLAN.counts_cells and i >= 1 and i <= TH:
             if PLAN.sobel_mask == "centre":
                 cells += tl.where((half != 0) & (y < own_rows), 1.0, 0.0)
@@ -254,8 +199,8 @@ def _strips(
             response += tl.abs(gx) + tl.abs(gy)
             kept += counts.to(tl.int32)
             if CODES:
-                sx = _sign(gx)
-                sy = _sign(gy)
+                sx = unit_sign(gx)
+                sy = unit_sign(gy)
                 u_z = tl.fma(sx, tl.fma(zd1, two, zd0 + zd2), tl.fma(sy, zs2 - zs0, u_z))
                 if PLAN.sobel_mask != "support":
                     u_one = tl.fma(sx, tl.fma(wd1, two, wd0 + wd2), tl.fma(sy, ws2 - ws0, u_one))
@@ -302,28 +247,6 @@ def _strips(
 
 
 @triton.jit
-def image_statistics(moments, deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr,
-                     ACC: tl.constexpr):  # fmt: skip
-    """1/S of p and of g (0 for an empty image); the image's first program stores what later phases need."""
-    n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
-    inv_n = tl.where(n > 0, 1.0 / tl.where(n > 0, n, 1.0), 0.0)
-    inv_p = tl.full((), 1.0, ACC)
-    inv_g = inv_p
-    if PLAN.standardised:
-        inv_p = 1.0 / (image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
-        inv_g = 1.0 / (image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
-    # An empty image has no z.
-    inv_p = tl.where(n > 0, inv_p, 0.0)
-    inv_g = tl.where(n > 0, inv_g, 0.0)
-    row = images + b * IMAGE
-    tl.store(row + INV_P, inv_p, mask=first)
-    tl.store(row + INV_G, inv_g, mask=first)
-    tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n, mask=first)
-    tl.store(row + INV_N, inv_n, mask=first)
-    return inv_p, inv_g
-
-
-@triton.jit
 def sobel(
     pred,  # maps [B, H, W]
     gt,
@@ -363,7 +286,9 @@ def sobel(
     mu_g = tl.load(images + b * IMAGE + MU_G)
     level, h, w, y0, x0, cells, codes, highs = locate(q, b, B, H, W, 0, LEVELS, TH, 30 * S)
     R_Q = (tl.full((), 0, tl.int64) + NQ) * B
-    HIGH: tl.constexpr = CODES and PLAN.sobel_mask == "support" and PLAN.downsample == "average" and LEVELS > 3
+    HIGH: tl.constexpr = (
+        CODES and PLAN.sobel_mask == "support" and PLAN.downsample == "average" and LEVELS > 3
+    )
     if level == 0:
         _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code0 + codes, high, False,
                 sums + i_p, R_Q, b, y0, x0, h, w, mu_p, mu_g, inv_p, inv_g, True, PLAN, HAS_MASK, HAS_ABS,

@@ -15,7 +15,8 @@ class Parameters:
 
     Attributes:
         tile: rows and columns of a program in the phases moments and pyramid.
-        tile_warps: their warps.
+        tile_warps: warps of moments.
+        pyramid_warps: warps of pyramid, which holds more per pixel.
         strip_rows: rows that a program of the Sobel phase streams down.
         strips: strips of 30 columns beside each other in it; one warp each is best.
         strip_warps: its warps.
@@ -25,14 +26,15 @@ class Parameters:
         finish_warps: warps of the one program that finishes.
     """
 
-    tile: tuple[int, int] = (32, 64)
+    tile: tuple[int, int] = (64, 64)
     tile_warps: int = 4
+    pyramid_warps: int = 8
     strip_rows: int = 16
     strips: int = 4
-    strip_warps: int = 4
+    strip_warps: int = 2
     rows: int = 16
     columns: int = 128
-    column_warps: int = 4
+    column_warps: int = 2
     finish_warps: int = 8
 
 
@@ -42,7 +44,7 @@ TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
     (80, 2.0**18, Parameters(strip_rows=8, rows=8)),
     (80, float("inf"), Parameters()),
     (0, float("inf"), Parameters(strip_rows=8, rows=8)),
-    ("gfx9", float("inf"), Parameters(strip_warps=2, column_warps=2)),
+    ("gfx9", float("inf"), Parameters(strip_warps=1, column_warps=1)),
 )
 
 

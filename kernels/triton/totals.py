@@ -81,11 +81,8 @@ def root(x, n):
     """sqrt(x), and 0 where x is 0 or nothing is valid; NaN stays NaN."""
     on = (n > 0) & (x != 0)
     x = tl.where(on, x, 1.0)
-    if x.dtype == tl.float64:
-        r = tl.sqrt(x)
-    else:
-        r = tl.sqrt_rn(x)  # tl.sqrt is an approximation in float32
-    return tl.where(on, r, 0.0)
+    r = tl.sqrt(x)  # an approximation in float32: one step of Newton's method
+    return tl.where(on, tl.where(r > 0, 0.5 * (r + x / r), r), 0.0)
 
 
 @triton.jit
@@ -103,7 +100,9 @@ def log_of_images(moments, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr, ACC:
 
 
 @triton.jit
-def _pooled(moments, row_mean, row_spread, n, B, NP, R, NPP: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr):
+def _pooled(
+    moments, row_mean, row_spread, n, B, NP, R, NPP: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr
+):
     """Mean and spread of a quantity over all images, from the programs' means and spreads."""
     zero = tl.full((), 0.0, ACC)
     mean = zero

@@ -1,0 +1,134 @@
+"""From the values of the terms to the total: weights, groups, learnable variances, metrics.
+
+    group: L = sum w value;   total = sum W L,   or sum exp(-s)/2 L + s/2 with d total/d s = 1/2 - exp(-s)/2 L
+
+A group below its `min_valid` counts nothing. Runs inside the finishing kernel.
+"""
+
+import triton
+import triton.language as tl
+
+from .coefficients import LOG_VAR
+
+
+@triton.jit
+def _weight(weights, I: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):
+    """Weight I of N: from memory, or an argument, which in float64 comes as two float32 parts."""
+    if BY_POINTER:
+        return tl.load(weights[0] + I).to(ACC)
+    elif ACC == tl.float64:
+        return tl.full((), 0.0, ACC) + weights[I] + weights[N + I]
+    else:
+        return tl.full((), 0.0, ACC) + weights[I]
+
+
+@triton.jit
+def _select(KIND: tl.constexpr, a, r, g, d, l, p):  # noqa: E741
+    """The argument of the kind of term."""
+    if KIND == 0:
+        return a
+    elif KIND == 1:
+        return r
+    elif KIND == 2:
+        return g
+    elif KIND == 3:
+        return d
+    elif KIND == 4:
+        return l
+    else:
+        return p
+
+
+@triton.jit
+def _set(KIND: tl.constexpr, WANTED: tl.constexpr, new, old):
+    if KIND == WANTED:
+        return new
+    else:
+        return old
+
+
+@triton.jit
+def _entry(terms, weights, value, levels, kept, open_, I: tl.constexpr, E: tl.constexpr, PLAN: tl.constexpr,
+           BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Store one term's metrics; return its gated value and its weight."""
+    ENTRY: tl.constexpr = PLAN.groups[I].entries[E]
+    weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
+    gate = open_
+    if PLAN.plain and ENTRY.kind != 0:
+        gate = open_ | True
+    value = tl.where(gate, value, 0.0)
+    tl.store(terms + ENTRY.slot, value)
+    if ENTRY.weight_slot >= 0:
+        tl.store(terms + ENTRY.weight_slot, weight)
+    if ENTRY.kind == 2:
+        part = terms + (ENTRY.slot + 1 + (ENTRY.weight_slot >= 0))
+        k = tl.arange(0, 8)
+        tl.store(part + k, tl.where(gate, levels, 0.0), mask=k < PLAN.levels)
+        if PLAN.sobel_mask != "residual":
+            kept = tl.where(gate, kept, 0.0)
+        tl.store(part + PLAN.levels + k, kept, mask=k < PLAN.levels)
+    return value, tl.where(gate, weight, 0.0)
+
+
+@triton.jit
+def _clamped_log_var(log_vars, I: tl.constexpr, PLAN: tl.constexpr, ACC: tl.constexpr):
+    v = tl.load(log_vars[I]).to(ACC)
+    BOUNDS: tl.constexpr = PLAN.log_var_bounds
+    v = tl.where(v < BOUNDS[0], BOUNDS[0], v)
+    return tl.where(v > BOUNDS[1], BOUNDS[1], v)
+
+
+@triton.jit
+def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l, p, levels, kept,  # noqa: E741
+            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """The total from the terms' values; return the factor of each kind of term in it."""
+    zero = tl.full((), 0.0, ACC)
+    f_a = zero
+    f_r = zero
+    f_g = zero
+    f_d = zero
+    f_l = zero
+    f_p = zero
+    total = zero
+    G: tl.constexpr = len(PLAN.groups)
+    precisions = zero
+    if PLAN.log_var_bounds is not None:
+        for i in tl.static_range(G):
+            precisions += tl.exp(-_clamped_log_var(log_vars, i, PLAN, ACC))
+    for i in tl.static_range(G):
+        loss = zero
+        factor = zero
+        gate = n >= PLAN.groups[i].min_valid
+        if PLAN.log_var_bounds is not None:
+            v = _clamped_log_var(log_vars, i, PLAN, ACC)
+            precision = tl.exp(-v)
+            factor = tl.where(gate & (n >= 1), 0.5 * precision, 0.0)
+        else:
+            factor = _weight(weights, PLAN.groups[i].weight, PLAN.num_weights, BY_POINTER, ACC)
+        for e in tl.static_range(len(PLAN.groups[i].entries)):
+            value, weight = _entry(
+                terms, weights, _select(PLAN.groups[i].entries[e].kind, a, r, g, d, l, p), levels, kept, gate,
+                i, e, PLAN, BY_POINTER, ACC
+            )  # fmt: skip
+            loss += weight * value
+            f = factor * weight
+            f_a = _set(PLAN.groups[i].entries[e].kind, 0, f, f_a)
+            f_r = _set(PLAN.groups[i].entries[e].kind, 1, f, f_r)
+            f_g = _set(PLAN.groups[i].entries[e].kind, 2, f, f_g)
+            f_d = _set(PLAN.groups[i].entries[e].kind, 3, f, f_d)
+            f_l = _set(PLAN.groups[i].entries[e].kind, 4, f, f_l)
+            f_p = _set(PLAN.groups[i].entries[e].kind, 5, f, f_p)
+        if PLAN.groups[i].slot >= 0:
+            tl.store(terms + PLAN.groups[i].slot, loss)
+        if PLAN.log_var_bounds is not None:
+            on = gate & (n >= 1)
+            total += tl.where(on, 0.5 * precision * loss + 0.5 * v, 0.0)
+            tl.store(coefficients + LOG_VAR + i, tl.where(on, 0.5 - 0.5 * precision * loss, 0.0))
+            tl.store(terms + PLAN.groups[i].sigma_slot, tl.exp(0.5 * v))
+            tl.store(terms + PLAN.groups[i].weight_slot, precision / precisions)
+        else:
+            total += factor * loss
+    tl.store(terms + PLAN.count_slot, n)
+    tl.store(terms + PLAN.total_slot, total)
+    tl.store(total_out, total)
+    return f_a, f_r, f_g, f_d, f_l, f_p

@@ -1,0 +1,79 @@
+"""Phase 4b, first part: the totals of all ranks together, and the gradient term's levels from them."""
+
+import triton
+import triton.language as tl
+
+from .device import share
+from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
+
+
+@triton.jit
+def joined(totals, item, WORLD: tl.constexpr, WP: tl.constexpr):
+    """Sum of one total over the ranks."""
+    r = tl.arange(0, WP)
+    return tl.sum(tl.load(totals + r * TOTALS + item, mask=r < WORLD, other=0.0))
+
+
+@triton.jit
+def joined_levels(totals, item, WORLD: tl.constexpr, WP: tl.constexpr):
+    """Sums [8] of the totals of all levels over the ranks."""
+    r = tl.arange(0, WP)[:, None]
+    at = totals + r * TOTALS + item + tl.arange(0, 8)[None, :]
+    return tl.sum(tl.load(at, mask=(r < WORLD) & (tl.arange(0, 8)[None, :] >= 0), other=0.0), 0)
+
+
+@triton.jit
+def joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.constexpr):
+    """Mean and spread of the joined batch (Chan)."""
+    r = tl.arange(0, WP)
+    here = r < WORLD
+    n_r = tl.load(totals + r * TOTALS + T_STATISTICS, mask=here, other=0.0)
+    mean_r = tl.load(totals + r * TOTALS + item_mean, mask=here, other=0.0)
+    spread_r = tl.load(totals + r * TOTALS + item_spread, mask=here, other=0.0)
+    n = tl.sum(n_r)
+    mean = share(tl.sum(n_r * mean_r), n)
+    d = tl.where(n_r > 0, mean_r - mean, 0.0)
+    shift = share(tl.sum(n_r * d), n)
+    return mean + shift, tl.sum(spread_r + n_r * d * d) - n * shift * shift
+
+
+@triton.jit
+def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr):
+    """Of the gradient term: its value, its levels, kept responses and weights kappa [8], all still without w F."""
+    k = tl.arange(0, 8)
+    response = joined_levels(totals, T_RESPONSE, WORLD, WP)
+    kept = joined_levels(totals, T_KEPT, WORLD, WP)
+    norm = kept
+    if PLAN.normalizer == "full":
+        norm = kept * 0.0 + n
+    elif PLAN.counts_cells:
+        norm = joined_levels(totals, T_CELLS, WORLD, WP)
+        if PLAN.sobel_mask == "residual":
+            norm = norm * unit(k, PLAN, ACC)
+    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)
+    if PLAN.normalizer != "kept":
+        norm = norm + PLAN.gradient_eps
+    inverse = tl.where(on, 1.0 / tl.where(on, norm, 1.0), 0.0)
+    levels = tl.where(on, response * inverse, 0.0)
+    if PLAN.combine == "mean":
+        if PLAN.sobel_mask == "support":
+            counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
+        else:
+            counted = tl.full((), PLAN.levels, ACC)
+        inverse = inverse / counted
+        value = tl.sum(levels) / counted
+    else:
+        value = tl.sum(levels)
+    return value, levels, kept, inverse
+
+
+@triton.jit
+def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """D_k(m) of one valid pixel: 1 over the pixels that a cell samples."""
+    one = tl.full((), 1.0, ACC)
+    if PLAN.downsample == "average":
+        return one / (1 << (2 * k)).to(ACC)
+    elif PLAN.downsample == "bilinear":
+        return tl.where(k > 0, 0.25 * one, one)
+    else:
+        return tl.where(k >= 0, one, one)

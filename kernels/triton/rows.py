@@ -1,0 +1,83 @@
+"""What the Sobel phase reads: the statistics of an image, and rows of its residual at any level.
+
+    z = dev_p/S_p;  r = z - dev_g/S_g;  S = sum m |dev|/n + eps, and 1/S = 0 for an empty image
+
+At level 0 from p, g and m, at the others from the cells of phase 2.
+"""
+
+import triton
+import triton.language as tl
+
+from .device import image, image_count, image_total, to_domain, valid
+from .moments import STATISTICS
+from .pyramid import DEV_G, DEV_P, DEV_SIGN, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
+
+
+@triton.jit
+def image_statistics(moments, deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr,
+                     ACC: tl.constexpr):  # fmt: skip
+    """1/S of p and of g (0 for an empty image); the image's first program stores what later phases need."""
+    n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
+    inv_n = tl.where(n > 0, 1.0 / tl.where(n > 0, n, 1.0), 0.0)
+    inv_p = tl.full((), 1.0, ACC)
+    inv_g = inv_p
+    if PLAN.standardised:
+        inv_p = 1.0 / (image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
+        inv_g = 1.0 / (image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
+    # An empty image has no z.
+    inv_p = tl.where(n > 0, inv_p, 0.0)
+    inv_g = tl.where(n > 0, inv_g, 0.0)
+    row = images + b * IMAGE
+    tl.store(row + INV_P, inv_p, mask=first)
+    tl.store(row + INV_G, inv_g, mask=first)
+    tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n, mask=first)
+    tl.store(row + INV_N, inv_n, mask=first)
+    return inv_p, inv_g
+
+
+@triton.jit
+def unit_sign(x):
+    """Sign of x in its own dtype: signs multiply exactly, and are the digits of a code in base 4. NaN stays NaN."""
+    # x where it is 0: of a constant 0 the compiler makes a conversion from integers, which is slower.
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
+
+
+@triton.jit
+def pixel_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
+                HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask of one row; all taps lie inside."""
+    everywhere = x >= 0
+    p = tl.load(image(pred, b) + y * pred[2] + x * pred[3]).to(ACC)
+    g = tl.load(image(gt, b) + y * gt[2] + x * gt[3]).to(ACC)
+    m = ok
+    v = ok
+    if HAS_MASK or PLAN.positive_gt:
+        v = ok & valid(image(mask, b) + y * mask[2] + x * mask[3], g, everywhere, HAS_MASK, PLAN.positive_gt)
+        if not PLAN.plain:
+            m = v
+    dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
+    e = tl.zeros_like(p)
+    if PLAN.has_absolute:
+        if HAS_ABS:
+            o = y * abs_mask[2] + x * abs_mask[3]
+            v = valid(image(abs_mask, b) + o, g, everywhere, True, PLAN.positive_gt)
+        D: tl.constexpr = PLAN.structure
+        e = tl.where(v, to_domain(p, v, D) - to_domain(g, v, D), 0.0)
+    return dev_p, dev_g, m, keep, e
+
+
+@triton.jit
+def cell_row(level_p, level_g, info, o, ok, inv_p, inv_g, PLAN: tl.constexpr):
+    """Of one row of cells: z, r, the weight a, whether it is covered, whether it is more than half valid, count."""
+    z = tl.load(level_p + o) * inv_p
+    r = z - tl.load(level_g + o) * inv_g
+    count = tl.load(info + o).to(tl.int32)
+    if PLAN.border == "zero":
+        z = tl.where(ok, z, 0.0)
+        r = tl.where(ok, r, 0.0)
+        count = tl.where(ok, count, 0)
+    half = count & HALF
+    weight = count
+    if PLAN.sobel_mask == "centre":
+        weight = count & (HALF - 1)
+    return z, r, weight.to(z.dtype), (count > 0).to(tl.int32), half, count
