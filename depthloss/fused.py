@@ -3,11 +3,11 @@
 A fused backend is a module with
 
 * ``DEVICES``: the device types whose tensors it takes, and ``unavailable() -> str | None``,
-* ``forward(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves)`` on [B, H, W] maps
-  -> (total, terms, codes, coefficients); weights are numbers, or a tensor of them,
-* ``backward(grad_output, codes, coefficients, pred, gt, mask, abs_mask, spec, dtype, wants_pred)`` -> (gradient
-  of pred, gradients of the log-variances), and
-* ``code_count(spec, b, h, w)``, ``coefficient_count(b)``: the sizes of what is saved, also of symbolic shapes.
+* ``forward(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves)`` on [B, H, W]
+  maps -> (total, terms, codes, coefficients); weights are numbers, or a tensor of them,
+* ``backward(grad_output, codes, coefficients, pred, gt, mask, abs_mask, spec, dtype, wants_pred)`` ->
+  (gradient of pred, gradients of the log-variances), and
+* ``code_count(spec, b, h, w)``, ``coefficient_count(b)``: sizes of what is saved, also of symbolic shapes.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class _Gradient(torch.autograd.Function):
     "depthloss::loss",
     mutates_args=(),
     schema=(
-        "(Tensor pred, Tensor gt, Tensor? mask, Tensor? abs_mask, Tensor weights, Tensor[] log_vars, str backend, "
-        "str spec, str group, bool saves) -> (Tensor, Tensor, Tensor, Tensor)"
+        "(Tensor pred, Tensor gt, Tensor? mask, Tensor? abs_mask, Tensor weights, Tensor[] log_vars, "
+        "str backend, str spec, str group, bool saves) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
 )
 def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):

@@ -334,8 +334,8 @@ class LossSpec:
         key: a name of this spec, equal for equal specs.
 
     Raises:
-        ValueError: an unknown statistics mode, two metrics of one name, two terms of a kind, or structure terms
-            (absolute, relative, gradient) that do not share one domain and one standardisation.
+        ValueError: an unknown statistics mode, two metrics of one name, two terms of a kind, or structure
+            terms (absolute, relative, gradient) that do not share one domain and one standardisation.
     """
 
     groups: tuple[Group, ...]

@@ -87,7 +87,8 @@ def forward(
         spec: the loss.
         weights: `spec.num_weights` numbers, or a tensor of them.
         log_vars: 0-dim tensors.
-        process_group: evaluate the joined batch of its ranks: one more launch and one collective (berHu: two).
+        process_group: evaluate the joined batch of its ranks, by one more launch and one collective (berHu:
+            two).
         dtype: of the arithmetic and the result, float32 or float64.
         saves: whether a backward will follow.
 

@@ -1,6 +1,6 @@
 """The backward, first launch: the adjoint Sobel of the coarse cells, ready to be added to pixels.
 
-    A_k = kappa_k omega_k (Sx^T sx + Sy^T sy);   omega = 1/count for mask support, else 1/(pixels a cell samples)
+    A_k = kappa_k omega_k (Sx^T sx + Sy^T sy);   omega = 1/(pixels a cell samples), of support 1/count
 
 Streams down rows; the halo of the codes holds the fold of the border, so that no column is masked. Saves
 nothing; reads 0.33 bytes/pixel, writes 4 bytes/cell = 1.33 bytes/pixel in float32.
@@ -69,7 +69,7 @@ def coarse(
             kappa = kappa / (1 << (2 * level)).to(ACC)
         elif PLAN.downsample == "bilinear":
             kappa = kappa * 0.25
-    HIGH: tl.constexpr = PLAN.sobel_mask == "support" and PLAN.downsample == "average" and LEVELS > 3
+    HIGH: tl.constexpr = PLAN.wide_counts and LEVELS > 3
     zero = tl.zeros([TW], tl.int32)
     d0 = zero
     s0 = zero

@@ -12,14 +12,14 @@ from .coefficients import LOG_VAR
 
 
 @triton.jit
-def _weight(weights, I: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):
-    """Weight I of N: from memory, or an argument, which in float64 comes as two float32 parts."""
+def _weight(weights, WHICH: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):
+    """Weight WHICH of N: from memory, or an argument, which in float64 comes as two float32 parts."""
     if BY_POINTER:
-        return tl.load(weights[0] + I).to(ACC)
+        return tl.load(weights[0] + WHICH).to(ACC)
     elif ACC == tl.float64:
-        return tl.full((), 0.0, ACC) + weights[I] + weights[N + I]
+        return tl.full((), 0.0, ACC) + weights[WHICH] + weights[N + WHICH]
     else:
-        return tl.full((), 0.0, ACC) + weights[I]
+        return tl.full((), 0.0, ACC) + weights[WHICH]
 
 
 @triton.jit
@@ -48,10 +48,10 @@ def _set(KIND: tl.constexpr, WANTED: tl.constexpr, new, old):
 
 
 @triton.jit
-def _entry(terms, weights, value, levels, kept, open_, I: tl.constexpr, E: tl.constexpr, PLAN: tl.constexpr,
-           BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: tl.constexpr,
+           PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Store one term's metrics; return its gated value and its weight."""
-    ENTRY: tl.constexpr = PLAN.groups[I].entries[E]
+    ENTRY: tl.constexpr = PLAN.groups[GROUP].entries[E]
     weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
     gate = open_
     if PLAN.plain and ENTRY.kind != 0:
@@ -71,8 +71,8 @@ def _entry(terms, weights, value, levels, kept, open_, I: tl.constexpr, E: tl.co
 
 
 @triton.jit
-def _clamped_log_var(log_vars, I: tl.constexpr, PLAN: tl.constexpr, ACC: tl.constexpr):
-    v = tl.load(log_vars[I]).to(ACC)
+def _clamped_log_var(log_vars, GROUP: tl.constexpr, PLAN: tl.constexpr, ACC: tl.constexpr):
+    v = tl.load(log_vars[GROUP]).to(ACC)
     BOUNDS: tl.constexpr = PLAN.log_var_bounds
     v = tl.where(v < BOUNDS[0], BOUNDS[0], v)
     return tl.where(v > BOUNDS[1], BOUNDS[1], v)

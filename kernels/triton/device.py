@@ -1,7 +1,7 @@
 """Device functions that several phases share: addressing, domains, masks, signs and merges.
 
-A map is a tuple (pointer, batch stride, row stride, column stride) of [B, H, W], a mask one of the same shape.
-Prefixes: i_ program index, o_ offsets, m_ mask.
+A map is a tuple (pointer, batch stride, row stride, column stride) of [B, H, W], a mask one of the same
+shape. Prefixes: i_ program index, o_ offsets, m_ mask.
 """
 
 import triton

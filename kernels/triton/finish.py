@@ -4,8 +4,8 @@
     U0 = sum_k kappa_k sum s Sobel(a) + w_R sum sign(r), U1 likewise with z_p
     Kendall: total = sum exp(-s)/2 L + s/2, F = exp(-s)/2, d total/d s = 1/2 - exp(-s)/2 L
 
-Runs in one program behind phase 4a; combining the terms costs no launch of its own. Saves `coefficients`: HEAD
-numbers of the batch, then COEFFICIENTS numbers per image.
+Runs in one program behind phase 4a; combining the terms costs no launch of its own. Saves `coefficients`:
+HEAD numbers of the batch, then COEFFICIENTS numbers per image.
 """
 
 import triton
@@ -111,9 +111,9 @@ def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.c
 
 
 @triton.jit
-def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients, B, H, W,
-            NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, SAVES: tl.constexpr, ACC: tl.constexpr,
-            TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
+def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients, B, H,
+            W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, SAVES: tl.constexpr,
+            ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
             LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
     zero = tl.full((), 0.0, ACC)
     n = joined(totals, T_COUNT, WORLD, WP)
@@ -275,5 +275,6 @@ def finish(
     if COLLECT and COMBINE:
         tl.debug_barrier()  # The totals are read by threads that did not write them.
     if COMBINE:
-        _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients, B,
-                H, W, NP, R, NQ, PLAN, BY_POINTER, SAVES, ACC, TH, S, NPP, BC, QB, LEVELS, WORLD, WP)  # fmt: skip
+        _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients,
+                B, H, W, NP, R, NQ, PLAN, BY_POINTER, SAVES, ACC, TH, S, NPP, BC, QB, LEVELS, WORLD,
+                WP)  # fmt: skip

@@ -1,7 +1,7 @@
 """The backward, second launch: the gradient of every pixel.
 
     u = w_R sign(r) + a (kappa_0 (Sx^T sx + Sy^T sy) + sum_k A_k of the cells that sample the pixel)
-    dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output dd/dp dL/dd + pointwise
+    dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output (dd/dp dL/dd + ..)
 
 Reads the codes (2 bytes/pixel) and A_k (1.33); p for a converted domain; p, g, m for terms that are no L1.
 Writes the gradient; everything is float32 or wider until it is stored.
@@ -36,9 +36,9 @@ from .sobel import READ_BIT, VALID_BIT
 
 
 @triton.jit
-def _cells_of_row(cells, old, b, B, H, W, y, x, I: tl.constexpr, K: tl.constexpr, PLAN: tl.constexpr,
+def _cells_of_row(cells, old, b, B, H, W, y, x, ROW: tl.constexpr, K: tl.constexpr, PLAN: tl.constexpr,
                   DIVIDES: tl.constexpr, TH: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """What level K adds to the pixels x of row y = (a multiple of TH) + I, where `old` is that of row y - 1.
+    """What level K adds to the pixels x of row y = (a multiple of TH) + ROW; `old` is that of row y - 1.
 
     Average: every pixel of a cell; bilinear: its central 2x2; nearest: the pixel that it samples. Where tiles
     hold whole cells the rows of a level are known to the compiler.
@@ -47,9 +47,9 @@ def _cells_of_row(cells, old, b, B, H, W, y, x, I: tl.constexpr, K: tl.constexpr
     FIRST: tl.constexpr = F // 2 - 1 if PLAN.downsample == "bilinear" else 0
     ROWS: tl.constexpr = F if PLAN.downsample == "average" else (2 if PLAN.downsample == "bilinear" else 1)
     KNOWN: tl.constexpr = TH % F == 0 and (DIVIDES or PLAN.downsample != "nearest")
-    if KNOWN and (I - FIRST) % F >= ROWS:
+    if KNOWN and (ROW - FIRST) % F >= ROWS:
         return tl.zeros_like(old)
-    elif KNOWN and (I - FIRST) % F > 0:
+    elif KNOWN and (ROW - FIRST) % F > 0:
         return old
     else:
         zero = tl.full((), 0, tl.int32)
@@ -78,8 +78,8 @@ def _cells_of_row(cells, old, b, B, H, W, y, x, I: tl.constexpr, K: tl.constexpr
 def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.constexpr):
     """dL/dd of the absolute, relative and gradient terms, from a code and the sum over levels u.
 
-    A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused multiply-add
-    gives sign * weight exactly.
+    A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused
+    multiply-add gives sign * weight exactly.
     """
     ones = tl.zeros_like(u)
     v = (c & VALID_BIT) != 0
@@ -216,8 +216,8 @@ def gradient(
                 if PLAN.plain:
                     m = ok
                 total = pointwise_gradient(
-                    p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight,
-                    threshold, PLAN
+                    p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift,
+                    point_weight, threshold, PLAN
                 )  # fmt: skip
             if PLAN.has_structure:
                 if PLAN.codes:

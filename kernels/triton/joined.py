@@ -39,7 +39,7 @@ def joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.c
 
 @triton.jit
 def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr):
-    """Of the gradient term: its value, its levels, kept responses and weights kappa [8], all still without w F."""
+    """Of the gradient term: its value, its levels, kept responses and kappa [8], all still without w F."""
     k = tl.arange(0, 8)
     response = joined_levels(totals, T_RESPONSE, WORLD, WP)
     kept = joined_levels(totals, T_KEPT, WORLD, WP)

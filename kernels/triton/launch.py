@@ -1,4 +1,5 @@
-"""The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its inputs.
+"""The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its
+inputs.
 
 Forward: moments, (berhu,) pyramid, sobel, finish: at most 4. Backward: coarse, gradient: at most 2. What is
 launched does not depend on the data, nothing is read back, and all sizes come from shapes.
@@ -88,7 +89,7 @@ def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
     if not plan.codes:
         return 0, 0, 0
     rows = [b * (h // 2**k) * (w // 2**k + 2) for k in range(plan.levels)]
-    high = sum(rows[3:]) if plan.sobel_mask == "support" and plan.downsample == "average" else 0
+    high = sum(rows[3:]) if plan.wide_counts else 0
     return 2 * rows[0], sum(rows[1:]), high
 
 
@@ -197,8 +198,8 @@ class Forward:
         )
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (
-            *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0, code,
-            high, self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
+            *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0,
+            code, high, self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
         )  # fmt: skip
         constants = {
             "PLAN": plan, "CODES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows,

@@ -58,7 +58,8 @@ class Plan:
     combine: str
     gradient_eps: float
     levels: int
-    counts_cells: bool
+    counts_cells: bool  # whether the level's own normaliser is wanted
+    wide_counts: bool  # whether a coarse count can need more than 4 bits
     # The terms that re-read their inputs in the backward.
     difference: s.DifferenceMoments | None
     difference_domain: s.Domain | None
@@ -133,6 +134,7 @@ def make_plan(spec: s.LossSpec) -> Plan:
         gradient_eps=float(gradient.eps) if gradient else 0.0,
         levels=sobel.num_scales,
         counts_cells=normalizer == "level" and sobel.mask != "support",
+        wide_counts=sobel.mask == "support" and sobel.downsample == "average",
         difference=difference,
         difference_domain=difference.domain if difference else None,
         log=log,

@@ -1,7 +1,7 @@
 """The terms that are functions of one pixel, and their derivatives with respect to the prediction.
 
     e = p - g: |e|, e^2, |e|/g, |e|/p, berHu(|e|);   l = ln((p + offset)/(g + offset))
-    d/dp: of the moments of e: 2/N ((e - mean) + alpha mean); of SILog: scale/(root N) ((l - mean) + (1 - lam) mean)/(p + offset)
+    of SSI 2/N ((e - mean) + alpha mean); of SILog scale/(root N) ((l - mean) + (1 - lam) mean)/(p + offset)
 
 Nothing is saved for them: the backward reads p, g and m again.
 """
@@ -42,8 +42,8 @@ def point(p, g, m, T: tl.constexpr):
 
 
 @triton.jit
-def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift, point_weight, threshold,
-               PLAN: tl.constexpr):  # fmt: skip
+def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift,
+                       point_weight, threshold, PLAN: tl.constexpr):  # fmt: skip
     """Gradient of the terms that re-read p, g and m: moments and pointwise terms, all weighted."""
     zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
     total = zero

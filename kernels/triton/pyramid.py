@@ -2,10 +2,11 @@
 
     dev = d - mu;  sum m |dev_p|, sum m |dev_g|, sum m sign(dev_p);  D_k(a dev_p), D_k(a dev_g) for k >= 1
 
-Downsampling is linear, so the pyramid needs mu but not yet the MAD. a = m for mask residual, the finite pixels
-for centre, m / D_k(m) for support. Saves `deviations` [ROWS, B * programs], `images` [B, IMAGE] and, per cell
-of the levels k >= 1, the two values and an int16: the valid pixels (centre: the finite ones, and bit 11 = more
-than half valid). Reads 9 bytes/pixel, writes 10 bytes/cell = 3.3 bytes/pixel, freed after phase 3.
+Downsampling is linear, so the pyramid needs mu but not yet the MAD. a = m for mask residual, the finite
+pixels for centre, m / D_k(m) for support. Saves `deviations` [ROWS, B * programs], `images` [B, IMAGE] and,
+per cell of the levels k >= 1, the two values and an int16: the valid pixels (centre: the finite ones, and
+bit 11 = more than half valid). Reads 9 bytes/pixel, writes 10 bytes/cell = 3.3 bytes/pixel, freed after
+phase 3.
 """
 
 import triton
@@ -135,6 +136,7 @@ def pyramid(
     LEVELS: tl.constexpr,
     DIVIDES: tl.constexpr,
 ):
+    """Leave an image's absolute deviations, in parts, and its cells."""
     i_p = tl.program_id(0)
     b = i_p // NP
     zero = tl.full((), 0.0, ACC)

@@ -37,7 +37,7 @@ def image_statistics(moments, deviations, images, b, first, NP, R, PLAN: tl.cons
 
 @triton.jit
 def unit_sign(x):
-    """Sign of x in its own dtype: signs multiply exactly, and are the digits of a code in base 4. NaN stays NaN."""
+    """Sign of x in its own dtype: signs multiply exactly and are a code's digits in base 4. NaN stays NaN."""
     # x where it is 0: of a constant 0 the compiler makes a conversion from integers, which is slower.
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x)).to(x.dtype)
 
@@ -45,7 +45,7 @@ def unit_sign(x):
 @triton.jit
 def pixel_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
                 HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask of one row; all taps lie inside."""
+    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask of one row; all taps inside."""
     everywhere = x >= 0
     p = tl.load(image(pred, b) + y * pred[2] + x * pred[3]).to(ACC)
     g = tl.load(image(gt, b) + y * gt[2] + x * gt[3]).to(ACC)
@@ -68,7 +68,7 @@ def pixel_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.conste
 
 @triton.jit
 def cell_row(level_p, level_g, info, o, ok, inv_p, inv_g, PLAN: tl.constexpr):
-    """Of one row of cells: z, r, the weight a, whether it is covered, whether it is more than half valid, count."""
+    """Of one row of cells: z, r, the weight a, whether covered, whether half valid, and the count."""
     z = tl.load(level_p + o) * inv_p
     r = z - tl.load(level_g + o) * inv_g
     count = tl.load(info + o).to(tl.int32)

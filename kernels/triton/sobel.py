@@ -1,13 +1,14 @@
 """Phase 3: Sobel responses of the residual at every level, as sign codes and sums.
 
     r = z_p - z_g, z = dev/S;  g = Sobel(D_k(a r));  sum |gx| + |gy|,  sum m |r|
-    U1 of the backward by adjointness: sum sign(g) Sobel(D_k(a z_p)), sum m sign(r) z_p; U0 likewise with 1 for z_p
+    for the backward: U1 = sum sign(g) Sobel(D_k(a z_p)) + sum m sign(r) z_p, and U0, with 1 for z_p
 
-A program streams down TH rows of S strips; a strip is 32 lanes that own 30 columns, so that neighbours are one
-lane shuffle away and every input is read once. Saves per pixel a uint16: sx | sy | sign r | sign(p - g) | sign
-dev_p, each plus 1 in two bits, bit 10 m, bit 11 a (mask centre); per coarse cell a byte: sx + 1 | sy + 1 | low 4 bits of
-(count - 1) (mask support); the high bits of a count that needs them in a byte of their own. Rows have one halo cell on both
-sides, which holds what the adjoint of the border folds back. Reads 9 bytes/pixel and 10 bytes/cell, saves 2.33.
+A program streams down TH rows of S strips; a strip is 32 lanes that own 30 columns, so that neighbours are
+one lane shuffle away and every input is read once. Saves per pixel a uint16: sx | sy | sign r | sign(p - g)
+| sign dev_p, each plus 1 in two bits, bit 10 m, bit 11 a (mask centre); per coarse cell a byte: sx + 1 | sy
++ 1 | low 4 bits of (count - 1) (mask support); the high bits of a count that needs them in a byte of their
+own. Rows have one halo cell on both sides, which holds what the adjoint of the border folds back. Reads 9
+bytes/pixel and 10 bytes/cell, saves 2.33.
 """
 
 import triton
@@ -278,6 +279,7 @@ def sobel(
     NPP: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
+    """One program: TH rows of S strips of one level of one image."""
     i_p = tl.program_id(0)
     b = i_p // NQ
     q = i_p - b * NQ
@@ -286,9 +288,7 @@ def sobel(
     mu_g = tl.load(images + b * IMAGE + MU_G)
     level, h, w, y0, x0, cells, codes, highs = locate(q, b, B, H, W, 0, LEVELS, TH, 30 * S)
     R_Q = (tl.full((), 0, tl.int64) + NQ) * B
-    HIGH: tl.constexpr = (
-        CODES and PLAN.sobel_mask == "support" and PLAN.downsample == "average" and LEVELS > 3
-    )
+    HIGH: tl.constexpr = CODES and PLAN.wide_counts and LEVELS > 3
     if level == 0:
         _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code0 + codes, high, False,
                 sums + i_p, R_Q, b, y0, x0, h, w, mu_p, mu_g, inv_p, inv_g, True, PLAN, HAS_MASK, HAS_ABS,

@@ -1,7 +1,7 @@
 """Launch parameters by architecture and image size; `bench/tune.py` proposes the rows.
 
-Which pixels a program sums depends on the tile, so a row's tiles are part of what makes a result reproducible:
-equal bits are promised for equal architecture and image size.
+Which pixels a program sums depends on the tile, so a row's tiles are part of what makes a result
+reproducible: equal bits are promised for equal architecture and image size.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
 
 
 def choose(arch: int | str, height: int, width: int) -> Parameters:
-    """The parameters for images of height x width on `arch`: 90 for compute capability 9.0, "gfx942" for AMD."""
+    """The parameters for images of height x width on `arch`: 90 for compute capability 9.0, or "gfx942"."""
     for least, pixels, parameters in TABLE:
         known = arch.startswith(least) if isinstance(arch, str) and isinstance(least, str) else None
         if known is None and not isinstance(arch, str) and not isinstance(least, str):

@@ -2,7 +2,8 @@
 
     N = sum n_b;  mean = sum n_j mean_j / N;  spread = sum spread_j + n_j (mean_j - mean)^2  (Chan)
 
-`totals` [TOTALS] is what ranks exchange: the finishing phase reads one row per rank. Traffic: the partial sums.
+`totals` [TOTALS] is what ranks exchange: the finishing phase reads one row per rank. Traffic: the partial
+sums.
 """
 
 import triton
