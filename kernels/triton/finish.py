@@ -31,7 +31,7 @@ from .coefficients import (
 )
 from .combine import combine
 from .device import share
-from .joined import gradient_levels, joined, joined_moments, unit
+from .joined import gradient_levels, joined, joined_moments, norm_l1, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
 from .pyramid import IMAGE, INV_N, INV_P, SIGN_MEAN
@@ -67,24 +67,6 @@ def _over(x, n):
 
 
 @triton.jit
-def _denominator(n, EPS: tl.constexpr):
-    """n + eps; max(n, 1) where eps is 0."""
-    if EPS > 0:
-        return n + EPS
-    else:
-        return tl.where(n > 1, n, 1.0)
-
-
-@triton.jit
-def _norm_l1(n, images, T: tl.constexpr, PLAIN: tl.constexpr):
-    """What the sum of an L1 term is divided by."""
-    if T.reduction == "images" and not PLAIN:
-        return tl.where(images > 1, images, 1.0)
-    else:
-        return _denominator(n, T.eps)
-
-
-@triton.jit
 def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr,
               S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
     """Of the images b [BC]: sum_k kappa_k sum s Sobel(a) and s Sobel(a z_p), sum sign(r), sum sign(r) z_p."""
@@ -113,8 +95,8 @@ def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.c
 @triton.jit
 def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients, B, H,
             W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, SAVES: tl.constexpr,
-            ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
-            LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
+            ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr,
+            QB: tl.constexpr, LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
     zero = tl.full((), 0.0, ACC)
     n = joined(totals, T_COUNT, WORLD, WP)
     n_all = joined(totals, T_STATISTICS, WORLD, WP)
@@ -135,11 +117,11 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
         if PLAN.plain:
             norm_a = joined(totals, T_ABS_FLOORED, WORLD, WP) + ABS.eps
         else:
-            norm_a = _norm_l1(joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
+            norm_a = norm_l1(joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
         a = joined(totals, T_ABSOLUTE, WORLD, WP) / norm_a
     if PLAN.has_relative:
         REL: tl.constexpr = PLAN.relative
-        norm_r = _norm_l1(n_all, size, REL, PLAN.plain)
+        norm_r = norm_l1(n_all, size, REL, PLAN.plain)
         if PLAN.plain and REL.reduction == "pixels":
             norm_r = tl.where(n_all > 1, n_all, 1.0)
         elif PLAN.plain:
@@ -247,28 +229,11 @@ def finish(
     total_out,  # [1]
     terms,  # [metrics]
     coefficients,  # [HEAD + B * COEFFICIENTS]
-    B,
-    H,
-    W,
-    NP,
-    R,
-    NQ,
-    PLAN: tl.constexpr,
-    BY_POINTER: tl.constexpr,
-    COLLECT: tl.constexpr,
-    COMBINE: tl.constexpr,
-    SAVES: tl.constexpr,
-    ACC: tl.constexpr,
-    TH: tl.constexpr,
-    S: tl.constexpr,
-    NPP: tl.constexpr,
-    BC: tl.constexpr,
-    QC: tl.constexpr,
-    QB: tl.constexpr,
-    LEVELS: tl.constexpr,
-    WORLD: tl.constexpr,
-    WP: tl.constexpr,
-):
+    B, H, W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, COLLECT: tl.constexpr,
+    COMBINE: tl.constexpr, SAVES: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr,
+    NPP: tl.constexpr, BC: tl.constexpr, QC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr,
+    WORLD: tl.constexpr, WP: tl.constexpr,
+):  # fmt: skip
     """Collect this rank's totals, combine those of all ranks, or both."""
     if COLLECT:
         collect(moments, sums, totals, B, H, W, NP, R, NQ, PLAN, ACC, TH, S, NPP, BC, QC, LEVELS)

@@ -146,11 +146,7 @@ def gradient(
     image_row = coefficients + HEAD + b64 * COEFFICIENTS
     kappa = tl.load(coefficients + KAPPA)
     none = kappa * 0.0
-    w_a = none
-    w_r = none
-    scale = none
-    mean = none
-    w_s = none
+    w_a, w_r, scale, mean, w_s = none, none, none, none, none
     if PLAN.has_absolute:
         w_a = tl.load(image_row + ABS_WEIGHT)
     if PLAN.codes:
@@ -158,22 +154,17 @@ def gradient(
         scale = tl.load(image_row + SCALE)
         mean = tl.load(image_row + MEAN_WEIGHT)
         w_s = tl.load(image_row + SIGN_WEIGHT)
-    diff_slope = none
-    diff_centre = none
-    diff_shift = none
+    diff_slope, diff_centre, diff_shift = none, none, none
     if PLAN.has_difference:
         diff_slope = tl.load(image_row + DIFF_SLOPE)
         diff_centre = tl.load(image_row + DIFF_CENTRE)
         diff_shift = tl.load(image_row + DIFF_SHIFT)
-    log_slope = none
-    log_centre = none
-    log_shift = none
+    log_slope, log_centre, log_shift = none, none, none
     if PLAN.has_log:
         log_slope = tl.load(image_row + LOG_SLOPE)
         log_centre = tl.load(image_row + LOG_CENTRE)
         log_shift = tl.load(image_row + LOG_SHIFT)
-    point_weight = none
-    threshold = none
+    point_weight, threshold = none, none
     if PLAN.has_pointwise:
         point_weight = tl.load(image_row + POINT_WEIGHT)
     if PLAN.berhu:

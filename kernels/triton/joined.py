@@ -77,3 +77,21 @@ def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
         return tl.where(k > 0, 0.25 * one, one)
     else:
         return tl.where(k >= 0, one, one)
+
+
+@triton.jit
+def _denominator(n, EPS: tl.constexpr):
+    """n + eps; max(n, 1) where eps is 0."""
+    if EPS > 0:
+        return n + EPS
+    else:
+        return tl.where(n > 1, n, 1.0)
+
+
+@triton.jit
+def norm_l1(n, images, T: tl.constexpr, PLAIN: tl.constexpr):
+    """What the sum of an L1 term is divided by."""
+    if T.reduction == "images" and not PLAIN:
+        return tl.where(images > 1, images, 1.0)
+    else:
+        return _denominator(n, T.eps)

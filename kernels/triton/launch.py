@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -24,10 +23,9 @@ from . import moments as k_moments
 from . import pyramid as k_pyramid
 from . import sobel as k_sobel
 from . import totals as k_totals
+from .geometry import Geometry, cdiv, up
 from .plan import Plan
 from .table import Parameters
-
-MAX_PROGRAMS = 1024  # per image, of the phases whose partial sums other programs add up
 
 
 @dataclass
@@ -44,53 +42,6 @@ class Launch:
         """Launch it; with no program there is nothing to do."""
         if self.programs:
             self.kernel[(self.programs,)](*self.args, **self.constants, **self.options)
-
-
-def _up(x: int) -> int:
-    return triton.next_power_of_2(max(x, 1))
-
-
-def _cdiv(x: int, y: int) -> int:
-    return -(-x // y)
-
-
-class Geometry:
-    """Sizes that follow from the plan, the shape of the batch and the launch parameters."""
-
-    def __init__(self, plan: Plan, shape: Sequence[int], parameters: Parameters) -> None:
-        self.plan, self.parameters = plan, parameters
-        self.b, self.h, self.w = b, h, w = tuple(shape)
-        # Levels that have a cell; the others count as 0.
-        self.levels = min(plan.levels, min(h, w).bit_length()) or 1
-        least = 1 << (self.levels - 1)
-        self.tile = tuple(max(size, least) for size in parameters.tile)
-        self.tiles_x = _cdiv(w, self.tile[1])
-        self.tiles = self.tiles_x * _cdiv(h, self.tile[0])
-        self.programs = max(1, min(self.tiles, MAX_PROGRAMS))
-        self.strips = self.count(30 * parameters.strips, parameters.strip_rows, 0) if plan.codes else 1
-        self.level_shapes = [(h >> k, w >> k) for k in range(1, self.levels)] if plan.codes else []
-        self.cells = b * sum(x * y for x, y in self.level_shapes)
-        # Then nearest sampling needs no division.
-        self.divides = (h | w) % (1 << (self.levels - 1)) == 0
-
-    def count(self, columns: int, rows: int, first: int) -> int:
-        """Tiles of columns x rows over the levels from `first` on, per image."""
-        sizes = [(self.h >> k, self.w >> k) for k in range(first, self.levels)]
-        return sum(_cdiv(w, columns) * _cdiv(h, rows) for h, w in sizes)
-
-    @property
-    def code_bytes(self) -> tuple[int, int, int]:
-        """Bytes of the codes at full resolution, of the coarse levels, and of the counts' high bits."""
-        return code_bytes(self.plan, self.b, self.h, self.w)
-
-
-def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
-    """As `Geometry.code_bytes`; also of symbolic sizes."""
-    if not plan.codes:
-        return 0, 0, 0
-    rows = [b * (h // 2**k) * (w // 2**k + 2) for k in range(plan.levels)]
-    high = sum(rows[3:]) if plan.wide_counts else 0
-    return 2 * rows[0], sum(rows[1:]), high
 
 
 def coefficient_count(b: int) -> int:
@@ -179,7 +130,7 @@ class Forward:
         )
         self.middle = []
         if plan.berhu:
-            rp = {"RP": min(_up(r), 4096), "GIVEN": exchange}
+            rp = {"RP": min(up(r), 4096), "GIVEN": exchange}
             args = (*self.maps, self.moments, self.threshold, *sizes)
             self.middle.append(Launch(k_moments.berhu, r, args, {**tile, **rp}, warps))
         if plan.codes:
@@ -190,7 +141,7 @@ class Forward:
         g, plan, parameters = self.geometry, self.plan, self.parameters
         deviations = empty((k_pyramid.ROWS, g.b * g.programs))
         level_p, level_g, info = empty(g.cells), empty(g.cells), empty(g.cells, torch.int16)
-        levels = {"NPP": _up(g.programs), "LEVELS": g.levels}
+        levels = {"NPP": up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
         options = {"num_warps": parameters.pyramid_warps, **exact}
         pyramid = Launch(
@@ -211,14 +162,14 @@ class Forward:
     def threshold_of_rank(self) -> Launch:
         """berHu's c of this rank alone, where the ranks' largest is wanted before its sums."""
         r = self.geometry.b * self.geometry.programs
-        constants = {"T": self.plan.pointwise, "RP": min(_up(r), 4096), "ACC": self.acc}
+        constants = {"T": self.plan.pointwise, "RP": min(up(r), 4096), "ACC": self.acc}
         return Launch(k_moments.rank_threshold, 1, (self.moments, self.threshold, r), constants)
 
     def last(self, collect: bool, combine: bool) -> Launch:
         """The finishing launch: collects the totals of this rank, combines those of all, or both."""
         g, parameters = self.geometry, self.parameters
-        npp = _up(g.programs)
-        bc = max(1, min(_up(g.b), 4096 // npp))
+        npp = up(g.programs)
+        bc = max(1, min(up(g.b), 4096 // npp))
         args = (
             self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
             self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
@@ -226,9 +177,9 @@ class Forward:
         constants = {
             "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
-            "NPP": npp, "BC": bc, "QC": min(_up(g.b * g.strips), 1024),
-            "QB": max(1, min(_up(g.strips), 4096 // bc)), "LEVELS": g.levels, "WORLD": self.world,
-            "WP": _up(self.world),
+            "NPP": npp, "BC": bc, "QC": min(up(g.b * g.strips), 1024),
+            "QB": max(1, min(up(g.strips), 4096 // bc)), "LEVELS": g.levels, "WORLD": self.world,
+            "WP": up(self.world),
         }  # fmt: skip
         options = {"num_warps": parameters.finish_warps, "enable_fp_fusion": False}
         return Launch(k_finish.finish, 1, args, constants, options)
@@ -267,7 +218,7 @@ def backward_launches(
         per_image = g.count(p.columns, p.rows, 1)
         args = (code, high, coefficients, cells, g.b, g.h, g.w, per_image)
         launches.append(Launch(k_backward.coarse, g.b * per_image, args, shared, options))
-    tiles = _cdiv(g.w, p.columns) * _cdiv(g.h, p.rows)
+    tiles = cdiv(g.w, p.columns) * cdiv(g.h, p.rows)
     args = (
         _map(pred, pred), _map(gt, pred), _map(mask, pred), _map(abs_mask, pred), code0, cells, coefficients,
         grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles

@@ -34,9 +34,18 @@ READ_BIT = tl.constexpr(2048)
 
 
 @triton.jit
-def _beside(x, left, right):
-    """The left and the right neighbours of x [S, 32], by lane shuffles."""
-    return tl.gather(x, left, 1), tl.gather(x, right, 1)
+def _along_row(x, left, right):
+    """Difference and smooth sum of x [S, 32] along the row, from its neighbours' lanes."""
+    x_l = tl.gather(x, left, 1)
+    x_r = tl.gather(x, right, 1)
+    # 2 x is exact: no rounding is fused away, here and below.
+    return x_r - x_l, tl.fma(x, tl.full(x.shape, 2.0, x.dtype), x_l + x_r)
+
+
+@triton.jit
+def _sobel(d0, d1, d2, s0, s2):
+    """Sobel responses in x and y from three rows' differences and smooth sums."""
+    return tl.fma(d1, tl.full(d1.shape, 2.0, d1.dtype), d0 + d2), s2 - s0
 
 
 @triton.jit
@@ -49,39 +58,11 @@ def _pair(a, b):
 
 
 @triton.jit
-def _strips(
-    pred,
-    gt,
-    mask,
-    abs_mask,
-    level_p,  # [h, w] of this image and level
-    level_g,
-    info,
-    code,  # [h, w + 2], likewise
-    high,
-    has_high,
-    sums,  # [.., R] at this program
-    R,
-    b,
-    y0,
-    x0,
-    h,
-    w,
-    mu_p,
-    mu_g,
-    inv_p,
-    inv_g,
-    LEVEL0: tl.constexpr,
-    PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_ABS: tl.constexpr,
-    CODES: tl.constexpr,
-    HIGH: tl.constexpr,
-    ACC: tl.constexpr,
-    TH: tl.constexpr,
-    S: tl.constexpr,
-):
-    """Stream down rows y0 - 1 .. y0 + TH; leave codes and sums."""
+def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_high, sums, R, b, y0, x0, h, w,
+            mu_p, mu_g, inv_p, inv_g, LEVEL0: tl.constexpr, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
+            HAS_ABS: tl.constexpr, CODES: tl.constexpr, HIGH: tl.constexpr, ACC: tl.constexpr,
+            TH: tl.constexpr, S: tl.constexpr):  # fmt: skip
+    """Stream down rows y0 - 1 .. y0 + TH of an image's level [h, w]; leave codes [h, w + 2], and `sums`."""
     lane = tl.arange(0, 32)[None, :]
     x = x0 + tl.arange(0, S)[:, None] * 30 + lane - 1
     left = tl.broadcast_to(tl.maximum(lane - 1, 0), [S, 32])
@@ -100,34 +81,14 @@ def _strips(
     x_c = tl.minimum(tl.maximum(x, 0), w - 1).to(tl.int64)
     zero = tl.zeros([S, 32], ACC)
     izero = tl.zeros([S, 32], tl.int32)
-    two = tl.full([S, 32], 2.0, ACC)
     four = tl.full([S, 32], 4.0, ACC)
-    response = zero
-    u_z = zero
-    rel = zero
-    rel_z = zero
-    kept = izero
-    cells = zero
-    u_one = zero
-    rel_one = zero
+    response, cells, u_one, u_z = zero, zero, zero, zero
+    rel, rel_one, rel_z, kept = zero, zero, zero, izero
     # Of the rows y - 2 and y - 1: differences and smooth sums along x of r, of z_p and of the weight a.
-    rd0 = zero
-    rd1 = zero
-    rs0 = zero
-    rs1 = zero
-    zd0 = zero
-    zd1 = zero
-    zs0 = zero
-    zs1 = zero
-    wd0 = zero
-    wd1 = zero
-    ws0 = zero
-    ws1 = zero
-    c0 = izero
-    c1 = izero
-    half1 = izero
-    low1 = zero
-    extra1 = izero
+    rd0, rd1, rs0, rs1 = zero, zero, zero, zero
+    zd0, zd1, zs0, zs1 = zero, zero, zero, zero
+    wd0, wd1, ws0, ws1 = zero, zero, zero, zero
+    c0, c1, half1, low1, extra1 = izero, izero, izero, zero, izero
     for i in tl.static_range(TH + 2):
         y = y0 + (i - 1)
         y_c = tl.minimum(tl.maximum(y, 0), h - 1).to(tl.int64)
@@ -169,24 +130,17 @@ def _strips(
                 cells += tl.where((half != 0) & (y < own_rows), 1.0, 0.0)
             else:
                 cells += tl.where(y < own_rows, weight, 0.0)
-        r_l, r_r = _beside(r, left, right)
-        rd2 = r_r - r_l
-        rs2 = tl.fma(r, two, r_l + r_r)
+        rd2, rs2 = _along_row(r, left, right)
         zd2 = zero
         zs2 = zero
         wd2 = zero
         ws2 = zero
         if CODES:
-            z_l, z_r = _beside(z, left, right)
-            zd2 = z_r - z_l
-            zs2 = tl.fma(z, two, z_l + z_r)
+            zd2, zs2 = _along_row(z, left, right)
         if PLAN.sobel_mask == "support":
-            c_l, c_r = _beside(cover, left, right)
-            cover = cover & c_l & c_r
+            cover = cover & tl.gather(cover, left, 1) & tl.gather(cover, right, 1)
         elif CODES:
-            w_l, w_r = _beside(weight, left, right)
-            wd2 = w_r - w_l
-            ws2 = tl.fma(weight, two, w_l + w_r)
+            wd2, ws2 = _along_row(weight, left, right)
         if i >= 2:
             counts = y - 1 < answer_rows
             if PLAN.border == "valid" and i == 2:
@@ -195,16 +149,19 @@ def _strips(
                 counts = counts & ((c0 & c1 & cover) != 0)
             if PLAN.sobel_mask == "centre":
                 counts = counts & (half1 != 0)
-            gx = tl.where(counts, tl.fma(rd1, two, rd0 + rd2), 0.0)
-            gy = tl.where(counts, rs2 - rs0, 0.0)
+            gx, gy = _sobel(rd0, rd1, rd2, rs0, rs2)
+            gx = tl.where(counts, gx, 0.0)
+            gy = tl.where(counts, gy, 0.0)
             response += tl.abs(gx) + tl.abs(gy)
             kept += counts.to(tl.int32)
             if CODES:
                 sx = unit_sign(gx)
                 sy = unit_sign(gy)
-                u_z = tl.fma(sx, tl.fma(zd1, two, zd0 + zd2), tl.fma(sy, zs2 - zs0, u_z))
+                zx, zy = _sobel(zd0, zd1, zd2, zs0, zs2)
+                u_z = tl.fma(sx, zx, tl.fma(sy, zy, u_z))
                 if PLAN.sobel_mask != "support":
-                    u_one = tl.fma(sx, tl.fma(wd1, two, wd0 + wd2), tl.fma(sy, ws2 - ws0, u_one))
+                    wx, wy = _sobel(wd0, wd1, wd2, ws0, ws2)
+                    u_one = tl.fma(sx, wx, tl.fma(sy, wy, u_one))
                 if LEVEL0:
                     # Every sign + 1: 1 + 4 + 16 + 64 + 256.
                     c = tl.fma(tl.fma(low1, four, sy), four, sx).to(tl.int32) + 341 + extra1
@@ -220,23 +177,14 @@ def _strips(
                 tl.store(code + o, c.to(code.dtype.element_ty), mask=y - 1 < stored_rows)
                 if HIGH:
                     tl.store(high + o, (extra1 >> 4).to(tl.uint8), mask=(y - 1 < stored_rows) & has_high)
-        rd0 = rd1
-        rd1 = rd2
-        rs0 = rs1
-        rs1 = rs2
-        zd0 = zd1
-        zd1 = zd2
-        zs0 = zs1
-        zs1 = zs2
-        wd0 = wd1
-        wd1 = wd2
-        ws0 = ws1
-        ws1 = ws2
-        c0 = c1
-        c1 = cover
-        half1 = half
-        low1 = low
-        extra1 = extra
+        rd0, rd1 = rd1, rd2
+        rs0, rs1 = rs1, rs2
+        zd0, zd1 = zd1, zd2
+        zs0, zs1 = zs1, zs2
+        wd0, wd1 = wd1, wd2
+        ws0, ws1 = ws1, ws2
+        c0, c1 = c1, cover
+        half1, low1, extra1 = half, low, extra
     # In the order of the rows above.
     first = _pair(_pair(response, kept.to(ACC)), _pair(cells, u_one))
     second = _pair(_pair(u_z, rel), _pair(rel_one, rel_z))

@@ -1,0 +1,61 @@
+"""Sizes: how many programs, cells and bytes a batch takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+
+from .plan import Plan
+from .table import Parameters
+
+MAX_PROGRAMS = 1024  # per image, of the phases whose partial sums other programs add up
+
+
+def up(x: int) -> int:
+    """The power of two from x on."""
+    return triton.next_power_of_2(max(x, 1))
+
+
+def cdiv(x: int, y: int) -> int:
+    """x / y, rounded up; also of symbolic sizes."""
+    return -(-x // y)
+
+
+class Geometry:
+    """Sizes that follow from the plan, the shape of the batch and the launch parameters."""
+
+    def __init__(self, plan: Plan, shape: Sequence[int], parameters: Parameters) -> None:
+        self.plan, self.parameters = plan, parameters
+        self.b, self.h, self.w = b, h, w = tuple(shape)
+        # Levels that have a cell; the others count as 0.
+        self.levels = min(plan.levels, min(h, w).bit_length()) or 1
+        least = 1 << (self.levels - 1)
+        self.tile = tuple(max(size, least) for size in parameters.tile)
+        self.tiles_x = cdiv(w, self.tile[1])
+        self.tiles = self.tiles_x * cdiv(h, self.tile[0])
+        self.programs = max(1, min(self.tiles, MAX_PROGRAMS))
+        self.strips = self.count(30 * parameters.strips, parameters.strip_rows, 0) if plan.codes else 1
+        self.level_shapes = [(h >> k, w >> k) for k in range(1, self.levels)] if plan.codes else []
+        self.cells = b * sum(x * y for x, y in self.level_shapes)
+        # Then nearest sampling needs no division.
+        self.divides = (h | w) % (1 << (self.levels - 1)) == 0
+
+    def count(self, columns: int, rows: int, first: int) -> int:
+        """Tiles of columns x rows over the levels from `first` on, per image."""
+        sizes = [(self.h >> k, self.w >> k) for k in range(first, self.levels)]
+        return sum(cdiv(w, columns) * cdiv(h, rows) for h, w in sizes)
+
+    @property
+    def code_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the codes at full resolution, of the coarse levels, and of the counts' high bits."""
+        return code_bytes(self.plan, self.b, self.h, self.w)
+
+
+def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
+    """As `Geometry.code_bytes`; also of symbolic sizes."""
+    if not plan.codes:
+        return 0, 0, 0
+    rows = [b * (h // 2**k) * (w // 2**k + 2) for k in range(plan.levels)]
+    high = sum(rows[3:]) if plan.wide_counts else 0
+    return 2 * rows[0], sum(rows[1:]), high
