@@ -7,6 +7,7 @@ launched does not depend on the data, nothing is read back, and all sizes come f
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,10 +188,10 @@ class Forward:
 
 def _split(weights: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
     """Weights as float32 arguments: in float64 the rest that float32 drops follows."""
-    values = torch.tensor(list(weights), dtype=torch.float64)
-    high = values.float()
-    rest = (values - high.double()).float().tolist() if dtype == torch.float64 else []
-    return (*high.tolist(), *rest)
+    if dtype != torch.float64:
+        return tuple(weights)
+    high = [struct.unpack("f", struct.pack("f", w))[0] for w in weights]
+    return (*high, *(w - h for w, h in zip(weights, high, strict=True)))
 
 
 def backward_launches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 from depthloss import spec as s
@@ -33,7 +32,8 @@ class GroupPlan:
     weight_slot: int
 
 
-@dataclass(frozen=True)
+# Compared by identity: a launch looks up its compiled kernel by its constants; there is one plan per spec.
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A loss as the kernels see it. Everything is a compile-time constant."""
 
@@ -81,9 +81,18 @@ class Plan:
     total_slot: int
 
 
-@functools.lru_cache(maxsize=256)
+_plans: dict[str, Plan] = {}
+
+
 def make_plan(spec: s.LossSpec) -> Plan:
-    """Lay out a loss. The spec's own checks guarantee one term of a kind and one domain of structure."""
+    """The plan of a loss, always the same object for equal specs."""
+    if spec.key not in _plans:
+        _plans[spec.key] = _lay_out(spec)
+    return _plans[spec.key]
+
+
+def _lay_out(spec: s.LossSpec) -> Plan:
+    # The spec's own checks guarantee one term of a kind and one domain of the structure terms.
     found = {type(term): term for term in spec.terms}
     absolute, relative, gradient, difference, log, point = (found.get(kind) for kind in KINDS)
     structure = next((t.domain for t in (absolute, relative, gradient) if t is not None), None)
