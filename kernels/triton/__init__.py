@@ -17,6 +17,7 @@ from torch import Tensor
 from depthloss.spec import LossSpec
 
 from . import launch, moments, table
+from .geometry import code_bytes
 from .plan import make_plan
 
 INTERPRETED = not isinstance(moments.moments, triton.runtime.JITFunction)
@@ -57,7 +58,7 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager:
 
 def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
     """Bytes of codes that the forward of a [b, h, w] batch saves; also of symbolic sizes."""
-    return sum(launch.code_bytes(make_plan(spec), b, h, w))
+    return sum(code_bytes(make_plan(spec), b, h, w))
 
 
 def coefficient_count(b: int) -> int:
