@@ -41,9 +41,7 @@ class Parameters:
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
-    (80, 2.0**18, Parameters(strip_rows=8, rows=8)),
-    (80, float("inf"), Parameters()),
-    (0, float("inf"), Parameters(strip_rows=8, rows=8)),
+    (0, float("inf"), Parameters()),
     ("gfx9", float("inf"), Parameters(strip_warps=1, column_warps=1)),
 )
 
