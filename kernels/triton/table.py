@@ -49,10 +49,9 @@ TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
 def choose(arch: int | str, height: int, width: int) -> Parameters:
     """The parameters for images of height x width on `arch`: 90 for compute capability 9.0, or "gfx942"."""
     for least, pixels, parameters in TABLE:
-        known = arch.startswith(least) if isinstance(arch, str) and isinstance(least, str) else None
-        if known is None and not isinstance(arch, str) and not isinstance(least, str):
-            known = arch >= least
-        if known and height * width <= pixels:
+        if isinstance(arch, str) != isinstance(least, str) or height * width > pixels:
+            continue
+        if arch.startswith(least) if isinstance(arch, str) else arch >= least:
             return parameters
     return Parameters()
 
