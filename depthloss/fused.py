@@ -58,7 +58,7 @@ class _Loss(torch.autograd.Function):
             ctx.needs_input_grad[0],
         )
         ctx.call, ctx.log_var_dtypes = call, [v.dtype for v in log_vars]
-        ctx.save_for_backward(codes, coefficients, pred, gt, mask, abs_mask)
+        ctx.save_for_backward(codes, coefficients, pred, gt, mask, abs_mask, *log_vars)
         ctx.mark_non_differentiable(terms)
         ctx.set_materialize_grads(False)
         return total, terms
@@ -67,9 +67,13 @@ class _Loss(torch.autograd.Function):
     def backward(ctx, grad_output, _):
         if grad_output is None:
             return (None,) * (5 + len(ctx.log_var_dtypes))
-        inputs = (ctx.call, ctx.needs_input_grad[0], grad_output, *ctx.saved_tensors)
+        inputs = (ctx.call, ctx.needs_input_grad[0], grad_output, *ctx.saved_tensors[:6])
         # With create_graph=True the gradient gets a node that says why it has no gradient of its own.
-        grad, log_vars = _Gradient.apply(*inputs) if torch.is_grad_enabled() else _gradient(*inputs)
+        grad, log_vars = (
+            _Gradient.apply(*inputs, *ctx.saved_tensors[6:])
+            if torch.is_grad_enabled()
+            else _gradient(*inputs)
+        )
         log_vars = [g.to(d) for g, d in zip(log_vars.unbind(), ctx.log_var_dtypes, strict=True)]
         return (grad if ctx.needs_input_grad[0] else None, None, None, None, None, *log_vars)
 
@@ -83,10 +87,12 @@ def _gradient(
 
 
 class _Gradient(torch.autograd.Function):
+    """The gradient, tied to all that it depends on: pred and, unused, the log-variances."""
+
     @staticmethod
-    def forward(ctx, call, *args):
+    def forward(ctx, call, wants_pred, grad_output, codes, coefficients, pred, gt, mask, abs_mask, *log_vars):
         ctx.name = call.backend
-        return _gradient(call, *args)
+        return _gradient(call, wants_pred, grad_output, codes, coefficients, pred, gt, mask, abs_mask)
 
     @staticmethod
     def backward(ctx, *_):
@@ -180,6 +186,12 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Evaluate `spec` with a fused backend; arguments and result as `depthloss.reference.evaluate`."""
     dtype = working_dtype(pred, gt)
+    for v in log_vars:
+        if v.device != pred.device:
+            raise ValueError(
+                f"the log-variances must be on pred's device; got {v.device} and {pred.device}: "
+                "move the loss with loss.to(pred.device)"
+            )
     if torch.compiler.is_compiling():
         # Numbers of a schedule become data: as constants they would make a graph for every step.
         one = torch.ones((), dtype=dtype, device=pred.device)

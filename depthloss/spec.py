@@ -375,6 +375,10 @@ class LossSpec:
             object.__setattr__(self, name, value)
         SPECS[self.key] = self
 
+    def __reduce__(self) -> tuple:
+        """Made anew where it is unpickled, so that its key is known there."""
+        return type(self), (self.groups, self.statistics, self.log_var_bounds, self.positive_gt)
+
     def on_inverse_depth(self) -> LossSpec:
         """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,
         1e-6).

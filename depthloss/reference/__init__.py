@@ -196,7 +196,7 @@ def evaluate(
     term_weights = iter(weights)
     losses, active = [], []
     for group in spec.groups:
-        gated = batch.gated(n >= group.min_valid) if group.min_valid > 1 else batch
+        gated = batch.gated(n >= group.min_valid) if group.min_valid > 0 else batch
         loss = pred.new_zeros(())
         for term in group.terms:
             weight, (value, *parts) = next(term_weights), _evaluate_term(term, gated)

@@ -23,6 +23,7 @@ from .plan import make_plan
 INTERPRETED = not isinstance(moments.moments, triton.runtime.JITFunction)
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
 _OLDEST = (3, 6)
+_OLDEST_GPU = (7, 5)
 
 
 def unavailable() -> str | None:
@@ -30,8 +31,18 @@ def unavailable() -> str | None:
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if version < _OLDEST:
         return f"it needs triton >= {'.'.join(map(str, _OLDEST))}, and {triton.__version__} is installed"
-    if not INTERPRETED and not torch.cuda.is_available():
+    if INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
         return "torch finds no GPU (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly)"
+    if not torch.version.hip and torch.cuda.get_device_capability() < _OLDEST_GPU:
+        return f"it needs compute capability >= 7.5; the GPU has {torch.cuda.get_device_capability()}"
+    try:
+        triton.runtime.driver.active.get_current_device()
+    except (
+        Exception
+    ) as error:  # Building its launcher can fail in many ways: no compiler, no headers, no driver.
+        return f"triton cannot drive the GPU: {error}"
     return None
 
 
@@ -144,9 +155,10 @@ def backward(
 
     Without `wants_pred` the first is empty.
     """
-    if not wants_pred:
-        plan = make_plan(spec)
-        return pred.new_empty(0), launch.log_var_gradients(plan, coefficients) * grad_output
+    if not wants_pred or not pred.numel():
+        # No program would run to write them.
+        log_vars = launch.log_var_gradients(make_plan(spec), coefficients) * grad_output
+        return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
     with _on(pred.device):
         steps, grad, log_vars = launch.backward_launches(
             make_plan(spec),

@@ -53,9 +53,8 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
     """Store one term's metrics; return its gated value and its weight."""
     ENTRY: tl.constexpr = PLAN.groups[GROUP].entries[E]
     weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
-    gate = open_
-    if PLAN.plain and ENTRY.kind != 0:
-        gate = open_ | True
+    # Statistics "all" takes every pixel of every term but the absolute one, whatever the mask.
+    gate = open_ | (PLAN.plain and ENTRY.kind != 0)
     value = tl.where(gate, value, 0.0)
     tl.store(terms + ENTRY.slot, value)
     if ENTRY.weight_slot >= 0:

@@ -7,6 +7,8 @@ shape. Prefixes: i_ program index, o_ offsets, m_ mask.
 import triton
 import triton.language as tl
 
+# Arguments by whose value no kernel is compiled anew: batches and images come in many sizes.
+SIZES = ("B", "H", "W", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
 FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
 
 
@@ -98,6 +100,13 @@ def share(part, n):
 
 
 @triton.jit
+def spread_about(spread, n, shift):
+    """Sum of squared differences from a mean moved by `shift`, not below 0 by rounding. NaN stays NaN."""
+    moved = spread - n * shift * shift
+    return tl.where(moved < 0, 0.0, moved)
+
+
+@triton.jit
 def mean_and_spread(x, m, n):
     """Mean of the n values x at m, and the sum of squared differences from it.
 
@@ -112,7 +121,7 @@ def mean_and_spread(x, m, n):
 @triton.jit
 def merge(n, mean, spread, n_new, mean_new, spread_new):
     """Chan's merge of two groups of values; equal means merge without rounding."""
-    w = share(n_new, n + n_new)
+    w = tl.where(n > 0, share(n_new, n + n_new), 1.0)  # x / x need not be 1 on a GPU
     d = mean_new - mean
     return mean + d * w, spread + spread_new + d * d * (n * w)
 

@@ -30,7 +30,7 @@ from .coefficients import (
     SIGN_WEIGHT,
 )
 from .combine import combine
-from .device import share
+from .device import SIZES, share
 from .joined import gradient_levels, joined, joined_moments, norm_l1, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
@@ -67,8 +67,9 @@ def _over(x, n):
 
 
 @triton.jit
-def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr,
-              S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
+def _adjoints(sums, b, here, kappa, w_r, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.constexpr,
+              TH: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
+              LEVELS: tl.constexpr):  # fmt: skip
     """Of the images b [BC]: sum_k kappa_k sum s Sobel(a) and s Sobel(a z_p), sum sign(r), sum sign(r) z_p."""
     one = tl.zeros([BC], ACC)
     z = one
@@ -81,12 +82,14 @@ def _adjoints(sums, b, here, kappa, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.c
         weight = tl.sum(tl.where(level[:, None] == k, kappa[None, :], 0.0), 1)
         at = sums + b.to(tl.int64)[:, None] * NQ + q[None, :]
         keep = here[:, None] & (q < NQ)[None, :]
-        z += tl.sum(tl.load(at + U_Z * row, mask=keep, other=0.0) * weight[None, :], 1)
+        # By selection, not by product: a group that is left out leaves out its NaN.
+        counts = keep & (weight != 0)[None, :]
+        z += tl.sum(tl.load(at + U_Z * row, mask=counts, other=0.0) * weight[None, :], 1)
         if PLAN.sobel_mask != "support":
             weight = weight * unit(level, PLAN, ACC)
-            one += tl.sum(tl.load(at + U_ONE * row, mask=keep, other=0.0) * weight[None, :], 1)
+            one += tl.sum(tl.load(at + U_ONE * row, mask=counts, other=0.0) * weight[None, :], 1)
         if PLAN.has_relative:
-            keep = keep & (level == 0)[None, :]
+            keep = keep & (level == 0)[None, :] & (w_r != 0)[:, None]
             rel_one += tl.sum(tl.load(at + REL_ONE * row, mask=keep, other=0.0), 1)
             rel_z += tl.sum(tl.load(at + REL_Z * row, mask=keep, other=0.0), 1)
     return one, z, rel_one, rel_z
@@ -179,21 +182,22 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                         n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
                         w_r = w_r / tl.maximum(n_b, 1).to(ACC)
                 one, z, rel_one, rel_z = _adjoints(
-                    sums, b, here, kappa, H, W, NQ, (tl.full((), 0, tl.int64) + NQ) * B, PLAN, ACC, TH, S, BC,
-                    QB, LEVELS
+                    sums, b, here, kappa, w_r, H, W, NQ, (tl.full((), 0, tl.int64) + NQ) * B, PLAN, ACC, TH,
+                    S, BC, QB, LEVELS
                 )  # fmt: skip
                 image = images + b.to(tl.int64) * IMAGE
-                scale = tl.load(image + INV_P, mask=here, other=0.0)
+                # Without a factor also a NaN of the statistics is left out.
+                wanted = here & ((w_r != 0) | (f_g + w_r * 0.0 != 0))
+                scale = tl.load(image + INV_P, mask=wanted, other=0.0)
                 inv_n = tl.load(image + INV_N, mask=here, other=0.0)
                 u_one = one + w_r * rel_one
                 u_z = z + w_r * rel_z
-                if not PLAN.standardised:
-                    inv_n = inv_n * 0.0
                 mean = (u_one - tl.load(image + SIGN_MEAN, mask=here, other=0.0) * u_z) * inv_n
                 tl.store(row + REL_WEIGHT, w_r, mask=here)
                 tl.store(row + SCALE, scale, mask=here)
-                tl.store(row + MEAN_WEIGHT, mean, mask=here)
-                tl.store(row + SIGN_WEIGHT, u_z * inv_n, mask=here)
+                if PLAN.standardised:
+                    tl.store(row + MEAN_WEIGHT, mean, mask=here)
+                    tl.store(row + SIGN_WEIGHT, u_z * inv_n, mask=here)
             if PLAN.has_difference:
                 slope = _over(2.0 * f_d, n_all)
                 tl.store(row + DIFF_SLOPE, tl.zeros([BC], ACC) + slope, mask=here)
@@ -208,6 +212,9 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                     centre = tl.zeros([BC], ACC) + log_mean
                     factor_b = tl.zeros([BC], ACC) + log_factor
                     slope_l = tl.zeros([BC], ACC) + _over(_over(f_l * LOG.scale, n_all), log_root)
+                on = tl.zeros([BC], ACC) + f_l != 0
+                slope_l = tl.where(on, slope_l, 0.0)
+                centre = tl.where(on, centre, 0.0)
                 tl.store(row + LOG_SLOPE, slope_l * factor_b, mask=here)
                 tl.store(row + LOG_CENTRE, centre, mask=here)
                 tl.store(row + LOG_SHIFT, slope_l * (1.0 - LOG.lam) * centre, mask=here)
@@ -217,7 +224,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                     tl.store(row + POINT_THRESHOLD, tl.zeros([BC], ACC) + tl.load(threshold), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def finish(
     moments,  # [.., R]
     images,  # [B, IMAGE]

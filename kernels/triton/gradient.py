@@ -30,7 +30,7 @@ from .coefficients import (
     SCALE,
     SIGN_WEIGHT,
 )
-from .device import image, sign, slope, to_domain, valid
+from .device import SIZES, image, sign, slope, to_domain, valid
 from .pointwise import pointwise_gradient
 from .sobel import READ_BIT, VALID_BIT
 
@@ -81,27 +81,27 @@ def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.con
     A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused
     multiply-add gives sign * weight exactly.
     """
-    ones = tl.zeros_like(u)
+    zero = tl.zeros_like(u)
     v = (c & VALID_BIT) != 0
-    if PLAN.sobel_mask == "centre":
+    if PLAN.reads_invalid:
         u = tl.where((c & READ_BIT) != 0, u, 0.0)
     if PLAN.has_relative:
-        u += tl.fma((c & 48).to(ACC), ones + w_r * 0.0625, ones - w_r)
+        u += tl.fma((c & 48).to(ACC), zero + w_r * 0.0625, zero - w_r)
     if PLAN.standardised:
-        deviation = tl.fma((c & 768).to(ACC), ones + w_s * 0.00390625, ones + (mean - w_s))
-        if PLAN.sobel_mask == "centre":
+        deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, zero + (mean - w_s))
+        if PLAN.reads_invalid:
             u -= tl.where(v, deviation, 0.0)
         else:
             u -= deviation
-    if PLAN.sobel_mask != "centre":
+    if not PLAN.reads_invalid:
         u = tl.where(v, u, 0.0)
     u = u * scale
     if PLAN.has_absolute:
-        u += tl.fma((c & 192).to(ACC), ones + w_a * 0.015625, ones - w_a)
+        u += tl.fma((c & 192).to(ACC), zero + w_a * 0.015625, zero - w_a)
     return u
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gradient(
     pred,  # maps [B, H, W]
     gt,
@@ -152,6 +152,7 @@ def gradient(
     if PLAN.codes:
         w_r = tl.load(image_row + REL_WEIGHT)
         scale = tl.load(image_row + SCALE)
+    if PLAN.codes and PLAN.standardised:
         mean = tl.load(image_row + MEAN_WEIGHT)
         w_s = tl.load(image_row + SIGN_WEIGHT)
     diff_slope, diff_centre, diff_shift = none, none, none

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .device import share
+from .device import share, spread_about
 from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
 
 
@@ -34,7 +34,7 @@ def joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.c
     mean = share(tl.sum(n_r * mean_r), n)
     d = tl.where(n_r > 0, mean_r - mean, 0.0)
     shift = share(tl.sum(n_r * d), n)
-    return mean + shift, tl.sum(spread_r + n_r * d * d) - n * shift * shift
+    return mean + shift, spread_about(tl.sum(spread_r + n_r * d * d), n, shift)
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
     elif PLAN.downsample == "bilinear":
         return tl.where(k > 0, 0.25 * one, one)
     else:
-        return tl.where(k >= 0, one, one)
+        return tl.zeros_like(k).to(ACC) + one
 
 
 @triton.jit

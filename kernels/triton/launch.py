@@ -131,7 +131,7 @@ class Forward:
         )
         self.middle = []
         if plan.berhu:
-            rp = {"RP": min(up(r), 4096), "GIVEN": exchange}
+            rp = {"RP": 1024, "GIVEN": exchange}
             args = (*self.maps, self.moments, self.threshold, *sizes)
             self.middle.append(Launch(k_moments.berhu, r, args, {**tile, **rp}, warps))
         if plan.codes:
@@ -141,7 +141,9 @@ class Forward:
     def _structure(self, empty, tile, sizes, strips, exact) -> list[Launch]:
         g, plan, parameters = self.geometry, self.plan, self.parameters
         deviations = empty((k_pyramid.ROWS, g.b * g.programs))
-        level_p, level_g, info = empty(g.cells), empty(g.cells), empty(g.cells, torch.int16)
+        level_p, info = empty(g.cells), empty(g.cells, torch.int16)
+        # A residual that is not standardised is pooled as one map.
+        level_g = empty(g.cells) if plan.standardised else level_p
         levels = {"NPP": up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
         options = {"num_warps": parameters.pyramid_warps, **exact}
@@ -163,14 +165,15 @@ class Forward:
     def threshold_of_rank(self) -> Launch:
         """berHu's c of this rank alone, where the ranks' largest is wanted before its sums."""
         r = self.geometry.b * self.geometry.programs
-        constants = {"T": self.plan.pointwise, "RP": min(up(r), 4096), "ACC": self.acc}
+        constants = {"T": self.plan.pointwise, "RP": 1024, "ACC": self.acc}
         return Launch(k_moments.rank_threshold, 1, (self.moments, self.threshold, r), constants)
 
     def last(self, collect: bool, combine: bool) -> Launch:
         """The finishing launch: collects the totals of this rank, combines those of all, or both."""
         g, parameters = self.geometry, self.parameters
         npp = up(g.programs)
-        bc = max(1, min(up(g.b), 4096 // npp))
+        # Constants of the image's size only: a batch of another size runs the same kernel.
+        bc = max(1, min(16, 2048 // npp))
         args = (
             self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
             self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
@@ -178,8 +181,8 @@ class Forward:
         constants = {
             "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
-            "NPP": npp, "BC": bc, "QC": min(up(g.b * g.strips), 1024),
-            "QB": max(1, min(up(g.strips), 4096 // bc)), "LEVELS": g.levels, "WORLD": self.world,
+            "NPP": npp, "BC": bc, "QC": 1024,
+            "QB": max(1, min(up(g.strips), 2048 // bc)), "LEVELS": g.levels, "WORLD": self.world,
             "WP": up(self.world),
         }  # fmt: skip
         options = {"num_warps": parameters.finish_warps, "enable_fp_fusion": False}

@@ -52,6 +52,7 @@ class Plan:
     relative: s.Relative | None
     codes: bool  # whether phases 2 and 3 run
     sobel_mask: str
+    reads_invalid: bool  # whether invalid pixels get a gradient, as finite neighbours under mask centre
     downsample: str
     border: str
     normalizer: str  # "full", "level" or "kept"
@@ -136,6 +137,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         relative=relative,
         codes=codes,
         sobel_mask=sobel.mask,
+        reads_invalid=sobel.mask == "centre" and structure == s.IDENTITY,
         downsample=sobel.downsample,
         border=sobel.border,
         normalizer=normalizer,

@@ -21,8 +21,10 @@ def log_ratio(p, g, m, T: tl.constexpr):
         inf = float("inf")
         p = tl.where(tl.abs(p) < inf, tl.where(p < T.clamp, T.clamp, p), float("nan"))
         g = tl.where(tl.abs(g) < inf, tl.where(g < T.clamp, T.clamp, g), float("nan"))
+    p = p + T.offset
     g = g + T.offset
-    return tl.log((p + T.offset) / tl.where(g >= 0, g, float("nan")))
+    ratio = tl.log(p / tl.where(g >= 0, g, float("nan")))
+    return tl.where((p == g) & (g > 0), 0.0, ratio)  # x / x need not be 1 on a GPU
 
 
 @triton.jit

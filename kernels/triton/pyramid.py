@@ -12,7 +12,7 @@ phase 3.
 import triton
 import triton.language as tl
 
-from .device import image_count, image_mean, pixels, sign, tile, to_domain, valid
+from .device import SIZES, image_count, image_mean, pixels, sign, tile, to_domain, valid
 from .moments import MEAN_G, MEAN_P, STATISTICS
 
 DEV_P = tl.constexpr(0)
@@ -56,6 +56,10 @@ def _read(
     if not PLAN.plain:
         m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
+    if not PLAN.standardised:
+        # Nothing stands between p and g: pooled apart, they would cancel.
+        dev_p = tl.where(keep, dev_p - dev_g, 0.0)
+        dev_g = dev_p
     return dev_p, dev_g, m, keep
 
 
@@ -74,7 +78,8 @@ def _store(level_p, level_g, info, o, ok, dev_p, dev_g, counts, AREA: tl.constex
     else:
         scale = 1.0 / AREA
     tl.store(level_p + o, dev_p * scale, mask=ok)
-    tl.store(level_g + o, dev_g * scale, mask=ok)
+    if PLAN.standardised:
+        tl.store(level_g + o, dev_g * scale, mask=ok)
     if PLAN.sobel_mask == "centre":
         count = (counts >> 16) | tl.where(2 * count > AREA, HALF, 0)
     tl.store(info + o, count.to(tl.int16), mask=ok)
@@ -109,7 +114,7 @@ def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr
         return p, g, counts
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def pyramid(
     pred,  # maps [B, H, W]
     gt,

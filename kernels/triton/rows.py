@@ -70,7 +70,9 @@ def pixel_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.conste
 def cell_row(level_p, level_g, info, o, ok, inv_p, inv_g, PLAN: tl.constexpr):
     """Of one row of cells: z, r, the weight a, whether covered, whether half valid, and the count."""
     z = tl.load(level_p + o) * inv_p
-    r = z - tl.load(level_g + o) * inv_g
+    r = z
+    if PLAN.standardised:
+        r = z - tl.load(level_g + o) * inv_g
     count = tl.load(info + o).to(tl.int32)
     if PLAN.border == "zero":
         z = tl.where(ok, z, 0.0)

@@ -14,6 +14,7 @@ bytes/pixel and 10 bytes/cell, saves 2.33.
 import triton
 import triton.language as tl
 
+from .device import SIZES
 from .levels import locate
 from .pyramid import IMAGE, MU_G, MU_P
 from .rows import cell_row, image_statistics, pixel_row, unit_sign
@@ -118,7 +119,7 @@ def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_hi
                     # Exact products of small integers, here and below: nothing is rounded.
                     low = tl.fma(tl.fma(unit_sign(dev_p), four, unit_sign(e)), four, s_r)
                     extra = tl.where(m, 1024, 0)
-                    if PLAN.sobel_mask == "centre":
+                    if PLAN.reads_invalid:
                         extra = extra | tl.where(keep, 2048, 0)
         else:
             z, r, weight, cover, half, count = cell_row(
@@ -135,11 +136,11 @@ def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_hi
         zs2 = zero
         wd2 = zero
         ws2 = zero
-        if CODES:
+        if CODES and PLAN.standardised:
             zd2, zs2 = _along_row(z, left, right)
         if PLAN.sobel_mask == "support":
             cover = cover & tl.gather(cover, left, 1) & tl.gather(cover, right, 1)
-        elif CODES:
+        elif CODES and PLAN.standardised:
             wd2, ws2 = _along_row(weight, left, right)
         if i >= 2:
             counts = y - 1 < answer_rows
@@ -157,9 +158,10 @@ def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_hi
             if CODES:
                 sx = unit_sign(gx)
                 sy = unit_sign(gy)
-                zx, zy = _sobel(zd0, zd1, zd2, zs0, zs2)
-                u_z = tl.fma(sx, zx, tl.fma(sy, zy, u_z))
-                if PLAN.sobel_mask != "support":
+                if PLAN.standardised:
+                    zx, zy = _sobel(zd0, zd1, zd2, zs0, zs2)
+                    u_z = tl.fma(sx, zx, tl.fma(sy, zy, u_z))
+                if PLAN.sobel_mask != "support" and PLAN.standardised:
                     wx, wy = _sobel(wd0, wd1, wd2, ws0, ws2)
                     u_one = tl.fma(sx, wx, tl.fma(sy, wy, u_one))
                 if LEVEL0:
@@ -195,7 +197,7 @@ def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_hi
     tl.store(sums + row * R, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sobel(
     pred,  # maps [B, H, W]
     gt,

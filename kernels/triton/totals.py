@@ -9,7 +9,7 @@ sums.
 import triton
 import triton.language as tl
 
-from .device import share
+from .device import share, spread_about
 from .levels import level_of
 from .moments import (
     ABS_COUNT,
@@ -95,7 +95,8 @@ def log_of_images(moments, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr, ACC:
     mean = share(tl.sum(n_j * mean_j, 1), n)
     d = tl.where(n_j > 0, mean_j - mean[:, None], 0.0)
     shift = share(tl.sum(n_j * d, 1), n)
-    spread = tl.sum(programs(moments, LOG_SPREAD, b, B, NP, R, NPP) + n_j * d * d, 1) - n * shift * shift
+    spread = tl.sum(programs(moments, LOG_SPREAD, b, B, NP, R, NPP) + n_j * d * d, 1)
+    spread = spread_about(spread, n, shift)
     x, factor = radicand(n, mean + shift, spread, T)
     return n, mean + shift, root(x, n), factor
 
@@ -119,7 +120,7 @@ def _pooled(
         d = tl.where(n_j > 0, programs(moments, row_mean, b, B, NP, R, NPP) - mean, 0.0)
         shift += tl.sum(share(n_j * d, n))
         spread += tl.sum(programs(moments, row_spread, b, B, NP, R, NPP) + n_j * d * d)
-    return mean + shift, spread - n * shift * shift
+    return mean + shift, spread_about(spread, n, shift)
 
 
 @triton.jit
