@@ -295,24 +295,18 @@ class Group:
             raise ValueError(f"min_valid must be an integer >= 0; got {self.min_valid!r}")
 
 
-def _check_terms(terms: tuple[Term, ...]) -> None:
-    """One term of a kind; the structure terms share their domain and their standardisation."""
-    kinds = [type(term).__name__ for term in terms]
-    if len(set(kinds)) != len(kinds):
-        raise ValueError(f"a loss holds at most one term of a kind; got {', '.join(kinds)}")
+def _fits_a_fused_plan(terms: tuple[Term, ...]) -> bool:
+    """Whether there is one term of a kind, and one domain and standardisation of the structure terms."""
     structure = [term for term in terms if isinstance(term, (Absolute, Relative, Gradient))]
-    if len({term.domain for term in structure}) > 1:
-        domains = ", ".join(f"{term.name} {term.domain}" for term in structure)
-        raise ValueError(f"absolute, relative and gradient terms must share one domain; got {domains}")
     pair = [term for term in structure if not isinstance(term, Absolute)]
-    if len(pair) == 2:
-        if len({term.eps for term in pair}) > 1:
-            raise ValueError(
-                "the relative and the gradient term share one standardisation and so one eps; "
-                f"got {pair[0].eps!r} and {pair[1].eps!r}"
-            )
-        if not all(getattr(term, "standardised", True) for term in pair):
-            raise ValueError("a gradient term beside a relative term must be standardised")
+    return (
+        len({type(term) for term in terms}) == len(terms)
+        and len({term.domain for term in structure}) <= 1
+        and (
+            len(pair) < 2
+            or (pair[0].eps == pair[1].eps and all(getattr(t, "standardised", True) for t in pair))
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -330,12 +324,13 @@ class LossSpec:
         num_weights: how many plain numbers a call brings: one per term, then one per group that no
             log-variance weights.
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
-        fused: the fused backends that must be able to run this loss.
+        fused: the fused backends that must be able to run this loss. None for a spec with several terms of
+            a kind, or with structure terms (absolute, relative, gradient) that do not share one domain and
+            one standardisation: the reference runs those too.
         key: a name of this spec, equal for equal specs.
 
     Raises:
-        ValueError: an unknown statistics mode, two metrics of one name, two terms of a kind, or structure
-            terms (absolute, relative, gradient) that do not share one domain and one standardisation.
+        ValueError: an unknown statistics mode, or two metrics of one name.
     """
 
     groups: tuple[Group, ...]
@@ -364,12 +359,16 @@ class LossSpec:
         if len(set(names)) != len(names):
             raise ValueError(f"metric names must be unique; got {names}")
         terms = tuple(term for group in self.groups for term in group.terms)
-        _check_terms(terms)
         for name, value in (
             ("terms", terms),
             ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
             ("metric_names", tuple(names)),
-            ("fused", frozenset.intersection(*(term.fused for term in terms))),
+            (
+                "fused",
+                frozenset.intersection(*(term.fused for term in terms))
+                if _fits_a_fused_plan(terms)
+                else NOWHERE,
+            ),
             ("key", hashlib.blake2s(repr(self).encode(), digest_size=12).hexdigest()),
         ):
             object.__setattr__(self, name, value)

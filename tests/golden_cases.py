@@ -16,7 +16,7 @@ from depthloss import ops
 
 from .cases import BACKENDS
 
-DEVICES = {"triton": "cuda"}
+DEVICES = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
 FOLDER = Path(__file__).parent / "golden"
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
 backends = pytest.mark.parametrize("backend", BACKENDS)

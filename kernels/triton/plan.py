@@ -93,7 +93,7 @@ def make_plan(spec: s.LossSpec) -> Plan:
 
 
 def _lay_out(spec: s.LossSpec) -> Plan:
-    # The spec's own checks guarantee one term of a kind and one domain of the structure terms.
+    # A spec with a fused form has one term of a kind, and one domain of the structure terms.
     found = {type(term): term for term in spec.terms}
     absolute, relative, gradient, difference, log, point = (found.get(kind) for kind in KINDS)
     structure = next((t.domain for t in (absolute, relative, gradient) if t is not None), None)

@@ -1,0 +1,295 @@
+"""Compile a launch, and read what came of it: registers, instructions, paths through them, roundings.
+
+Read from LLVM's IR, PTX, AMD's assembly, and what cuobjdump and nvdisasm print; they come with Triton.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+from depthloss.kernels.triton.launch import Launch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+# These take signs of differences, or sum what later phases take signs of.
+WITHOUT_FUSION = ("moments", "berhu", "pyramid", "sobel", "finish")
+ABOUT = {
+    "instructions": "of the compiled kernel, each once, also in a loop; no padding, no subroutine",
+    "looped": "of those, in a loop: over tiles or partial sums, which ends after one round at the bar shapes",
+    "paths": "of the instructions, what a program of the Sobel phase can meet at level 0, and coarser",
+    "per_pixel": "instructions (Sobel: of path level 0; AMD: of both) x threads / pixels of a program's tile",
+    "issued_per_pixel": "instructions x threads x programs of all levels / pixels of the batch",
+    "tile": "rows and columns that one program works on; levels: the pyramid levels first..last - 1",
+    "spills": "instructions that load or store local memory; AMD: spilled vector registers",
+    "shared": "bytes of shared memory per program",
+    "loads, stores": "global memory instructions by bits per thread",
+    "ffma, dfma": "fused multiply-adds in the machine code; on AMD packed ones count once",
+    "fma": "in LLVM's IR, per thread: exact = by a power of two or a sign; inexact; library = in a log; "
+    "free = operations that may be fused. ptx = what came of it, null for AMD",
+    "bytes_per_pixel": "every tensor that the compiled kernel touches, once, / pixels of the batch",
+}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def compiled(step: Launch, target: GPUTarget) -> tuple[CompiledKernel, list]:
+    """The kernel that a first call on such a device would compile, and its run-time arguments one by one."""
+    backend, named = make_backend(target), {**step.constants, **step.options}
+    bind = create_function_from_signature(step.kernel.signature, step.kernel.params, backend)
+    bound, specialization, options = bind(*step.args, **named)
+    options, signature, constants, attributes = step.kernel._pack_args(
+        backend, named, bound, specialization, options
+    )
+    source = ASTSource(step.kernel, signature, constants, attributes)
+    kernel = triton.compile(source, target=target, options=options.__dict__)
+    return kernel, list(_leaves(tuple(signature.values()), tuple(bound.values())))
+
+
+def _leaves(signature: object, value: object) -> Iterator[object]:
+    """The arguments that the compiled kernel takes."""
+    if isinstance(signature, tuple):
+        for inner, x in zip(signature, value, strict=True):
+            yield from _leaves(inner, x)
+    elif signature != "constexpr":
+        yield value
+
+
+def touched_bytes(llir: str, arguments: list) -> int:
+    """Bytes of the tensors among the arguments that the kernel's code refers to, each tensor once."""
+    head, body = re.search(
+        r"^define [^\n]*kernel void @\w+\(([^\n]*)\)[^\n)]*\{\n(.*?)^\}", llir, re.M | re.S
+    ).groups()
+    names = re.findall(r"%(\w+)(?=,|$)", head)
+    used = set(re.findall(r"%(\w+)\b", body))
+    touched = {
+        (x.untyped_storage()._cdata, x.storage_offset()): x.numel() * x.element_size()
+        for name, x in zip(names, arguments, strict=False)
+        if isinstance(x, torch.Tensor) and name in used
+    }
+    return sum(touched.values())
+
+
+def _operands(text: str) -> list[str]:
+    """LLVM operands without their types: commas inside brackets separate nothing."""
+    found = re.findall(r"(?:[^,(<\[]|\([^)]*\)|<[^>]*>|\[[^]]*\])+", text)
+    return [re.sub(r"^(<[^>]*>|\w+) (?=\S)", "", x.strip()) for x in found]
+
+
+def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
+    """Fused multiply-adds by kind, see ABOUT; per thread, vectors by their lanes."""
+    made = dict(re.findall(r"^\s+(%[\w.]+) = (.*?)(?:, !dbg.*)?$", llir, re.M))
+
+    def values(x: str, depth: int = 0) -> set[str]:
+        """What a tree of selections selects from."""
+        kind, _, rest = made.get(x, "").partition(" ")
+        if kind in ("select", "insertelement", "shufflevector", "extractelement") and depth < 12:
+            operands = _operands(rest)
+            chosen = operands[1:] if kind == "select" else operands[: 1 + (kind != "extractelement")]
+            return set().union(*(values(y, depth + 1) for y in chosen)) - {"poison", "undef"}
+        return {re.sub(r"^splat \(\w+ (.*)\)$", r"\1", x)}
+
+    def exact(x: str) -> bool:
+        """Whether a product by x is exact: x is 0, a power of two or a sign (which hands on 0 and NaN)."""
+        found = values(x)
+        numbers = {float(v) for v in found if re.fullmatch(r"-?\d\.\d+e[+-]\d+", v)}
+        if {1.0, -1.0} <= numbers:
+            return len(found) - len(numbers) <= 1
+        return len(found) == len(numbers) and all(v == 0 or math.frexp(abs(v))[0] == 0.5 for v in numbers)
+
+    counts = {"exact": 0, "inexact": 0, "library": 0, "free": 0, "ptx": None}
+    for name, kind, text in re.findall(
+        r" call [^@\n]*@llvm\.(nvvm\.)?fma\.([\w.]+)\((.*)\)[^)]*$", llir, re.M
+    ):
+        lanes = int(kind[1 : kind.index("f")]) if kind.startswith("v") else 1
+        if name:  # Of the two forms of a library function one is taken later, by the same choice everywhere.
+            counts["library"] += lanes * (".ftz" not in kind)
+        else:
+            counts["exact" if any(map(exact, _operands(text)[:2])) else "inexact"] += lanes
+    counts["free"] = len(re.findall(r" f(?:add|sub|mul) (?:\w+ )*?(?:fast|contract|reassoc) ", llir))
+    if ptx is not None:
+        kinds = re.findall(r"^\s*(?:@!?%p\d+\s+)?fma\.rn\.(?:ftz\.)?(\w+)", ptx, re.M)
+        counts["ptx"] = sum(2 if kind.endswith("x2") else 1 for kind in kinds)
+    return counts
+
+
+def roundings(r: dict) -> list[str]:
+    """Where a kernel that may not fuse could round a product into a sum."""
+    fma = r["fma"]
+    if r["kernel"] not in WITHOUT_FUSION:
+        return []
+    wrong = []
+    if r["fusion"]:
+        wrong.append("is launched without enable_fp_fusion=False")
+    if fma["free"]:
+        wrong.append(f"{fma['free']} operations are free to be fused")
+    if fma["inexact"]:
+        wrong.append(f"{fma['inexact']} fused multiply-adds whose product is not exact")
+    if r["kernel"] != "sobel" and fma["exact"]:
+        wrong.append(f"{fma['exact']} fused multiply-adds where there should be none")
+    expected = fma["exact"] + fma["inexact"] + fma["library"]
+    if fma["ptx"] not in (None, expected):
+        wrong.append(f"{fma['ptx']} fma in the PTX, but {expected} in the program")
+    return wrong
+
+
+def instructions_of(sass: str) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, operands and followers (indices) of every instruction that nvdisasm printed."""
+    found, labels = [], {}
+    for line in sass.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = len(found)
+        elif code := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+            found.append((code[1], code[2], code[3]))
+    result = []
+    for i, (condition, name, operands) in enumerate(found):
+        after = (i + 1,) if i + 1 < len(found) else ()
+        kind = name.split(".")[0]
+        if kind in ("EXIT", "RET"):
+            after = after if condition else ()
+        elif kind in ("BRA", "JMP") and (to := re.search(r"`\((\.L\w+)\)", operands)):
+            always = condition is None and operands == to[0]
+            after = (labels[to[1]],) if always else (*after, labels[to[1]])
+        result.append((name, operands, after))
+    return result
+
+
+def _reached(code: list[tuple], cut: tuple[int, int] | None = None) -> set[int]:
+    """The instructions that the first one leads to, without taking the jump `cut`."""
+    seen, todo = {0}, [0]
+    while todo:
+        i = todo.pop()
+        for j in code[i][2]:
+            if j not in seen and (i, j) != cut:
+                seen.add(j)
+                todo.append(j)
+    return {i for i in seen if code[i][0] != "NOP"}
+
+
+def _looped(code: list[tuple]) -> set[int]:
+    """The instructions that can come again: Kosaraju's strongly connected components of more than one."""
+    order, seen, before = [], set(), {i: [] for i in range(len(code))}
+    stack = [(0, iter(code[0][2]))]
+    seen.add(0)
+    while stack:
+        i, following = stack[-1]
+        for j in following:
+            before[j].append(i)
+            if j not in seen:
+                seen.add(j)
+                stack.append((j, iter(code[j][2])))
+                break
+        else:
+            order.append(i)
+            stack.pop()
+    result, done = set(), set()
+    for root in reversed(order):
+        part, todo = set(), [root]
+        while todo:
+            i = todo.pop()
+            if i not in done:
+                done.add(i)
+                part.add(i)
+                todo += before[i]
+        if len(part) > 1:
+            result |= part
+    return {i for i in result if code[i][0] != "NOP"}
+
+
+def two_paths(code: list[tuple]) -> dict[str, int] | None:
+    """Instructions that a program can meet at level 0 and at a coarser one: all but those of the other arm of
+    the largest branch. The arm of level 0 is the one that stores codes of 16 bits.
+    """
+    every, best = _reached(code), (0, set(), set())
+    for i in every:
+        if len(set(code[i][2])) == 2:
+            arms = [every - _reached(code, (i, j)) for j in code[i][2]]
+            best = max(best, (min(map(len, arms)), *arms), key=lambda x: x[0])
+    wide = [any(re.match(r"STG.*\.U16", code[i][0]) for i in arm) for arm in best[1:]]
+    if wide[0] == wide[1]:
+        return None
+    level0, coarse = best[1:] if wide[0] else best[:0:-1]
+    return {"level 0": len(every) - len(coarse), "coarse": len(every) - len(level0)}
+
+
+def _widths(names: list[str], pattern: str, suffixes: tuple[tuple[str, int], ...]) -> dict[str, int]:
+    """Memory instructions by bits per thread."""
+    counts: dict[str, int] = {}
+    for name in names:
+        if re.match(pattern, name):
+            bits = next(bits for suffix, bits in suffixes if re.search(suffix, name))
+            counts[str(bits)] = counts.get(str(bits), 0) + 1
+    return dict(sorted(counts.items(), key=lambda x: int(x[0])))
+
+
+def _tool(name: str, option: str, binary: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        done = subprocess.run([TOOLS / name, option, file.name], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def nvidia(kernel: CompiledKernel, branches: bool) -> dict:
+    """What cuobjdump and nvdisasm tell of a kernel."""
+    usage = _tool("cuobjdump", "--dump-resource-usage", binary=kernel.asm["cubin"])
+    code = instructions_of(_tool("nvdisasm", "-c", binary=kernel.asm["cubin"]))
+    usage = {key: int(value) for key, value in re.findall(r"\b(REG|SHARED|LOCAL):(\d+)", usage)}
+    names = [code[i][0] for i in sorted(_reached(code))]
+    count = lambda pattern: sum(bool(re.match(pattern, name)) for name in names)  # noqa: E731
+    suffixes = ((r"\.128", 128), (r"\.64", 64), (r"\.[US]8", 8), (r"\.[US]16", 16), ("", 32))
+    return {
+        "registers": usage["REG"],
+        "spills": count(r"(STL|LDL)\b") + (usage["LOCAL"] > 0),
+        "shared": kernel.metadata.shared,
+        "instructions": len(names),
+        "looped": len(_looped(code)),
+        "paths": two_paths(code) if branches else None,
+        "loads": _widths(names, r"LDG\b", suffixes),
+        "stores": _widths(names, r"STG\b", suffixes),
+        "shared_accesses": count(r"(LDS|STS)\b"),
+        "shuffles": count(r"SHFL\b"),
+        "barriers": count(r"BAR\b"),
+        "ffma": count(r"FFMA"),
+        "dfma": count(r"DFMA"),
+    }
+
+
+def amd(kernel: CompiledKernel) -> dict:
+    """What the assembly and the metadata of an AMD kernel tell."""
+    text = kernel.asm["amdgcn"]
+    body = re.search(rf"^{kernel.metadata.name}:(.*?)^\.Lfunc_end", text, re.M | re.S)[1]
+    names = re.findall(r"^\t((?:s|v|ds|global|buffer|flat|scratch)_\w+)", body, re.M)
+    names = [name for name in names if name not in ("s_nop", "s_code_end")]
+    value = lambda key: int(re.search(rf"\.{key}:\s+(\d+)", text)[1])  # noqa: E731
+    count = lambda pattern: sum(bool(re.match(pattern, name)) for name in names)  # noqa: E731
+    suffixes = (("x4$", 128), ("x3$", 96), ("x2$", 64), ("byte|_d16_u8", 8), ("short", 16), ("", 32))
+    return {
+        "registers": value("vgpr_count"),
+        "scalar_registers": value("sgpr_count"),
+        "spills": value("vgpr_spill_count"),
+        "scalar_spills": value("sgpr_spill_count"),
+        "scratch": value("private_segment_fixed_size"),
+        "shared": kernel.metadata.shared,
+        "instructions": len(names),
+        "looped": None,
+        "paths": None,
+        "loads": _widths(names, r"(global|buffer|flat)_load", suffixes),
+        "stores": _widths(names, r"(global|buffer|flat)_store", suffixes),
+        "shared_accesses": count("ds_(?!bpermute|permute|swizzle)"),
+        "shuffles": count(r"ds_(b?permute|swizzle)|v_permlane|v_\w+_dpp"),
+        "barriers": count("s_barrier"),
+        "ffma": count(r"v_(pk_)?(fma|fmac|fmamk|fmaak)_f32"),
+        "dfma": count(r"v_(fma|fmac)_f64"),
+    }
+
+
+def describe(kernel: CompiledKernel, branches: bool) -> dict:
+    """The numbers of a kernel; `branches`: one whose programs take one of two ways."""
+    return nvidia(kernel, branches) if "cubin" in kernel.asm else amd(kernel)

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Everything to run on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
+#
+#   [PYTHON=python3] [OUT=bench/results] [TOTAL=575] bench/gpu_check.sh [--dry-run] [STAGE ...]
+#
+# Needs torch, triton and coreutils; says what it leaves out where pytest or compute-sanitizer is missing. A stage
+# that fails or runs out of time does not stop the next; the exit status is the number of such stages. Nothing is
+# installed and nothing is fetched. The log and the JSON go to OUT; TOTAL is the time for everything, in seconds.
+# --dry-run: every stage, tiny, on the CPU. STAGE: only these, each with all the time that is left, where one run is
+# too short for all.
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+DRY=
+only=()
+for word in "$@"; do
+    case $word in
+    --dry-run) DRY=1 ;;
+    environment | tests | gate | small | memcheck | racecheck | tune | speed) only+=("$word") ;;
+    *)
+        echo "usage: bench/gpu_check.sh [--dry-run] [environment|tests|gate|small|memcheck|racecheck|tune|speed]..." >&2
+        exit 2
+        ;;
+    esac
+done
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+if [[ -n $DRY ]]; then
+    OUT=${OUT:-$scratch/results}
+    export TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+fi
+OUT=${OUT:-$root/bench/results}
+mkdir -p "$OUT" || exit 2
+OUT=$(cd "$OUT" && pwd)
+LOG=$OUT/gpu_check.log
+: >"$LOG"
+TOTAL=${TOTAL:-575}
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A tree that travelled without its repository can bring its commit in the environment.
+COMMIT=${COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)}
+export COMMIT
+
+# Device code lies in the top-level folder kernels and is installed as depthloss.kernels. Where this checkout is
+# not installed, run a copy that has the installed layout.
+tree=$root
+found=$(cd / && "$PYTHON" -c 'import depthloss, depthloss.kernels; print(depthloss.__file__)' 2>/dev/null)
+if [[ $found != "$root/depthloss/__init__.py" ]]; then
+    tree=$scratch/tree
+    mkdir -p "$tree/bench"
+    cp -R "$root/depthloss" "$root/tests" "$root/pyproject.toml" "$tree/"
+    cp -R "$root/kernels" "$tree/depthloss/kernels"
+    cp "$root"/bench/*.py "$tree/bench/"
+    export PYTHONPATH=$tree${PYTHONPATH:+:$PYTHONPATH}
+    echo "depthloss is not installed from $root: running a copy"
+fi
+cd "$tree" || exit 2
+
+failed=()
+skipped=()
+
+# Seconds that are left.
+left() { echo $((TOTAL - SECONDS)); }
+
+wanted() { [[ ${#only[@]} -eq 0 || " ${only[*]} " == *" $1 "* ]]; }
+
+# stage NAME SECONDS COMMAND...: run it, show the end of its output, keep all of it, remember a failure.
+stage() {
+    local name=$1 limit=$2 begin=$SECONDS lines status
+    shift 2
+    wanted "$name" || return 0
+    # A stage asked for by name may take all the time there is.
+    ((limit > $(left) || ${#only[@]} > 0)) && limit=$(left)
+    printf '\n== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$LOG"
+    lines=$(wc -l <"$LOG")
+    if ((limit < 5)); then
+        status=124
+    else
+        timeout --kill-after=5 "$limit" "$@" >>"$LOG" 2>&1
+        status=$?
+    fi
+    tail -n "+$((lines + 1))" "$LOG" | tail -n "${TAIL:-25}"
+    case $status in
+    0) echo "-- $name: ok, $((SECONDS - begin)) s" ;;
+    124 | 137) echo "-- $name: out of time after $((SECONDS - begin)) s" ;;
+    *) echo "-- $name: exit status $status after $((SECONDS - begin)) s" ;;
+    esac | tee -a "$LOG"
+    ((status)) && failed+=("$name")
+    return 0
+}
+
+skip() {
+    wanted "$1" || return 0
+    printf '\n== %s: left out: %s\n' "$1" "$2"
+    skipped+=("$1")
+}
+
+have() { "$PYTHON" -c "import $1" 2>/dev/null; }
+
+if [[ -n $DRY ]]; then
+    few=(bench/gate.py --device cpu --few --losses 'g2 published')
+    full=(bench/gate.py --device cpu --losses berhu)
+    tune=(bench/tune.py --dry-run --groups column finish)
+    speed=(bench/speed.py --dry-run --losses 'g2 published')
+    tests=(-m pytest tests/triton -m gpu --collect-only)
+else
+    few=(bench/gate.py --device cuda --few)
+    full=(bench/gate.py --device cuda)
+    tune=(bench/tune.py)
+    speed=(bench/speed.py)
+    tests=(-m pytest tests/triton -m gpu -p no:cacheprovider)
+fi
+
+stage environment 20 "$PYTHON" -m depthloss.env
+if [[ -z $DRY ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "torch finds no GPU: nothing more to check. bench/gpu_check.sh --dry-run works without one." >&2
+    exit 1
+fi
+
+if have pytest; then
+    for module in hypothesis numpy; do
+        have "$module" || echo "$module is missing: tests that import it fail to load"
+    done
+    stage tests 150 "$PYTHON" "${tests[@]}" --continue-on-collection-errors
+    [[ -n $DRY ]] && stage gate 60 "$PYTHON" "${full[@]}"
+else
+    echo "pytest is missing: bench/gate.py stands for the tests"
+    stage gate 150 "$PYTHON" "${full[@]}"
+fi
+
+# Once without a sanitizer: right, and from then on in Triton's cache.
+stage small 90 "$PYTHON" "${few[@]}"
+if command -v compute-sanitizer >/dev/null && [[ -z $DRY ]]; then
+    # Without torch's own allocator every tensor is an allocation, whose end memcheck knows.
+    stage memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+        compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" "${few[@]}"
+    stage racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" "${few[@]}"
+else
+    skip memcheck "compute-sanitizer is not on the PATH, or this is a dry run"
+    skip racecheck "as memcheck"
+fi
+
+if [[ -n $DRY ]]; then
+    stage tune 120 "$PYTHON" "${tune[@]}" --out "$OUT/tune.json"
+    TAIL=60 stage speed 120 "$PYTHON" "${speed[@]}" --out "$OUT/speed.json"
+else
+    device=$("$PYTHON" -c "
+import re, torch
+print(re.sub('[^a-z0-9]+', '_', torch.cuda.get_device_name().lower()).strip('_'))")
+    # Two fifths of what is left for the sweep. What either has started when its budget ends it still finishes.
+    limit=$(left)
+    wanted speed && limit=$((limit * 2 / 5))
+    stage tune "$limit" "$PYTHON" "${tune[@]}" --budget "$((limit - 25))" --out "$OUT/tune_$device.json"
+    limit=$(left)
+    TAIL=60 stage speed "$limit" "$PYTHON" "${speed[@]}" --budget "$((limit - 45))" --out "$OUT/speed_$device.json"
+fi
+
+printf '\n%s s; failed: %s; left out: %s\n' "$SECONDS" "${failed[*]:-none}" "${skipped[*]:-none}"
+exit "${#failed[@]}"

@@ -1,0 +1,258 @@
+"""What the benchmarks share: machine, inputs, losses under test, correctness gate, result files."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rivals import EPOCH, PROGRESS
+from torch import Tensor
+
+import depthloss
+from depthloss.env import report
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PHASES = ("forward", "backward", "forward+backward", "no-grad")
+# Least relative errors that count: a sum in float32, and single pixels that float32 moves across a kink.
+LOSS_TOLERANCE = 5e-6
+GRADIENT_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 6e-3}
+MAX_ROTATION_BYTES = 2**30
+
+
+def _first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next(iter(done.stdout.splitlines()), "").strip() if done.returncode == 0 else ""
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
+    return names[0] if names else platform.machine()
+
+
+@functools.cache
+def machine(device: str) -> dict:
+    """Where this runs: `depthloss.env`, the processor, and on a GPU its driver, architecture and cache."""
+    result = {"cpu_name": cpu_name(), "cores": os.cpu_count(), "environment": report()}
+    result["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        result |= {
+            "gpu": properties.name,
+            "architecture": architecture(),
+            "multiprocessors": properties.multi_processor_count,
+            "memory_bytes": properties.total_memory,
+            "driver": _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+            or "unknown",
+        }
+    return result | {"cache_bytes": cache_bytes(device)}
+
+
+def architecture() -> int | str:
+    """Compute capability x 10, or the AMD architecture's name, as the table of launch parameters has it."""
+    properties = torch.cuda.get_device_properties(0)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return 10 * properties.major + properties.minor
+
+
+@functools.cache
+def origin() -> dict:
+    """What was run, and when. COMMIT in the environment names the commit of a tree without its repository."""
+    commit = os.environ.get("COMMIT") or _first_line("git", "describe", "--always", "--dirty", "--abbrev=40")
+    return {
+        "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: report()[name] for name in ("depthloss", "python", "torch", "triton", "cuda")},
+    }
+
+
+def cache_bytes(device: str) -> int:
+    """The last-level cache: L2 of the GPU, the largest that the system tells of the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).L2_cache_size
+    sizes = [f.read_text().strip() for f in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[-1:] in units), default=32 * 2**20)
+
+
+def command(script: str, argv: Sequence[str]) -> list[str]:
+    """The command line without where its result went."""
+    words = [word for word in argv if not word.startswith("--out=")]
+    if "--out" in words:
+        at = words.index("--out")
+        del words[at : at + 2]
+    return [f"bench/{script}", *words]
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".replace(str(ROOT), ".").replace("\n", " ")[:300]
+
+
+def slug(name: str) -> str:
+    """A device's name as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Write the whole file or leave the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _finite(x: object) -> object:
+    """`x` with null for NaN and Inf, which JSON has no word for."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def inputs(
+    shape: Sequence[int], dtype: torch.dtype, device: str, density: float, domain: str, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A smooth map with a step and noise as ground truth, a noisy prediction of it, and a bool mask.
+
+    `domain` is a loss's `input_domain`. Everything is positive and finite, at invalid pixels too: the eager
+    forms multiply by their masks.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    b, _, h, w = shape
+    y, x = torch.meshgrid(torch.linspace(0, 3, h), torch.linspace(0, 5, w), indexing="ij")
+    scene = 0.3 + 0.2 * torch.sin(x + 0.7 * y) * torch.cos(y) + 0.3 * (x > 2.3)
+    uniform = functools.partial(torch.rand, generator=rng)
+    gt = scene * (0.6 + uniform(b, 1, 1, 1)) * (0.9 + 0.2 * uniform(shape))
+    pred = gt * (0.7 + 0.8 * uniform(shape)) + 0.02
+    mask = uniform(shape) < density
+    if domain == "depth":
+        pred, gt = 1.0 / pred, 1.0 / gt
+    return pred.to(device, dtype), gt.to(device, dtype), mask.to(device)
+
+
+def rotation(shape: Sequence[int], dtype: torch.dtype, device: str) -> int:
+    """How many clones of the inputs exceed three times the last-level cache."""
+    one = math.prod(shape) * (2 * dtype.itemsize + 1)
+    wanted = -(-3 * cache_bytes(device) // one) + 1
+    return max(2, min(wanted, MAX_ROTATION_BYTES // one))
+
+
+def floor_bytes(dtype: torch.dtype) -> int:
+    """What a pixel's forward and backward must move at the least: p, g, the gradient, a mask of one byte."""
+    return 3 * dtype.itemsize + 1
+
+
+def floor(pred: Tensor, gt: Tensor, mask: Tensor, kernel: bool) -> list[Callable[[], object]]:
+    """The memory floor, in forms of which the fastest counts.
+
+    The copy kernel, or torch's parallel copy of half as many bytes as move: writing them is the other half.
+    """
+    if kernel:
+        from floor import BLOCKS, gpu_copy
+
+        return [gpu_copy(pred, gt, mask, block) for block in BLOCKS]
+    source = torch.ones(floor_bytes(pred.dtype) * pred.numel() // 2, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return [lambda: target.copy_(source)]
+
+
+def build(name: str, backend: str, device: str) -> depthloss.losses.base.DepthLoss:
+    """A loss of the benchmark, such as ``"g2 document"``: its registry name, then the variant, if any."""
+    base, _, variant = name.partition(" ")
+    options = {"variant": variant} if variant else {}
+    return depthloss.build_loss(base, **options, backend=backend).to(device)
+
+
+def fused_losses() -> list[str]:
+    """Every loss that a fused backend runs, both variants of g2 first."""
+    names = [name for name in depthloss.available_losses() if build(name, "auto", "cpu").spec.fused]
+    return ["g2 published", "g2 document", *(name for name in names if name != "g2")]
+
+
+class LossSubject:
+    """One implementation of a loss on rotating inputs, as the clocks take it."""
+
+    phases = PHASES
+
+    def __init__(
+        self,
+        call: torch.nn.Module,
+        clones: Sequence[tuple[Tensor, Tensor, Tensor]],
+        ours: bool = True,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.module, self.before = call, before
+        self.schedule = {"progress": PROGRESS, "epoch": EPOCH} if ours else {}
+        self.clones = [(pred.detach().requires_grad_(), gt, mask) for pred, gt, mask in clones]
+        self.rotation, self._next = len(clones), -1
+        # Neither the loss's dtype nor its device depend on the call: the seed of the backward is made once.
+        self.seed = torch.ones((), device=clones[0][0].device)
+        self.parameters = [p for p in call.parameters() if p.requires_grad]
+
+    def _forward(self) -> tuple[Tensor, list[Tensor]]:
+        self._next = (self._next + 1) % self.rotation
+        if self.before:
+            self.before()
+        pred, gt, mask = self.clones[self._next]
+        return self.module(pred, gt, mask, **self.schedule), [pred, *self.parameters]
+
+    def _backward(self, loss: Tensor, targets: list[Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, targets, self.seed.to(loss.dtype))
+
+    def start(self, phase: str) -> object:
+        """The forward, where the phase is the backward."""
+        return self._forward() if phase == "backward" else None
+
+    def call(self, phase: str, state: object) -> object:
+        """One call of the phase."""
+        if phase == "backward":
+            return self._backward(*state)
+        if phase == "forward":
+            return self._forward()[0]
+        if phase == "no-grad":
+            with torch.no_grad():
+                return self._forward()[0]
+        return self._backward(*self._forward())
+
+    def evaluate(self) -> tuple[Tensor, list[Tensor]]:
+        """The loss and its gradients, on the next inputs."""
+        loss, targets = self._forward()
+        return loss.detach().double(), [g.double() for g in self._backward(loss, targets)]
+
+
+def oracle(name: str, pred: Tensor, gt: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of the reference backend in float64, on the values of the inputs as they are."""
+    module = build(name, "reference", pred.device.type).double()
+    return LossSubject(module, [(pred.double(), gt.double(), mask)]).evaluate()
+
+
+def errors(got: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> dict[str, float]:
+    """Relative error of the loss, and of the gradients in the Euclidean norm; NaN never passes."""
+    tiny = 1e-30
+    loss = (got[0] - expected[0]).abs() / expected[0].abs().clamp(min=tiny)
+    pairs = zip(got[1], expected[1], strict=True)
+    gradient = max(float((a - b).norm() / b.norm().clamp(min=tiny)) for a, b in pairs)
+    return {"loss": float(loss), "gradient": gradient}
+
+
+def green(found: dict[str, float], eager: dict[str, float], dtype: torch.dtype) -> bool:
+    """Whether errors are within twice those of the eager slicing form, or too small to count."""
+    least = {"loss": LOSS_TOLERANCE, "gradient": GRADIENT_TOLERANCE[dtype]}
+    return all(found[key] <= max(2 * eager[key], least[key]) for key in least)

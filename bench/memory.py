@@ -1,0 +1,90 @@
+"""What a call costs beside time: memory, launches, waiting for the GPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from harness import LossSubject
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(subject: LossSubject) -> int:
+    """Most memory in use during forward and backward beyond what was before; the gradient counts."""
+    device = subject.seed.device.type
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        subject.call("forward+backward", None)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        subject.call("forward+backward", None)
+    now = most = 0
+    for event in prof.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+def saved_bytes(subject: LossSubject) -> int:
+    """Memory that the forward keeps for the backward beyond the inputs and parameters."""
+    own = {x.untyped_storage().data_ptr() for clone in subject.clones for x in clone}
+    own |= {x.untyped_storage().data_ptr() for x in (*subject.module.parameters(), *subject.module.buffers())}
+    kept = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes(), x
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        loss, _ = subject._forward()
+    return sum(size for size, _ in kept.values())
+
+
+def launches(subject: LossSubject) -> dict[str, int]:
+    """Kernels, copies and fills on the GPU, of the forward and of the backward."""
+    result = {}
+    for phase in ("forward", "backward"):
+        state = subject.start(phase)
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as prof:
+            subject.call(phase, state)
+            torch.cuda.synchronize()
+        result[phase] = sum(
+            e.device_type == torch.autograd.DeviceType.CUDA and not getattr(e, "is_user_annotation", False)
+            for e in prof.events()
+        )
+    return result
+
+
+def host_syncs(subject: LossSubject) -> int:
+    """How often forward and backward wait for the GPU."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            subject.call("forward+backward", None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(w.message) for w in found)
+
+
+def measures(pixels: int, on_gpu: bool, counted: bool) -> dict[str, Callable[[LossSubject], object] | None]:
+    """What goes into a row, each as a function, None where it cannot be told.
+
+    Not `counted` is what keeps its memory between calls.
+    """
+    return {
+        "peak_bytes_per_pixel": (lambda s: peak_bytes(s) / pixels) if counted else None,
+        "saved_bytes_per_pixel": (lambda s: saved_bytes(s) / pixels) if counted else None,
+        "host_syncs": host_syncs if on_gpu else None,
+    }

@@ -1,0 +1,383 @@
+"""How fast and how lean each loss is, beside what PyTorch offers: writes bench/results/speed_<device>.json.
+
+    python bench/speed.py [--device cuda] [--budget SECONDS] [--quick] [--losses NAME ...]
+
+For each loss, shape, dtype and mask density: the eager form as documented (conv2d), eager with slicing (the
+reference backend), torch.compile of both, the fused backends, and a copy of the bytes that must move.
+Forward, backward, both, and the forward without gradient; wall time with Python, on a GPU also GPU time in a
+CUDA graph. Every implementation first has to agree with the reference in float64: one that does not is not
+timed. The README beside the results says how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import bars
+import clocks
+import harness
+import memory
+import rivals
+import torch
+
+TINY = (1, 1, 25, 35)  # three rows at the coarsest of four levels: a 3x3 convolution takes no fewer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to measure."""
+
+    loss: str
+    shape: tuple[int, ...]
+    dtype: str
+    density: float
+    threads: int | None
+
+
+class Copy(clocks.Repeated):
+    """The memory floor as a variant: its time stands for forward+backward."""
+
+    phases = ("forward+backward",)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shape = lambda text: tuple(int(n) for n in text.split(","))  # noqa: E731
+    known = "; ".join(rivals.RIVALS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    parser.add_argument("--backends", nargs="+", help="fused backends (default: triton on cuda, cpu on cpu)")
+    parser.add_argument("--losses", nargs="+", choices=list(rivals.RIVALS), metavar="NAME", help=known)
+    parser.add_argument("--shapes", nargs="+", type=shape, metavar="B,1,H,W", help="default: the bar shapes")
+    parser.add_argument("--dtypes", nargs="+", choices=list(harness.DTYPES))
+    parser.add_argument("--densities", nargs="+", type=float, default=[1.0, 0.05])
+    parser.add_argument("--threads", nargs="+", type=int, help="on a CPU (default: what torch uses)")
+    parser.add_argument("--repeats", type=int, default=15, help="samples of each time")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile: it takes longest")
+    parser.add_argument("--quick", action="store_true", help="both variants of g2, two shapes, density 1")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds; then nothing new starts")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--dry-run", action="store_true", help="tiny, once, interpreted; writes to --out")
+    options = parser.parse_args()
+    options.device = options.device or (
+        "cuda" if torch.cuda.is_available() and not options.dry_run else "cpu"
+    )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU")
+    if options.dry_run:
+        options.repeats, options.quick = 1, False
+        options.shapes, options.losses = options.shapes or [TINY], options.losses or ["g2 document"]
+        options.dtypes, options.densities = options.dtypes or ["float32"], options.densities[:1]
+        options.backends, options.threads = options.backends or ["triton"], options.threads or [1]
+    on_gpu = options.device == "cuda"
+    if options.quick:
+        options.losses = options.losses or list(bars.TIMED)
+        options.shapes, options.densities = options.shapes or [bars.FIRST, bars.WIDE], [1.0]
+    options.backends = options.backends or (["triton"] if on_gpu else ["cpu"])
+    options.losses = options.losses or harness.fused_losses()
+    options.shapes = options.shapes or list(bars.SHAPES[options.device])
+    options.dtypes = options.dtypes or (list(harness.DTYPES) if on_gpu else ["float32"])
+    options.threads = [None] if on_gpu else options.threads or [torch.get_num_threads()]
+    return options
+
+
+def schedule(options: argparse.Namespace) -> list[tuple[Job, bool]]:
+    """The jobs by importance, each with whether torch.compile takes part.
+
+    Where time is short, every case is measured before any but the first waits for a compiler; it comes again
+    with one, and then replaces its first result.
+    """
+    jobs = [
+        Job(loss, shape, dtype, density, threads)
+        for threads in options.threads
+        for timed in (True, False)
+        for dtype in options.dtypes
+        for shape in options.shapes
+        for loss in options.losses
+        if (loss in bars.TIMED) == timed
+        for density in options.densities
+    ]
+    if options.no_compile or options.budget == math.inf:
+        return [(job, not options.no_compile) for job in jobs]
+    first = [job for job in jobs if job.loss in bars.TIMED and job.shape == options.shapes[0]]
+    first = [job for job in first if job.dtype == options.dtypes[0]]
+    rest = [job for job in jobs if job not in first]
+    return [(job, True) for job in first] + [(job, False) for job in rest] + [(job, True) for job in rest]
+
+
+class Bench:
+    """One run: measures jobs until the budget is used up, and remembers what it left out and why."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.begin = options, time.monotonic()
+        self.plan = schedule(options)
+        self.rows: dict[tuple, dict] = {}
+        self.red: dict[tuple, dict] = {}
+        self.left_out: dict[tuple, dict] = {}
+        self.compiled: dict[tuple, torch.nn.Module] = {}
+        self.compiled_for: tuple = ()
+
+    @property
+    def late(self) -> bool:
+        """Whether the budget is used up."""
+        return time.monotonic() - self.begin >= self.options.budget
+
+    def leave_out(self, job: Job, variant: str, reason: str) -> None:
+        """Record what was not measured."""
+        self.left_out[(job, variant)] = asdict(job) | {"variant": variant, "reason": reason}
+
+    def _compile(self, job: Job, kind: str, module: torch.nn.Module, mode: str | None) -> torch.nn.Module:
+        """Compiled for this one loss, shape and dtype; the densities share it.
+
+        Losses share the code of their base class, and a function holds few compiled forms.
+        """
+        case = (job.loss, job.shape, job.dtype, job.threads)
+        if case != self.compiled_for:
+            torch._dynamo.reset()
+            self.compiled.clear()
+            self.compiled_for = case
+        key = (kind, mode)
+        if key not in self.compiled:
+            options = {"backend": "aot_eager"} if self.options.dry_run else {"mode": mode}
+            self.compiled[key] = torch.compile(module, fullgraph=True, dynamic=False, **options)
+        return self.compiled[key]
+
+    def subjects(self, job: Job, with_compile: bool, clones: list) -> Iterator[tuple[str, object]]:
+        """The implementations, each as a function that makes its subject; the yardstick of the gate first."""
+        device, subject = self.options.device, harness.LossSubject
+        reference = harness.build(job.loss, "reference", device)
+        rival = rivals.build(job.loss).to(device)
+        yield "eager slicing", lambda: subject(reference, clones)
+        yield "eager", lambda: subject(rival, clones, ours=False)
+        for backend in self.options.backends:
+            if backend in reference.spec.fused:
+                yield backend, lambda b=backend: subject(harness.build(job.loss, b, device), clones)
+        modes = {"compile": None} | ({"reduce-overhead": "reduce-overhead"} if device == "cuda" else {})
+        for name, mode in modes.items() if with_compile else ():
+            before = torch.compiler.cudagraph_mark_step_begin if mode else None
+            for kind, module, ours in (("", rival, False), (" slicing", reference, True)):
+                make = lambda k=kind, m=module, o=ours, c=mode, b=before: subject(  # noqa: E731
+                    self._compile(job, k, m, c), clones, o, b
+                )
+                yield name + kind, make
+
+    def prepared(self, job: Job, with_compile: bool, clones: list) -> Iterator[tuple[str, object, dict]]:
+        """The subjects that are green and ready to be timed, with their errors."""
+        expected, eager = None, {"loss": 0.0, "gradient": 0.0}
+        for name, make in self.subjects(job, with_compile, clones):
+            compiles = name in bars.COMPILED
+            if compiles and self.late:
+                self.leave_out(job, name, "budget")
+                continue
+            try:
+                expected = expected or harness.oracle(job.loss, *clones[0])
+                subject = make()
+                found = harness.errors(subject.evaluate(), expected)
+                if name.startswith("reduce-overhead"):
+                    subject.phases = ("forward+backward", "no-grad")
+                # Without gradient torch.compile makes another graph; its CUDA graphs take two runs to record.
+                for phase in subject.phases * (3 if self.options.device == "cuda" else 1):
+                    subject.call(phase, subject.start(phase))
+            except Exception as error:
+                self.leave_out(job, name, harness.reason(error))
+                continue
+            if harness.green(found, eager, clones[0][0].dtype):
+                eager = found if name == "eager slicing" else eager
+                yield name, subject, found
+                continue
+            about = {"variant": name, "errors": found, "eager_slicing": eager}
+            self.red[(job, name)] = asdict(job) | about
+            if name in self.options.backends:
+                self.leave_out(job, "all", f"{name} is red")
+                return
+
+    def _inputs(self, job: Job) -> tuple[torch.Tensor, ...]:
+        domain = harness.build(job.loss, "reference", "cpu").input_domain
+        dtype = harness.DTYPES[job.dtype]
+        return harness.inputs(job.shape, dtype, self.options.device, job.density, domain)
+
+    def measure(self, job: Job, with_compile: bool) -> None:
+        """Measure one job, all implementations in turn in every round."""
+        options, on_gpu = self.options, self.options.device == "cuda"
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        dtype, one = harness.DTYPES[job.dtype], self._inputs(job)
+        count = 2 if options.dry_run else harness.rotation(job.shape, dtype, options.device)
+        clones = [tuple(x.clone() for x in one) for _ in range(count)]
+        variants = {name: rest for name, *rest in self.prepared(job, with_compile, clones)}
+        if (job, "all") in self.left_out:
+            return
+        copies = [harness.floor(*clone, on_gpu or options.dry_run) for clone in clones]
+        floors = {f"floor {i}": (Copy(actions), None) for i, actions in enumerate(zip(*copies, strict=True))}
+        samples, kinds = self._samples(job, variants | floors, on_gpu)
+        times = {
+            name: {
+                phase: {clock: clocks.spread(values) for clock, values in by_clock.items()}
+                for phase, by_clock in phases.items()
+            }
+            for name, phases in samples.items()
+        }
+        for name, (subject, found) in variants.items():
+            self.rows[(job, name)] = asdict(job) | {
+                "variant": name,
+                "errors": found,
+                "ms": times[name],
+                "gpu_clock": kinds.get(name),
+                "launches": None,
+                **self._costs(job, name, subject),
+            }
+            self.left_out.pop((job, name), None)
+        clock = "gpu" if on_gpu else "wall"
+        best = min((times[name] for name in floors), key=lambda t: t["forward+backward"][clock]["median"])
+        moved, ms = harness.floor_bytes(dtype), best["forward+backward"][clock]["median"]
+        self.rows[(job, "floor")] = asdict(job) | {
+            "variant": "floor",
+            "ms": best,
+            "bytes_per_pixel": moved,
+            "gigabytes_per_second": moved * math.prod(job.shape) / ms / 1e6,
+        }
+        own = [row for (owner, _), row in self.rows.items() if owner == job]
+        print(f"\n{bars.table(own, harness.PHASES, ('wall', 'gpu') if on_gpu else ('wall',))}", flush=True)
+
+    def _clock(self, job: Job, name: str, subject: object) -> clocks.GraphClock | clocks.QueueClock:
+        """A graph where it can be captured; one with CUDA graphs of its own cannot."""
+        if not name.startswith("reduce-overhead"):
+            try:
+                return clocks.GraphClock(subject)
+            except Exception as error:
+                self.leave_out(job, f"{name}: graph", harness.reason(error))
+        return clocks.QueueClock(subject)
+
+    def _samples(self, job: Job, variants: dict[str, tuple], on_gpu: bool) -> tuple[dict, dict]:
+        """Milliseconds, [variant][phase][clock] -> samples; and the kind of each GPU clock."""
+        sync = torch.cuda.synchronize if on_gpu else lambda: None
+        device_clocks = {}
+        for name, (subject, _) in variants.items() if on_gpu else ():
+            device_clocks[name] = self._clock(job, name, subject)
+        kinds = ("wall", "gpu") if on_gpu else ("wall",)
+        samples = {
+            name: {phase: {kind: [] for kind in kinds} for phase in subject.phases}
+            for name, (subject, _) in variants.items()
+        }
+        for _ in range(self.options.repeats):
+            for name, (subject, _) in variants.items():
+                calls = min(subject.rotation, 8) if on_gpu else 1
+                for phase, found in samples[name].items():
+                    found["wall"].append(clocks.wall_ms(subject, phase, calls, sync))
+                    if on_gpu:
+                        found["gpu"].append(device_clocks[name].ms(phase))
+        return samples, {name: clock.kind for name, clock in device_clocks.items()}
+
+    def _costs(self, job: Job, name: str, subject: object) -> dict:
+        """Bytes per pixel and host synchronisations, None where they cannot be told."""
+        on_gpu, counted = self.options.device == "cuda", not name.startswith("reduce-overhead")
+        wanted = memory.measures(math.prod(job.shape), on_gpu, counted)
+        result = dict.fromkeys(wanted)
+        for key, function in wanted.items():
+            try:
+                result[key] = function and function(subject)
+            except Exception as error:
+                self.leave_out(job, f"{name}: {key}", harness.reason(error))
+        return result
+
+    def count_launches(self) -> None:
+        """Launches of each loss in eager mode, at its first job; last: the profiler leaves hooks behind."""
+        counts: dict[tuple, dict] = {}
+        for (job, name), row in self.rows.items():
+            if name == "floor" or name in bars.COMPILED:
+                continue
+            if (job.loss, name) not in counts:
+                clones = [self._inputs(job)]
+                try:
+                    subject = dict(self.subjects(job, False, clones))[name]()
+                    counts[(job.loss, name)] = memory.launches(subject)
+                except Exception as error:
+                    counts[(job.loss, name)] = None
+                    self.leave_out(job, f"{name}: launches", harness.reason(error))
+            row["launches"] = counts[(job.loss, name)]
+
+    def unreached(self) -> list[dict]:
+        """What the plan holds and nothing else accounts for."""
+        found = {}
+        for job, with_compile in self.plan:
+            if (job, "floor") not in self.rows and (job, "all") not in self.left_out:
+                found[(job, "all")] = asdict(job) | {"variant": "all", "reason": "budget"}
+            known = {name for owner, name in (*self.rows, *self.left_out) if owner == job}
+            if with_compile and (job, "floor") in self.rows and not known & set(bars.COMPILED):
+                found[job] = asdict(job) | {"variant": "torch.compile", "reason": "budget"}
+        return list(found.values())
+
+    def result(self) -> dict:
+        """What goes into the JSON."""
+        options, machine = self.options, harness.machine(self.options.device)
+        rows = list(self.rows.values())
+        return {
+            **harness.origin(),
+            "command": harness.command("speed.py", sys.argv[1:]),
+            "dry_run": options.dry_run,
+            "device": options.device,
+            "backends": options.backends,
+            "machine": machine,
+            "seconds": round(time.monotonic() - self.begin, 1),
+            "bars": bars.evaluate(rows, machine, options.device, options.backends),
+            "red": list(self.red.values()),
+            "left_out": [*self.left_out.values(), *self.unreached()],
+            "rows": rows,
+        }
+
+    def run(self, out: Path | None) -> dict:
+        """Measure everything, writing the file anew after every job: a run that is cut off loses little."""
+        for job, with_compile in self.plan:
+            if self.late:
+                break
+            try:
+                self.measure(job, with_compile)
+            except Exception as error:
+                self.leave_out(job, "all", harness.reason(error))
+            gc.collect()
+            if self.options.device == "cuda":
+                torch.cuda.empty_cache()
+            if out:
+                harness.write_json(out, self.result())
+        if self.options.device == "cuda":
+            self.count_launches()
+        result = self.result()
+        if out:
+            harness.write_json(out, result)
+        return result
+
+
+def main() -> int:
+    """Measure, print, write; 1 if anything was red or nothing was measured."""
+    if "--dry-run" in sys.argv:
+        # Read when the kernels are decorated, and triton's own library when it is imported.
+        os.environ["TRITON_INTERPRET"] = "1"
+    options = parse()
+    # In TF32 a convolution loses the signs that the gradient is made of.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    name = harness.slug(harness.machine(options.device).get("gpu", "cpu"))
+    out = options.out or (None if options.dry_run else harness.RESULTS / f"speed_{name}.json")
+    result = Bench(options).run(out)
+    print()
+    for bar in result["bars"]:
+        print(bars.describe(bar))
+    for item in result["red"]:
+        print(f"RED           {item['variant']}: {item['loss']} {item['shape']} {item['errors']}")
+    print(f"{len(result['rows'])} rows, {len(result['left_out'])} left out, {result['seconds']} s")
+    if out:
+        print(f"wrote {out}")
+    return 1 if result["red"] or not result["rows"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Evaluate a spec with a backend, hold two evaluations against each other, find the pixels that hang on
+rounding.
+
+In float64 the kernels must equal the reference to 1e-12 (loss, metrics) and 1e-10 (gradients). In the other
+dtypes the rule is relative to an oracle, the float64 reference on the same values: the error may be twice
+that of the reference in the dtype itself, plus a few roundings: 1e-6 for a number; for a gradient, relative
+to its largest entry, two ulp in float32, the one rounding of the result in half precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import depthloss as dl
+from depthloss import ops
+from depthloss.reference import pyramid
+from depthloss.reference.statistics import convert, mean_per_image, select, standardise, valid_pixels
+from depthloss.spec import Absolute, Gradient, LossSpec, Pointwise, Relative, Term
+
+ULPS = 64
+# Triton's interpreter truncates to bfloat16, the compiled kernels round.
+ROUNDING = {
+    torch.float32: 2.0**-22,
+    torch.bfloat16: 2.0**-8 if torch.cuda.is_available() else 2.0**-7,
+    torch.float16: 2.0**-11,
+}
+
+
+class Inputs(NamedTuple):
+    """What a loss is called with."""
+
+    pred: Tensor
+    gt: Tensor
+    mask: Tensor | None = None
+    abs_mask: Tensor | None = None
+
+    def double(self) -> Inputs:
+        return self._replace(pred=self.pred.double(), gt=self.gt.double())
+
+
+class Result(NamedTuple):
+    """What comes of it, detached."""
+
+    total: Tensor
+    terms: Tensor
+    grad: Tensor
+    log_vars: Tensor
+
+
+def evaluate(
+    backend: str, inputs: Inputs, spec: LossSpec, weights: tuple[float, ...], log_vars: tuple[float, ...] = ()
+) -> Result:
+    """Loss, metrics and all gradients."""
+    pred = inputs.pred.detach().requires_grad_()
+    dtype = ops.working_dtype(pred, inputs.gt)
+    parameters = [torch.tensor(v, dtype=dtype, device=pred.device, requires_grad=True) for v in log_vars]
+    with dl.use_backend(backend):
+        total, terms = ops.evaluate(pred, *inputs[1:], spec, weights, parameters)
+        total.backward()
+    assert total.shape == () and total.dtype == terms.dtype == dtype and not terms.requires_grad
+    assert pred.grad.dtype == pred.dtype and pred.grad.shape == pred.shape
+    gradients = torch.stack([v.grad for v in parameters]) if parameters else terms[:0]
+    return Result(total.detach(), terms, pred.grad, gradients)
+
+
+def _largest(x: Tensor) -> float:
+    return x.abs().max().item() if x.numel() else 0.0
+
+
+def _errors(result: Result, oracle: Result, skip: Tensor | None) -> dict[str, Tensor]:
+    """Relative errors: of every number by itself, of the gradient by its largest entry."""
+    smallest = torch.finfo(torch.float32).smallest_normal
+    scale = oracle.grad.abs().amax().clamp(min=smallest) if oracle.grad.numel() else 1.0
+    grad = (result.grad.double() - oracle.grad) / scale
+    errors = {"gradient": grad if skip is None else grad.masked_fill(skip, 0.0)}
+    for name in ("total", "terms", "log_vars"):
+        expected = getattr(oracle, name)
+        errors[name] = (getattr(result, name).double() - expected) / expected.abs().clamp(min=1e-3)
+    return {name: x.abs() for name, x in errors.items()}
+
+
+def assert_agrees(
+    spec: LossSpec, result: Result, eager: Result, oracle: Result, skip: Tensor | None = None
+) -> None:
+    """Hold `result` against `oracle`, the float64 reference; `eager` is the reference in the result's dtypes.
+
+    `skip`: pixels whose gradient is not compared.
+    """
+    assert oracle.total.isfinite() and oracle.grad.isfinite().all(), "the oracle itself is not finite"
+    names = {"terms": spec.metric_names}
+    found = _errors(result, oracle, skip)
+    if result.grad.dtype == result.total.dtype == torch.float64:
+        limits = {
+            name: torch.full_like(x, 1e-10 if name == "gradient" else 1e-12) for name, x in found.items()
+        }
+    else:
+        rounding = {"gradient": ROUNDING[result.grad.dtype]}
+        limits = {
+            name: 2.0 * (_largest(x) if name == "gradient" else x) + rounding.get(name, 1e-6)
+            for name, x in _errors(eager, oracle, skip).items()
+        }
+    for name, error in found.items():
+        excess = torch.nan_to_num(error - limits[name], nan=torch.inf)
+        if error.numel() and _largest(excess.clamp(min=0.0)) > 0:
+            worst = excess.argmax().item()
+            what = names[name][worst] if name in names else name
+            limit = limits[name] if isinstance(limits[name], float) else limits[name].flatten()[worst].item()
+            raise AssertionError(f"{what}: error {error.flatten()[worst].item():.3e}, allowed {limit:.3e}")
+
+
+def _near(x: Tensor, magnitude: Tensor | float, eps: float) -> Tensor:
+    """Where x is not 0 but so small beside `magnitude` that another rounding may give it another sign."""
+    return (x != 0) & (x.abs() < ULPS * eps * magnitude)
+
+
+def _near_bounds(t: Term, p: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Pixels whose prediction lies near a bound of the domain or a clamp, but not on it."""
+    free = convert(p, m, replace(t.domain, minimum=None, maximum=None))
+    near = torch.zeros_like(m)
+    for bound in (t.domain.minimum, t.domain.maximum, getattr(t, "clamp", None)):
+        if bound is not None:
+            near |= m & _near(free - bound, bound, eps)
+    return near if t.domain.conversion == "identity" else near | (m & _near(p - 1e-6, 1e-6, eps))
+
+
+def _near_sobel(spec: dl.GradientSpec, r: Tensor, magnitude: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Pixels that a Sobel response near 0 reads, at any level."""
+    near = torch.zeros_like(m)
+    ones = r.new_tensor([[[[1.0, 0.0, 1.0], [2.0, 0.0, 2.0], [1.0, 0.0, 1.0]]]])
+    for level in range(spec.num_scales):
+        h, w = r.shape[1] >> level, r.shape[2] >> level
+        if min(h, w) < (3 if spec.border == "valid" else 1):
+            continue
+        cells, sizes = (pyramid.downsample(x, level, spec.downsample) for x in (r, magnitude))
+        if spec.mask == "support":
+            weight = pyramid.downsample(m.to(r.dtype), level, spec.downsample)
+            cells, sizes = (select(weight > 0, x / select(weight > 0, weight, 1.0)) for x in (cells, sizes))
+        sizes = pyramid.pad(sizes, spec.border)[:, None]
+        found = torch.zeros_like(cells, dtype=torch.bool)
+        for response, kernel in zip(
+            pyramid.sobel(pyramid.pad(cells, spec.border)), (ones, ones.mT), strict=True
+        ):
+            hit = _near(response, F.conv2d(sizes, kernel)[:, 0], eps)
+            found |= F.pad(hit, (1, 1, 1, 1)) if spec.border == "valid" else hit
+        # The window of a response, and one more cell: nearest leaves its cell where the factor does not
+        # divide.
+        reach = F.max_pool2d(found[:, None].to(r.dtype), 5, 1, 2)
+        near |= F.interpolate(reach, size=r.shape[1:], mode="nearest")[:, 0] > 0
+    return near
+
+
+def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
+    """Pixels [B, H, W] whose gradient hangs on the sign of a number that, in float64, is not 0 but under 64
+    ulp of what it was subtracted from; ulp of the dtype that the inputs are evaluated in.
+    """
+    eps = torch.finfo(ops.working_dtype(inputs.pred, inputs.gt)).eps
+    p, g, mask, abs_mask = (ops.as_maps(x) for x in inputs.double())
+    valid = valid_pixels(g, mask, spec.positive_gt)
+    m = torch.ones_like(valid) if spec.statistics == "all" else valid
+    v_abs = valid if abs_mask is None else valid_pixels(g, abs_mask, spec.positive_gt)
+    near = torch.zeros_like(valid)
+    for t in spec.terms:
+        here = v_abs if isinstance(t, Absolute) else m
+        p_d, g_d = (convert(x, here, t.domain) for x in (p, g))
+        near |= _near_bounds(t, p, here, eps)
+        difference, size = select(here, p_d - g_d), select(here, p_d.abs() + g_d.abs())
+        if isinstance(t, (Absolute, Pointwise)) and t.domain.conversion != "identity":
+            near |= _near(difference, size, eps)
+        if isinstance(t, Pointwise) and t.kind.startswith("berhu"):
+            c = t.threshold * difference.abs().max() if difference.numel() else 0.0
+            near |= here & _near(difference.abs() - c, c, eps)
+        if not isinstance(t, (Relative, Gradient)):
+            continue
+        keep = m
+        if isinstance(t, Gradient) and t.gradient.mask == "centre":
+            keep = m | (p_d.isfinite() & g_d.isfinite())
+        r, magnitude = difference, size
+        if getattr(t, "standardised", True):
+            z_p, z_g = (standardise(x, m, t.eps, keep) for x in (p_d, g_d))
+            dev = select(m, p_d - mean_per_image(p_d, m)[:, None, None])
+            near |= _near(dev, select(m, p_d.abs()), eps)
+            r, magnitude = z_p - z_g, z_p.abs() + z_g.abs()
+        elif isinstance(t, Gradient):
+            r, magnitude = (select(keep, x) for x in (p_d - g_d, p_d.abs() + g_d.abs()))
+        if isinstance(t, Relative):
+            near |= m & _near(r, magnitude, eps)
+        else:
+            near |= _near_sobel(t.gradient, r, magnitude, m, eps)
+    return near

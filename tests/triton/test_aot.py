@@ -1,0 +1,313 @@
+"""The kernels compile without a GPU into what the committed table says; checker and model count right."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+aot = pytest.importorskip("aot", reason="these tests need Triton")
+import disassembly  # noqa: E402
+import model  # noqa: E402
+
+SMALL, LARGE = (4, 384, 640), (16, 352, 1216)
+FMA = {"exact": 0, "inexact": 0, "library": 0, "free": 0, "ptx": 0}
+
+
+def run(script: str, *options: object, **environment: str) -> subprocess.CompletedProcess:
+    own = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, ROOT / "bench" / script, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, env=own | environment)
+
+
+def row(kernel: str, **changes: object) -> dict:
+    """A row that passes."""
+    return {
+        "target": "sm_90", "loss": "g2 document", "dtype": "float32", "shape": "4x384x640", "kernel": kernel,
+        "programs": 960, "threads": 128, "tile": [8, 128], "levels": [0, 1], "registers": 64, "spills": 0,
+        "instructions": 800, "looped": 0, "paths": None, "per_pixel": 100.0, "fusion": False,
+        "fma": dict(FMA), "bytes_per_pixel": 10.0
+    } | changes  # fmt: skip
+
+
+def table(*rows: dict, **changes: object) -> dict:
+    facts = {
+        "launches": {"forward": 4, "backward": 2},
+        "saved": {"float32": 2.4},
+        "peak": {"float32": {"forward": 5.0, "backward": 7.0}},
+    }
+    names = {"4x384x640": "4x384x640", "16x352x1216": "16x352x1216"}
+    return {
+        "versions": {"triton": "3.7.1"},
+        "losses": {"g2 document": facts | changes},
+        "classes": {"sm_80": names, "sm_90": names},
+        "rows": [copy.deepcopy(r) for r in rows],
+    }
+
+
+def only(new: dict, old: dict | None = None, **options: bool) -> str:
+    """The one thing that is wrong."""
+    (text,) = aot.failures(new, old, **options)
+    return text
+
+
+def test_the_kernels_compile_into_what_is_committed():
+    done = run("aot.py", "--quick", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_refuses_the_interpreter():
+    done = run("aot.py", "--quick", TRITON_INTERPRET="1")
+    assert done.returncode == 2 and "unset TRITON_INTERPRET" in done.stdout
+
+
+def test_the_committed_table_is_whole():
+    committed = json.loads(aot.OUT.read_text(encoding="utf-8"))
+    assert aot.missing(committed) == []
+    assert {r["target"] for r in committed["rows"]} == set(aot.TARGETS) == set(committed["commits"])
+    assert aot.failures(committed, committed) == []
+    sobel = [r for r in committed["rows"] if r["kernel"] == "sobel"]
+    for r in sobel:
+        # One code path and what precedes it is less than both; every tap is an exact product.
+        assert r["fma"]["exact"] > 0 and r["fma"]["inexact"] == 0
+        if r["target"] != "gfx942":
+            assert max(r["paths"].values()) < r["instructions"] < sum(r["paths"].values())
+
+
+def test_a_table_lacks_a_target():
+    committed = json.loads(aot.OUT.read_text(encoding="utf-8"))
+    committed["rows"] = [r for r in committed["rows"] if r["target"] != "gfx942"]
+    lacks = aot.missing(committed)
+    assert len(lacks) == len(aot.LOSSES)
+    assert lacks[0] == "aot.json lacks gfx942, adaptive-multi-domain, float32: run `make aot`"
+
+
+def test_a_sound_table_passes():
+    good = table(row("sobel"), row("finish", tile=None), row("gradient", fusion=True))
+    assert aot.failures(good, good) == []
+
+
+@pytest.mark.parametrize("target", ["sm_75", "sm_80", "sm_90", "sm_100", "gfx942"])
+def test_a_spill_fails_where_there_may_be_none(target):
+    new = table(row("sobel", target=target, spills=3))
+    if target in ("sm_75", "gfx942"):
+        assert aot.failures(new, None) == []
+    else:
+        assert only(new) == f"sobel (g2 document, {target}, float32, 4x384x640): 3 spills, 64 registers"
+
+
+def test_a_loop_fails_where_rows_are_counted():
+    assert aot.failures(table(row("moments", looped=700)), None) == []
+    text = only(table(row("sobel", looped=700)))
+    assert text.endswith("700 instructions in a loop, of which per_pixel counts one round")
+
+
+def test_growth_fails_unless_renewed():
+    old = table(row("sobel"), row("finish", tile=None, instructions=1000))
+    assert aot.failures(table(row("sobel", per_pixel=104.9)), old) == []
+    assert aot.failures(table(row("sobel", per_pixel=50.0)), old) == []
+    more = table(row("sobel", per_pixel=106.0))
+    expected = "106 instructions/pixel, 6.0% above the committed 100; `--renew` accepts it"
+    assert only(more, old) == f"sobel (g2 document, sm_90, float32, 4x384x640): {expected}"
+    assert aot.failures(more, old, growth=False) == []
+    assert "1060 instructions, 6.0% above the committed 1000" in only(
+        table(row("finish", tile=None, instructions=1060)), old
+    )
+    other_compiler = old | {"versions": {"triton": "3.6.0"}}
+    assert aot.failures(more, other_compiler) == []
+
+
+@pytest.mark.parametrize(
+    "kernel, changes, expected",
+    [
+        ("sobel", {"fma": FMA | {"exact": 70, "ptx": 72}}, "72 fma in the PTX, but 70 in the program"),
+        (
+            "sobel",
+            {"fma": FMA | {"inexact": 2, "ptx": 2}},
+            "2 fused multiply-adds whose product is not exact",
+        ),
+        ("sobel", {"fma": FMA | {"free": 5}}, "5 operations are free to be fused"),
+        ("sobel", {"fusion": True}, "is launched without enable_fp_fusion=False"),
+        (
+            "moments",
+            {"fma": FMA | {"exact": 1, "ptx": 1}},
+            "1 fused multiply-adds where there should be none",
+        ),
+        ("pyramid", {"fma": FMA | {"ptx": 4}}, "4 fma in the PTX, but 0 in the program"),
+    ],
+)
+def test_a_fused_multiply_add_that_rounds_fails(kernel, changes, expected):
+    assert (
+        only(table(row(kernel, **changes)))
+        == f"{kernel} (g2 document, sm_90, float32, 4x384x640): {expected}"
+    )
+
+
+def test_bytes_and_launches_are_bars():
+    assert only(table(saved={"float32": 2.6})) == "g2 document float32: saves 2.6 bytes/pixel; the bar is 2.5"
+    peak = {"float32": {"forward": 5.0, "backward": 8.5}}
+    assert only(table(peak=peak)) == "g2 document float32: 8.5 bytes/pixel in the backward; the bar is 8"
+    launches = {"forward": 5, "backward": 2}
+    assert only(table(launches=launches)) == "g2 document: 5 launches forward; the bar is 4"
+
+
+def test_a_kernel_that_does_not_compile_is_named():
+    broken = {key: row("coarse")[key] for key in aot.ORDER} | {"error": "CompilationError: x is not defined"}
+    expected = "does not compile: CompilationError: x is not defined"
+    assert only(table(broken)) == f"coarse (g2 document, sm_90, float32, 4x384x640): {expected}"
+
+
+def test_a_table_is_written_one_row_a_line(tmp_path):
+    data = table(row("sobel"), row("gradient"))
+    aot.write(tmp_path / "aot.json", data)
+    text = (tmp_path / "aot.json").read_text(encoding="utf-8")
+    assert json.loads(text) == data
+    assert sum(line.startswith('  {"target"') for line in text.splitlines()) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["aot.json"]
+
+
+def test_products_by_powers_of_two_and_signs_are_exact():
+    llir = """
+  %3 = select i1 %1, float -1.000000e+00, float %2, !dbg !1
+  %4 = select i1 %0, float 1.000000e+00, float %3, !dbg !1
+  %5 = tail call float @llvm.fma.f32(float %2, float 2.000000e+00, float %4), !dbg !1
+  %6 = tail call float @llvm.fma.f32(float %4, float %5, float 0.000000e+00), !dbg !1
+  %7 = call <2 x float> @llvm.fma.v2f32(<2 x float> splat (float 4.0e+00), <2 x float> %v, <2 x float> %w)
+  %8 = tail call float @llvm.fma.f32(float %2, float 3.000000e+00, float %4), !dbg !1
+  %9 = tail call float @llvm.fma.f32(float %2, float %5, float %4), !dbg !1
+  %10 = tail call float @llvm.nvvm.fma.rn.ftz.f(float %2, float %5, float %4)
+  %11 = tail call float @llvm.nvvm.fma.rn.f(float %2, float %5, float %4)
+  %12 = fmul contract float %5, %6
+  %13 = fmul float %5, %6
+"""
+    ptx = "\tfma.rn.f32 \t%r1, %r2, 0f40000000, %r3;\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n"
+    found = disassembly.fused_operations(llir, ptx)
+    assert found == {"exact": 4, "inexact": 2, "library": 1, "free": 1, "ptx": 3}
+
+
+SASS = """
+        /*0000*/                   S2R R0, SR_CTAID.X ;
+        /*0010*/              @!P0 BRA `(.L_x_2) ;
+        /*0020*/                   FADD R1, R1, R2 ;
+        /*0030*/                   FADD R1, R1, R3 ;
+        /*0040*/                   STG.E.U16 desc[UR4][R2.64], R1 ;
+        /*0050*/               @P1 EXIT ;
+        /*0060*/                   EXIT ;
+.L_x_2:
+        /*0070*/                   STG.E.U8 desc[UR4][R2.64], R1 ;
+        /*0080*/                   BRA.U !UP0, `(.L_x_3) ;
+        /*0090*/                   CALL.REL.NOINC `($slow) ;
+.L_x_3:
+        /*00a0*/                   EXIT ;
+.L_x_4:
+        /*00b0*/                   BRA `(.L_x_4);
+$slow:
+        /*00c0*/                   RET.REL.NODEC R2 `(kernel) ;
+        /*00d0*/                   NOP ;
+"""
+
+
+def test_the_paths_of_a_program_are_told_apart():
+    code = disassembly.instructions_of(SASS)
+    assert len(code) == 14
+    # Reached: all but the endless loop behind the code, the subroutine and the padding.
+    assert len(disassembly._reached(code)) == 11
+    assert disassembly.two_paths(code) == {"level 0": 7, "coarse": 6}
+
+
+LOOP = """
+        /*0000*/                   S2R R0, SR_CTAID.X ;
+.L_x_1:
+        /*0010*/               @P0 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0020*/                   FADD R1, R1, R2 ;
+        /*0030*/               @P1 BRA `(.L_x_1) ;
+        /*0040*/                   EXIT ;
+.L_x_3:
+        /*0050*/                   FADD R1, R1, R3 ;
+        /*0060*/                   BRA `(.L_x_2) ;
+"""
+
+
+def test_a_loop_is_not_a_jump_backwards():
+    # The block behind EXIT jumps back in both; only the first has a way around.
+    assert disassembly._looped(disassembly.instructions_of(LOOP)) == {1, 2, 3, 5, 6}
+    straight = LOOP.replace("@P1 BRA `(.L_x_1)", "FADD R1, R1, R4")
+    assert disassembly._looped(disassembly.instructions_of(straight)) == set()
+
+
+def test_the_model_is_the_hand_calculation():
+    rows = (
+        row("moments", instructions=1000, bytes_per_pixel=9.0, tile=[8, 64], threads=128),
+        row(
+            "sobel", instructions=3000, paths={"level 0": 2000, "coarse": 1500}, bytes_per_pixel=15.0,
+            tile=[8, 120], levels=[0, 2], threads=64
+        ),
+        row("finish", instructions=990, bytes_per_pixel=0.0, tile=None, levels=None, threads=256),
+        row("gradient", instructions=10, bytes_per_pixel=8.0, tile=[8, 128]),
+    )  # fmt: skip
+    found = model.predict(table(*rows), model.GPUS["H200"], "g2 document", "float32", SMALL)
+    # 983040 pixels of 9 + 7 bytes fit into 50 MB: only the first kernel reads from HBM, at 4.8 TB/s; L2 gives
+    # 5120 bytes per clock of 1.98 GHz; 132 multiprocessors issue 4 instructions per clock.
+    issue = 132 * 4 * 1.98e3  # per µs
+    moments = 4 * 48 * 10 * 4 * 1000 / issue
+    sobel = 4 * (48 * 6 * 2000 + 24 * 3 * 1500) * 2 / issue
+    assert moments > 983040 * 9 / 4.8e6 and sobel > 983040 * 15 / (5120 * 1.98e3)
+    assert found["moments"] == {"us": pytest.approx(moments + 2), "bound": "issue"}
+    assert found["sobel"] == {"us": pytest.approx(sobel + 2), "bound": "issue"}
+    assert found["finish"] == {"us": pytest.approx(990 * 8 / (4 * 1.98e3) + 2), "bound": "issue"}
+    assert found["gradient"] == {"us": pytest.approx(983040 * 8 / (5120 * 1.98e3) + 2), "bound": "L2"}
+
+
+def test_the_model_of_a_batch_beyond_the_cache_and_of_other_tiles():
+    small = row("gradient", instructions=100, bytes_per_pixel=8.0, tile=[8, 128])
+    large = small | {"shape": "16x352x1216", "instructions": 150, "tile": [16, 128]}
+    a100 = small | {"target": "sm_80", "instructions": 120}
+    found = model.predict(table(small, large, a100), model.GPUS["A100"], "g2 document", "float32", LARGE)
+    assert found["gradient"] == {"us": pytest.approx(16 * 352 * 1216 * 8 / 2.039e6 + 2), "bound": "HBM"}
+    (grown,) = model.rows_of(table(small, large, a100), "sm_80", "g2 document", "float32", LARGE)
+    assert grown["instructions"] == 180 and grown["tile"] == [16, 128]
+    half = small | {"dtype": "bfloat16", "instructions": 110, "bytes_per_pixel": 4.0}
+    (other,) = model.rows_of(table(small, large, a100, half), "sm_80", "g2 document", "bfloat16", LARGE)
+    assert other["instructions"] == pytest.approx(198) and other["bytes_per_pixel"] == 4.0
+    assert model.programs(grown, LARGE) == (16 * 22 * 10, 16 * 22 * 10 * 4 * 180)
+
+
+def test_measured_numbers_stand_beside_and_never_in_the_prediction(tmp_path):
+    aot.write(tmp_path / "aot.json", table(row("gradient", instructions=100, bytes_per_pixel=8.0)))
+    narrow = json.loads((tmp_path / "aot.json").read_text())
+    narrow["classes"]["sm_90"] = {model.text_of(s): "4x384x640" for s in model.SHAPES}
+    (tmp_path / "aot.json").write_text(json.dumps(narrow))
+    options = (
+        "--table",
+        tmp_path / "aot.json",
+        "--results",
+        tmp_path,
+        "--gpus",
+        "H200",
+        "--dtypes",
+        "float32",
+    )
+    bare = json.loads(run("model.py", *options, "--json").stdout)
+    assert [e["measured"]["backward"] for e in bare] == [None] * len(model.SHAPES)
+    printed = run("model.py", *options).stdout.splitlines()
+    assert len(printed) == 3 + len(model.SHAPES) and printed[-1].endswith("   - - -")
+    times = {"ms": {"backward": {"gpu": {"median": 0.0125}}}}
+    case = {"loss": "g2 document", "shape": [4, 1, 384, 640], "dtype": "float32", "variant": "triton"}
+    speed = {
+        "machine": {"gpu": "NVIDIA H200"},
+        "rows": [case | times | {"density": 1.0}, case | {"density": 0.05, "ms": {}}],
+    }
+    (tmp_path / "speed_nvidia_h200.json").write_text(json.dumps(speed))
+    beside = json.loads(run("model.py", *options, "--json").stdout)
+    assert beside[0]["measured"] == {"forward": None, "backward": 12.5, "forward+backward": None}
+    assert [e["predicted"] for e in beside] == [e["predicted"] for e in bare]
+    assert run("model.py", *options).stdout.splitlines()[3].endswith("   - 12.5 -")

@@ -1,0 +1,106 @@
+"""The kernels against the reference, over the covering matrix: loss, metrics, gradient, log-variances."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .. import cases
+from . import families
+from .cases import DEVICE, TILES, Case, Parameters, covering, engine, geometry, inputs, product
+from .compare import Result, assert_agrees, evaluate
+
+
+def hold(case: Case, monkeypatch) -> Result:
+    """Hold one case: kernels, reference in the same dtypes, reference in float64."""
+    spec = case.spec
+    given, near = inputs(case, spec)
+    if TILES[case.tiles] is not None:
+        parameters, programs = TILES[case.tiles]
+        monkeypatch.setattr(engine, "parameters", lambda device, height, width: parameters)
+        monkeypatch.setattr(geometry, "MAX_PROGRAMS", programs)
+    numbers = spec, families.weights(spec), families.log_vars(spec)
+    result = evaluate("triton", given, *numbers)
+    oracle = evaluate("reference", given.double(), *numbers)
+    eager = evaluate("reference", given, *numbers)
+    assert_agrees(spec, result, eager, oracle, near.view(given.pred.shape))
+    return result
+
+
+@pytest.mark.parametrize("case", covering(), ids=str)
+def test_agrees_with_the_reference(case, monkeypatch):
+    hold(case, monkeypatch)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", list(product()), ids=str)
+def test_agrees_with_the_reference_on_the_whole_product(case, monkeypatch):
+    hold(case, monkeypatch)
+
+
+@pytest.mark.parametrize("mask", ("residual", "centre", "support"))
+def test_six_levels_with_a_window_at_the_last(mask, monkeypatch):
+    """An image so large that responses of the coarsest level have whole windows; counts that need two
+    bytes.
+    """
+    gradient = {"downsample": "average", "border": "valid", "normalizer": "level", "combine": "sum"}
+    shared = {
+        "reduction": "pixels",
+        "dtype": "f64",
+        "pixels": "70%",
+        "mask_dtype": torch.bool,
+        "abs_mask": False,
+    }
+    case = Case("R+G", (1, 98, 97), **shared, layout="contiguous", poison="NaN", tiles="one", mask=mask,
+                **gradient, num_scales=6)  # fmt: skip
+    monkeypatch.setattr(engine, "parameters", lambda *_: Parameters(tile=(128, 128), strip_rows=24, rows=24))
+    assert hold(case, monkeypatch).terms[case.spec.metric_names.index("gradient/support_6")] == 1
+
+
+@pytest.mark.parametrize("name", [n for n, build in cases.LOSSES.items() if "triton" in build().spec.fused])
+def test_modules(name):
+    """Every loss as users call it, the composed one too: loss, gradient, metrics, in float64."""
+    pred, gt = cases.maps(torch.float64, (1, 1, 17, 14))
+    mask = cases.mask("70%", pred.shape)
+    results = []
+    for backend, device in (("triton", DEVICE), ("reference", "cpu")):
+        loss = cases.LOSSES[name]().double().to(device)
+        maps = (x.to(device) for x in (pred, gt, mask))
+        value, grad = cases.run(lambda *m, loss=loss: loss(*m, progress=0.4, epoch=3), *maps, backend)
+        log_vars = [parameter.grad.item() for parameter in loss.parameters()]
+        results.append((value.cpu(), grad.cpu(), log_vars, {k: v.item() for k, v in loss.metrics.items()}))
+    (value, grad, log_vars, metrics), (expected, expected_grad, expected_log_vars, expected_metrics) = results
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert (grad - expected_grad).abs().max() <= 1e-10 * expected_grad.abs().max()
+    assert metrics == pytest.approx(expected_metrics, rel=1e-12, abs=1e-15)
+    assert log_vars == pytest.approx(expected_log_vars, rel=1e-12)
+
+
+def test_the_cases_cover():
+    """At most 250 cases; all 27 forms of the gradient term with three levels or more in float64 and
+    float32.
+    """
+    chosen = covering()
+    assert chosen == covering() and len(set(map(str, chosen))) == len(chosen) <= 250
+    forms = {(c.mask, c.downsample, c.border, c.dtype) for c in chosen if c.num_scales >= 3}
+    assert sum(form[-1] == "f64" for form in forms) == sum(form[-1] == "f32" for form in forms) == 27
+
+
+def test_next_to_no_pixel_is_left_out():
+    """Pixels that hang on a sign within 64 ulp of 0 are not compared: under 0.1 % of them all."""
+    near = [inputs(case, case.spec)[1] for case in covering()]
+    assert sum(x.sum() for x in near) < 1e-3 * sum(x.numel() for x in near)
+
+
+def test_the_comparison_sees_an_error():
+    case = next(c for c in covering() if c.family == "A+R+G" and c.dtype == "f32" and c.shape[1] > 9)
+    given, _ = inputs(case, case.spec)
+    numbers = case.spec, families.weights(case.spec)
+    right, eager = (evaluate("reference", x, *numbers) for x in (given.double(), given))
+    assert_agrees(case.spec, eager, eager, right)
+    for name in ("total", "terms", "grad"):
+        wrong = getattr(eager, name).clone()
+        wrong.view(-1)[-1] += 1e-4 * wrong.abs().max()
+        with pytest.raises(AssertionError, match="error .* allowed"):
+            assert_agrees(case.spec, eager._replace(**{name: wrong}), eager, right)
+    assert torch.equal(eager.total, eager.terms[-1])
