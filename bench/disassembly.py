@@ -95,8 +95,31 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
             return set().union(*(values(y, depth + 1) for y in chosen)) - {"poison", "undef"}
         return {re.sub(r"^splat \(\w+ (.*)\)$", r"\1", x)}
 
+    def one_of_two(x: str) -> tuple[float, str] | None:
+        """Of a selection between +1 or -1 and something: that number, and the something."""
+        kind, _, rest = made.get(x, "").partition(" ")
+        if kind == "extractelement":
+            return one_of_two(_operands(rest)[0])
+        chosen = _operands(rest)[1:] if kind == "select" else []
+        chosen = [re.sub(r"^splat \(\w+ (.*)\)$", r"\1", y) for y in chosen]
+        ones = [y for y in chosen if re.fullmatch(r"-?1\.0+e\+00", y)]
+        others = [y for y in chosen if y not in ones]
+        return (float(ones[0]), others[0]) if len(ones) == len(others) == 1 else None
+
+    def sign(x: str) -> bool:
+        """Whether x is 1 or else -1 or else what is neither above nor below 0 (0, or NaN), in every lane."""
+        kind, _, rest = made.get(x, "").partition(" ")
+        if kind == "insertelement":
+            vector, lane = _operands(rest)[:2]
+            return (vector in ("poison", "undef") or sign(vector)) and sign(lane)
+        outer = one_of_two(x)
+        inner = outer and one_of_two(outer[1])
+        return bool(inner) and outer[0] == -inner[0]
+
     def exact(x: str) -> bool:
         """Whether a product by x is exact: x is 0, a power of two or a sign (which hands on 0 and NaN)."""
+        if sign(x):
+            return True
         found = values(x)
         numbers = {float(v) for v in found if re.fullmatch(r"-?\d\.\d+e[+-]\d+", v)}
         if {1.0, -1.0} <= numbers:

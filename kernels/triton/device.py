@@ -7,8 +7,10 @@ shape. Prefixes: i_ program index, o_ offsets, m_ mask.
 import triton
 import triton.language as tl
 
-# Arguments by whose value no kernel is compiled anew: batches and images come in many sizes.
-SIZES = ("B", "H", "W", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
+# Arguments by whose value no kernel is compiled anew: batches come in many sizes, and so do images, except
+# where it takes the width's divisibility to load several pixels at once.
+BATCH_SIZES = ("B", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
+SIZES = (*BATCH_SIZES, "H", "W")
 FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
 
 

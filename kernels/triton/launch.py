@@ -120,7 +120,9 @@ class Forward:
         }  # fmt: skip
         # A fused multiply-add turns exact zeros into signs: never where one is taken.
         exact = {"enable_fp_fusion": False}
-        warps = {"num_warps": parameters.tile_warps, **exact}
+        # Logarithms and spreads beside the structure terms fill the registers.
+        heavy = plan.has_structure and plan.reads_inputs
+        warps = {"num_warps": parameters.tile_warps * (1 + heavy), **exact}
         sizes = (g.h, g.w, g.tiles_x, g.tiles, g.programs, r)
         self.first = Launch(
             k_moments.moments,
@@ -173,7 +175,8 @@ class Forward:
         g, parameters = self.geometry, self.parameters
         npp = up(g.programs)
         # Constants of the image's size only: a batch of another size runs the same kernel.
-        bc = max(1, min(16, 2048 // npp))
+        block = 1024 if self.acc == tl.float64 else 2048  # numbers of one block; more would spill
+        bc = max(1, min(16, block // npp))
         args = (
             self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
             self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
@@ -182,7 +185,7 @@ class Forward:
             "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
             "NPP": npp, "BC": bc, "QC": 1024,
-            "QB": max(1, min(up(g.strips), 2048 // bc)), "LEVELS": g.levels, "WORLD": self.world,
+            "QB": max(1, min(up(g.strips), block // bc)), "LEVELS": g.levels, "WORLD": self.world,
             "WP": up(self.world),
         }  # fmt: skip
         options = {"num_warps": parameters.finish_warps, "enable_fp_fusion": False}
