@@ -148,7 +148,9 @@ class Forward:
         level_g = empty(g.cells) if plan.standardised else level_p
         levels = {"NPP": up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
-        options = {"num_warps": parameters.pyramid_warps, **exact}
+        # Nearest sampling holds no cells beside the pixels.
+        light = plan.downsample == "nearest"
+        options = {"num_warps": parameters.tile_warps if light else parameters.pyramid_warps, **exact}
         pyramid = Launch(
             k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels, "DIVIDES": g.divides}, options
         )
@@ -184,7 +186,7 @@ class Forward:
         constants = {
             "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
-            "NPP": npp, "BC": bc, "QC": 1024,
+            "NPP": npp, "BC": bc, "QC": block // 2,
             "QB": max(1, min(up(g.strips), block // bc)), "LEVELS": g.levels, "WORLD": self.world,
             "WP": up(self.world),
         }  # fmt: skip

@@ -100,7 +100,7 @@ def hold(seed: int) -> None:
     rng = random.Random(seed)
     spec = draw_spec(rng)
     inputs = draw_inputs(rng, spec)
-    weights = tuple(rng.choice((0.0, 1.0, rng.uniform(-2, 2))) for _ in range(spec.num_weights))
+    weights = tuple(rng.choice((0.0, 1.0, rng.uniform(0.1, 2.0))) for _ in range(spec.num_weights))
     log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()
     arguments = inputs, spec, weights, log_vars
     assume(not near_kinks(spec, inputs).any())
