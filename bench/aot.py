@@ -29,8 +29,8 @@ import disassembly
 import harness
 import torch
 import triton
+from depthloss.kernels.plan import make_plan
 from depthloss.kernels.triton import launch, table
-from depthloss.kernels.triton.plan import make_plan
 from model import SHAPES, text_of, tiles
 from triton.backends.compiler import GPUTarget
 

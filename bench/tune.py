@@ -73,8 +73,8 @@ class Run:
     """The launches of forward and backward on one set of inputs, with given parameters."""
 
     def __init__(self, case: Case, parameters: object, maps: tuple[torch.Tensor, ...]) -> None:
+        from depthloss.kernels.plan import make_plan
         from depthloss.kernels.triton import launch
-        from depthloss.kernels.triton.plan import make_plan
 
         module = harness.build(case.loss, "reference", case.device)
         plan, maps = make_plan(module.spec), [x.squeeze(1) for x in maps]

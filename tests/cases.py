@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 import depthloss as dl
+from depthloss import ops
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", *(["cpu"] if ops.backend_status("cpu") is None else []))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 MASKS = ("none", "dense", "70%", "5%", "one empty image", "all empty")
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded mask")
@@ -65,6 +66,13 @@ LOSSES = {
     "adaptive-multi-domain": lambda: dl.AdaptiveMultiDomainLoss(),
     "fixed-multi-domain": lambda: dl.FixedMultiDomainLoss(use_inv_depth=True),
 }
+# Every loss on every backend that must run it.
+RUNS = [
+    (name, backend)
+    for name, build in LOSSES.items()
+    for backend in BACKENDS
+    if backend in (*build().spec.fused, "reference")
+]
 # These read the finite values of invalid pixels, and say so (rule 3 of the contract).
 READS_FINITE_NEIGHBOURS = {
     "g2 document",

@@ -191,6 +191,7 @@ def test_a_backend_that_does_not_load_is_a_reason(error, monkeypatch):
         raise error
 
     ops._load.cache_clear()
+    monkeypatch.setattr(ops, "_loaded", {"reference": ops.reference})
     monkeypatch.setattr(ops.importlib, "import_module", fail)
     assert ops.backend_status("cpu") == f"it does not load: {error}"
     pred, gt = cases.maps(torch.float32)

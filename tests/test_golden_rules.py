@@ -150,8 +150,8 @@ def test_kendall(case, backend):
         for i in range(n)
     )
     description = spec.LossSpec(groups, log_var_bounds=(-10.0, 10.0))
-    if backend != "reference" and (reason := ops.backend_status(backend)):
-        pytest.skip(reason)
+    if backend != "reference" and backend not in description.fused:
+        pytest.skip("several terms of a kind have no fused form")
     pred = tensor(np.ones((1, 1, 1, 1)), None, backend).requires_grad_()
     log_vars = [tensor(x, None, backend).requires_grad_() for x in case["s"]]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from depthloss.spec import LossSpec
 
+from ..plan import make_plan
 from . import launch, moments, table
 from .geometry import code_bytes
-from .plan import make_plan
 
 INTERPRETED = not isinstance(moments.moments, triton.runtime.JITFunction)
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import triton
 
-from .plan import Plan
+from ..plan import Plan
 from .table import Parameters
 
 MAX_PROGRAMS = 1024  # per image, of the phases whose partial sums other programs add up

@@ -16,6 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..plan import Plan
 from . import backward as k_backward
 from . import coefficients as k_coefficients
 from . import finish as k_finish
@@ -25,7 +26,6 @@ from . import pyramid as k_pyramid
 from . import sobel as k_sobel
 from . import totals as k_totals
 from .geometry import Geometry, cdiv, up
-from .plan import Plan
 from .table import Parameters
 
 

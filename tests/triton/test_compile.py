@@ -11,7 +11,7 @@ from depthloss.reference.statistics import working_dtype
 from depthloss.spec import SPECS
 
 from .. import cases
-from .cases import DEVICE, engine
+from .engine import DEVICE, engine
 from .test_exact import on_device, run
 
 SHAPE = (1, 1, 9, 13)

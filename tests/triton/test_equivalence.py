@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from .. import cases
-from . import families
-from .cases import DEVICE, TILES, Case, Parameters, covering, engine, geometry, inputs, product
-from .compare import Result, assert_agrees, evaluate
+from ..fused import families
+from ..fused.cases import Case, covering, inputs, product
+from ..fused.compare import Result, assert_agrees, evaluate
+from .engine import DEVICE, TILES, Parameters, engine, geometry
 
 
 def hold(case: Case, monkeypatch) -> Result:
     """Hold one case: kernels, reference in the same dtypes, reference in float64."""
     spec = case.spec
-    given, near = inputs(case, spec)
+    given, near = inputs(case, spec, DEVICE)
     if TILES[case.tiles] is not None:
         parameters, programs = TILES[case.tiles]
         monkeypatch.setattr(engine, "parameters", lambda device, height, width: parameters)

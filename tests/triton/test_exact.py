@@ -13,9 +13,10 @@ import depthloss as dl
 from depthloss.spec import Domain, Group, LogMoments, LossSpec
 
 from .. import cases
-from . import families
-from .cases import DEVICE, GRADIENT, SMALL, engine
-from .compare import Inputs, evaluate
+from ..fused import families
+from ..fused.cases import GRADIENT
+from ..fused.compare import Inputs, evaluate
+from .engine import DEVICE, SMALL, engine
 
 FUSED = [name for name, build in cases.LOSSES.items() if "triton" in build().spec.fused]
 # One of each kind of term, domain, mask and border.

@@ -8,7 +8,7 @@ import pytest
 
 from .. import test_golden as golden
 from ..golden_cases import Case, both_dtypes, params
-from .cases import engine
+from .engine import engine
 
 assert engine.unavailable() is None  # else this module was skipped
 SMALLEST = (2, 1, 17, 23)

@@ -10,7 +10,7 @@ import torch
 import depthloss as dl
 
 from .. import cases
-from .compare import ROUNDING, Inputs, assert_agrees, evaluate, near_kinks
+from ..fused.compare import ROUNDING, Inputs, assert_agrees, evaluate, near_kinks
 from .test_integration import BARS
 
 pytestmark = [

@@ -113,8 +113,8 @@ def test_a_batch_without_pixels_still_has_gradients_of_its_log_variances():
 
 
 def test_the_size_of_the_batch_is_no_constant_of_a_kernel():
+    from depthloss.kernels.plan import make_plan
     from depthloss.kernels.triton import launch, table
-    from depthloss.kernels.triton.plan import make_plan
 
     loss, constants = dl.G2Loss("document"), []
     for b in (1, 3, 16):

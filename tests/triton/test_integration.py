@@ -14,8 +14,8 @@ import depthloss as dl
 from depthloss import fused
 
 from .. import cases
-from .cases import DEVICE, engine
-from .compare import evaluate
+from ..fused.compare import evaluate
+from .engine import DEVICE, engine
 from .test_exact import FUSED, Inputs, on_device, run
 
 SHAPE = (1, 1, 9, 13)

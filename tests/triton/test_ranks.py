@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 
 from .. import cases
 from ..test_distributed import WORLD, evaluate
-from .cases import engine
 from .conftest import quick_interpreter
+from .engine import engine
 
 SHAPE = (4, 1, 9, 13)
 SPLIT = (0, 3, 4)  # three images on one rank, one on the other

@@ -3,8 +3,9 @@ rounding.
 
 In float64 the kernels must equal the reference to 1e-12 (loss, metrics) and 1e-10 (gradients). In the other
 dtypes the rule is relative to an oracle, the float64 reference on the same values: the error may be twice
-that of the reference in the dtype itself, plus a few roundings: 1e-6 for a number; for a gradient, relative
-to its largest entry, two ulp in float32, the one rounding of the result in half precision.
+that of the reference in the dtype itself, plus a few roundings: 32 ulp of float32 for a number, because the
+kernels pool p and g before they subtract them and the reference pools the difference; for a gradient,
+relative to its largest entry, two ulp in float32, the one rounding of the result in half precision.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from depthloss.reference.statistics import convert, mean_per_image, select, stan
 from depthloss.spec import Absolute, Gradient, LossSpec, Pointwise, Relative, Term
 
 ULPS = 64
+OF_A_NUMBER = 2.0**-18
 # Triton's interpreter truncates to bfloat16, the compiled kernels round.
 ROUNDING = {
     torch.float32: 2.0**-22,
@@ -102,15 +104,18 @@ def assert_agrees(
     else:
         rounding = {"gradient": ROUNDING[result.grad.dtype]}
         limits = {
-            name: 2.0 * (_largest(x) if name == "gradient" else x) + rounding.get(name, 1e-6)
+            name: torch.zeros_like(x)
+            + 2.0 * (_largest(x) if name == "gradient" else x)
+            + rounding.get(name, OF_A_NUMBER)
             for name, x in _errors(eager, oracle, skip).items()
         }
     for name, error in found.items():
-        excess = torch.nan_to_num(error - limits[name], nan=torch.inf)
+        # A gradient that does not fit into float16 does not fit in the reference either.
+        excess = torch.where(limits[name].isinf(), 0.0, torch.nan_to_num(error - limits[name], nan=torch.inf))
         if error.numel() and _largest(excess.clamp(min=0.0)) > 0:
             worst = excess.argmax().item()
             what = names[name][worst] if name in names else name
-            limit = limits[name] if isinstance(limits[name], float) else limits[name].flatten()[worst].item()
+            limit = limits[name].flatten()[worst].item()
             raise AssertionError(f"{what}: error {error.flatten()[worst].item():.3e}, allowed {limit:.3e}")
 
 
@@ -142,11 +147,13 @@ def _near_sobel(spec: dl.GradientSpec, r: Tensor, magnitude: Tensor, m: Tensor, 
             weight = pyramid.downsample(m.to(r.dtype), level, spec.downsample)
             cells, sizes = (select(weight > 0, x / select(weight > 0, weight, 1.0)) for x in (cells, sizes))
         sizes = pyramid.pad(sizes, spec.border)[:, None]
+        # Values of few bits can cancel exactly; once rounded, only equal values still do.
+        rounded = pyramid.pad(cells.float() * 0.7, spec.border)
         found = torch.zeros_like(cells, dtype=torch.bool)
-        for response, kernel in zip(
-            pyramid.sobel(pyramid.pad(cells, spec.border)), (ones, ones.mT), strict=True
-        ):
+        responses = zip(pyramid.sobel(pyramid.pad(cells, spec.border)), pyramid.sobel(rounded), strict=True)
+        for (response, again), kernel in zip(responses, (ones, ones.mT), strict=True):
             hit = _near(response, F.conv2d(sizes, kernel)[:, 0], eps)
+            hit |= (response.sign() != again.sign()) & (eps > 1e-8)
             found |= F.pad(hit, (1, 1, 1, 1)) if spec.border == "valid" else hit
         # The window of a response, and one more cell: nearest leaves its cell where the factor does not
         # divide.

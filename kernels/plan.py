@@ -1,4 +1,4 @@
-"""What the kernels are compiled for: a `LossSpec` laid out for them, as one constant."""
+"""A `LossSpec` laid out for the fused backends: what they are compiled for, or are handed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
 import torch
 
 import depthloss as dl
@@ -21,15 +20,6 @@ from .. import cases
 from . import families
 from .compare import Inputs, near_kinks
 
-pytest.importorskip("triton", reason="these tests need Triton")
-from depthloss.kernels import triton as engine  # noqa: E402
-from depthloss.kernels.triton import geometry  # noqa: E402, F401
-from depthloss.kernels.triton.table import Parameters  # noqa: E402
-
-if engine.unavailable():
-    pytest.skip(engine.unavailable(), allow_module_level=True)
-DEVICE = "cpu" if engine.INTERPRETED else "cuda"
-
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 DTYPES = {
     "f64": (F64, F64),
@@ -38,10 +28,8 @@ DTYPES = {
     "f16": (F16, F16),
     "f16 and f32": (F16, F32),
 }
-# Launch parameters and the most programs per image: one tile per image; many tiles, whose borders and halos
-# lie everywhere; few programs that loop over many tiles.
-SMALL = Parameters(tile=(16, 16), strip_rows=4, strips=1, rows=4, columns=16)
-TILES = {"one": None, "small": (SMALL, 1024), "loops": (SMALL, 2)}
+# How the Triton kernels divide an image; see tests/triton/engine.py.
+TILES = ("one", "small", "loops")
 GRADIENT = {
     "mask": ("residual", "centre", "support"),
     "downsample": ("nearest", "average", "bilinear"),
@@ -59,7 +47,7 @@ SHARED = {
     "abs_mask": (False, True),
     "layout": ("contiguous", "channels_last", "sliced", "transposed", "expanded mask", "[B, H, W]"),
     "poison": (None, "NaN", "Inf", "-1", "0"),
-    "tiles": tuple(TILES),
+    "tiles": TILES,
 }
 STRUCTURE_AXES = {"family": tuple(families.STRUCTURE), **GRADIENT, **SHARED}
 POINTWISE_AXES = {"family": tuple(families.POINTWISE), **SHARED, "shape": SHARED["shape"][:5]}
@@ -186,7 +174,7 @@ def lay_out(x: torch.Tensor, layout: str) -> torch.Tensor:
     return x[:, 0] if layout == "[B, H, W]" else cases.lay_out(x, layout)
 
 
-def _draw(case: Case, spec: LossSpec, seed: int) -> Inputs:
+def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
     b, h, w = case.shape
     shape, shared = (b, 1, h, w), case.layout == "expanded mask"
     rng = torch.Generator().manual_seed(seed + 100)
@@ -209,16 +197,16 @@ def _draw(case: Case, spec: LossSpec, seed: int) -> Inputs:
             return kept.to(case.mask_dtype).expand(m.shape)
         return lay_out(m.to(case.mask_dtype), case.layout)
 
-    return Inputs(*(x if x is None else x.to(DEVICE) for x in (pred, gt, convert(mask), convert(abs_mask))))
+    return Inputs(*(x if x is None else x.to(device) for x in (pred, gt, convert(mask), convert(abs_mask))))
 
 
-def inputs(case: Case, spec: LossSpec) -> tuple[Inputs, torch.Tensor]:
+def inputs(case: Case, spec: LossSpec, device: str = "cpu") -> tuple[Inputs, torch.Tensor]:
     """The inputs of a case and its pixels [B, H, W] near a kink: of the first seed that has none, or the
     fewest.
     """
     tried = []
     for seed in range(16):
-        found = _draw(case, spec, seed)
+        found = _draw(case, spec, seed, device)
         near = near_kinks(spec, found)
         tried.append((found, near))
         if not near.any():

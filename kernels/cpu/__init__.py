@@ -1,0 +1,187 @@
+"""The native CPU backend: one loss, forward and backward, in C++ on a few threads.
+
+`forward` and `backward` are what `depthloss.fused` puts behind autograd and behind custom operators.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from depthloss.spec import SPECS, LossSpec
+
+from ..plan import make_plan
+from .binding import COEFFICIENTS, HEAD, LEVELS, TOTALS, Call, CPlan, c_plan, library, set_map
+
+DEVICES = ("cpu",)
+_LOG_VAR = LEVELS  # behind kappa
+
+
+def unavailable() -> str | None:
+    """Why this machine cannot run the engine, or None."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def instruction_set() -> str:
+    """What the engine runs on here: ``"base"``, ``"avx2"`` or ``"avx512"``."""
+    return library().dl_instruction_set().decode()
+
+
+@functools.cache
+def _plan(key: str) -> CPlan:
+    return c_plan(make_plan(SPECS[key]))
+
+
+def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
+    """Bytes of codes that the forward of a [b, h, w] batch saves; also of symbolic sizes."""
+    levels = _plan(spec.key).levels
+    cells = [(h // 2**k) * (w // 2**k) for k in range(levels)]
+    size = 2 * h * w + sum(cells[1:2]) + 2 * sum(cells[2:])
+    return b * ((size + 1) // 2 * 2)
+
+
+def coefficient_count(b: int) -> int:
+    """Numbers that the forward saves beside the codes: doubles, which take two of float32."""
+    return 2 * (HEAD + b * COEFFICIENTS)
+
+
+def _call(
+    pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | None, dtype: torch.dtype
+) -> tuple:
+    call = Call()
+    kept = [
+        set_map(place, x)
+        for place, x in ((call.pred, pred), (call.gt, gt), (call.mask, mask), (call.abs_mask, abs_mask))
+    ]
+    call.B, call.H, call.W = pred.shape
+    call.wide = dtype == torch.float64
+    call.threads = torch.get_num_threads()
+    return call, kept
+
+
+def forward(
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    weights: Sequence[float] | Tensor,
+    log_vars: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None,
+    dtype: torch.dtype,
+    saves: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Evaluate a loss.
+
+    Args:
+        pred: [B, H, W], any strides, as `gt` and the masks.
+        gt: [B, H, W].
+        mask: non-zero = valid, or None.
+        abs_mask: mask of the absolute term, or None = `mask`.
+        spec: the loss.
+        weights: `spec.num_weights` numbers, or a tensor of them.
+        log_vars: 0-dim tensors.
+        process_group: evaluate the joined batch of its ranks, by one collective.
+        dtype: of the arithmetic and the result, float32 or float64.
+        saves: whether a backward will follow.
+
+    Returns:
+        The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
+
+    Raises:
+        MemoryError: the working memory cannot be had.
+    """
+    lib, plan = library(), _plan(spec.key)
+    call, kept = _call(pred, gt, mask, abs_mask, dtype)
+    b, h, w = pred.shape
+    wide = torch.float64
+    codes = torch.empty(code_count(spec, b, h, w) if saves else 0, dtype=torch.uint8)
+    coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype)
+    own = (
+        torch.tensor([*weights], dtype=wide)
+        if not isinstance(weights, Tensor)
+        else weights.to(wide).contiguous()
+    )
+    s = torch.stack([v.detach().to(wide) for v in log_vars]) if log_vars else own
+    terms, totals = torch.empty(len(spec.metric_names), dtype=wide), torch.empty(1, TOTALS, dtype=wide)
+    call.saves = saves
+    call.world = 1
+    call.weights, call.log_vars, call.terms = own.data_ptr(), s.data_ptr(), terms.data_ptr()
+    call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
+    state = lib.dl_measure(plan, call, totals.data_ptr())
+    if not state:
+        raise MemoryError(
+            f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"
+        )
+    if process_group is not None:
+        call.world = dist.get_world_size(process_group)
+        rows = [torch.empty_like(totals) for _ in range(call.world)]
+        dist.all_gather(rows, totals, group=process_group)
+        totals = torch.cat(rows)
+    call.totals = totals.data_ptr()
+    lib.dl_combine(call, state)
+    del kept
+    terms = terms.to(dtype)
+    return terms[-1].clone(), terms, codes, coefficients
+
+
+def backward(
+    grad_output: Tensor,
+    codes: Tensor,
+    coefficients: Tensor,
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    abs_mask: Tensor | None,
+    spec: LossSpec,
+    dtype: torch.dtype,
+    wants_pred: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups].
+
+    Without `wants_pred` the first is empty.
+    """
+    plan = _plan(spec.key)
+    wide = coefficients.view(torch.float64) if dtype != torch.float64 else coefficients
+    log_vars = (wide[_LOG_VAR : _LOG_VAR + plan.num_log_vars] * grad_output.double()).to(dtype)
+    if not wants_pred or not pred.numel():
+        return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
+    grad = torch.empty_like(pred)
+    call, kept = _call(pred, gt, mask, abs_mask, dtype)
+    set_map(call.grad, grad)
+    call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
+    call.grad_output = grad_output.item()
+    if library().dl_backward(plan, call):
+        raise MemoryError(
+            f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"
+        )
+    del kept
+    return grad, log_vars
+
+
+def choose(name: str | None) -> bool:
+    """Run on one instruction set, ``"base"``, ``"avx2"`` or ``"avx512"``; None = the best there is.
+
+    Returns:
+        Whether this machine and this build have it.
+    """
+    return not library().dl_choose(name.encode() if name else None)
+
+
+def log(x: Tensor) -> Tensor:
+    """ln x as the engine computes it.
+
+    Args:
+        x: contiguous, float32 or float64; a multiple of 16 numbers.
+    """
+    y = torch.empty_like(x)
+    library().dl_log(x.data_ptr(), y.data_ptr(), x.numel(), x.dtype == torch.float64)
+    return y

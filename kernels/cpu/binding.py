@@ -1,0 +1,202 @@
+"""The engine's library, loaded with ctypes, and its structures as engine.h has them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from depthloss import spec as s
+
+from ..plan import Plan
+
+LEVELS, GROUPS, ENTRIES = 6, 4, 6
+KINDS = ("absolute", "relative", "gradient", "difference", "log")
+TOTALS = 12 + 3 * LEVELS
+HEAD, COEFFICIENTS = LEVELS + GROUPS, 11
+CONVERSIONS = ("identity", "inverse", "shifted-inverse")
+SOBEL_MASKS = ("residual", "centre", "support")
+DOWNSAMPLES = ("nearest", "average", "bilinear")
+BORDERS = ("valid", "zero", "replicate")
+NORMALIZERS = ("full", "level", "kept")
+FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+BOOL, BYTE, NONE = 4, 5, 6
+
+
+class _Domain(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("conversion", "has_minimum", "has_maximum", "unused")),
+        ("minimum", c_double),
+        ("maximum", c_double),
+    ]
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = [(name, c_int32) for name in ("kind", "weight", "slot", "weight_slot")]
+
+
+class _Group(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in ("entries", "min_valid", "weight", "slot", "sigma_slot", "weight_slot")
+        ),
+        ("entry", _Entry * ENTRIES),
+    ]
+
+
+_FLAGS = (
+    "standardised", "plain", "positive_gt", "absolute_images", "relative_images", "log_images", "unbiased",
+    "has_clamp", "mask", "downsample", "border", "normalizer", "mean", "levels", "groups", "num_log_vars",
+    "num_metrics", "count_slot", "total_slot",
+)  # fmt: skip
+_NUMBERS = (
+    "eps", "absolute_eps", "relative_eps", "gradient_eps", "alpha", "lam", "scale", "log_eps", "offset",
+    "clamp", "low", "high",
+)  # fmt: skip
+
+
+class CPlan(ctypes.Structure):
+    """`Plan` of engine.h."""
+
+    _fields_ = [
+        ("has", c_int32 * len(KINDS)),
+        *((name, c_int32) for name in _FLAGS),
+        *((name, _Domain) for name in ("structure", "difference", "log")),
+        *((name, c_double) for name in _NUMBERS),
+        ("group", _Group * GROUPS),
+    ]
+
+
+class _Map(ctypes.Structure):
+    _fields_ = [("data", c_void_p), ("stride", c_int64 * 3), ("dtype", c_int32), ("unused", c_int32)]
+
+
+class Call(ctypes.Structure):
+    """`Call` of engine.h."""
+
+    _fields_ = [
+        *((name, _Map) for name in ("pred", "gt", "mask", "abs_mask", "grad")),
+        *((name, c_int64) for name in ("B", "H", "W")),
+        *((name, c_int32) for name in ("wide", "saves", "threads", "world")),
+        *((name, c_void_p) for name in ("weights", "log_vars", "totals", "terms", "codes", "coefficients")),
+        ("grad_output", c_double),
+    ]
+
+
+def set_map(place: _Map, x: Tensor | None) -> Tensor | None:
+    """Describe a tensor [B, H, W] to the engine; returns what must be kept alive for the call."""
+    if x is None:
+        place.dtype = NONE
+        return None
+    if x.dtype in FLOATS:
+        place.dtype = FLOATS[x.dtype]
+    elif x.dtype == torch.bool:
+        place.dtype = BOOL
+    else:
+        x = x if x.dtype in (torch.uint8, torch.int8) else x != 0
+        place.dtype = BYTE
+    place.data = x.data_ptr()
+    place.stride[:] = x.stride()
+    return x
+
+
+def _domain(d: s.Domain | None) -> _Domain:
+    if d is None:
+        return _Domain()
+    return _Domain(
+        CONVERSIONS.index(d.conversion),
+        d.minimum is not None,
+        d.maximum is not None,
+        0,
+        d.minimum or 0.0,
+        d.maximum or 0.0,
+    )
+
+
+def c_plan(plan: Plan) -> CPlan:
+    """The plan as the engine reads it."""
+    c = CPlan()
+    c.has[:] = [plan.has_absolute, plan.has_relative, plan.has_gradient, plan.has_difference, plan.has_log]
+    a, r, d, log = plan.absolute, plan.relative, plan.difference, plan.log
+    values = {
+        "standardised": plan.standardised,
+        "plain": plan.plain,
+        "positive_gt": plan.positive_gt,
+        "mask": SOBEL_MASKS.index(plan.sobel_mask),
+        "downsample": DOWNSAMPLES.index(plan.downsample),
+        "border": BORDERS.index(plan.border),
+        "normalizer": NORMALIZERS.index(plan.normalizer),
+        "mean": plan.combine == "mean",
+        "levels": plan.levels if plan.has_gradient else 0,
+        "groups": len(plan.groups),
+        "num_log_vars": plan.num_log_vars,
+        "num_metrics": plan.num_metrics,
+        "count_slot": plan.count_slot,
+        "total_slot": plan.total_slot,
+        "structure": _domain(plan.structure),
+        "difference": _domain(plan.difference_domain),
+        "log": _domain(plan.log_domain),
+        "eps": plan.eps,
+        "gradient_eps": plan.gradient_eps,
+    }
+    if a:
+        values |= {"absolute_images": a.reduction == "images", "absolute_eps": a.eps}
+    if r:
+        values |= {"relative_images": r.reduction == "images", "relative_eps": r.eps}
+    if d:
+        values["alpha"] = d.alpha
+    if log:
+        values |= {
+            "lam": log.lam,
+            "scale": log.scale,
+            "log_eps": log.eps,
+            "offset": log.offset,
+            "unbiased": log.unbiased,
+            "log_images": log.reduction == "images",
+            "has_clamp": log.clamp is not None,
+            "clamp": log.clamp or 0.0,
+        }
+    if plan.log_var_bounds is not None:
+        values["low"], values["high"] = plan.log_var_bounds
+    for name, value in values.items():
+        setattr(c, name, value)
+    for i, group in enumerate(plan.groups):
+        to = c.group[i]
+        to.entries = len(group.entries)
+        for name in ("min_valid", "weight", "slot", "sigma_slot", "weight_slot"):
+            setattr(to, name, getattr(group, name))
+        for j, entry in enumerate(group.entries):
+            to.entry[j] = _Entry(entry.kind, entry.weight, entry.slot, entry.weight_slot)
+    return c
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled engine.
+
+    Raises:
+        OSError: it was not built, does not load, or is of another version of this package.
+    """
+    found = sorted(Path(__file__).parent.glob("_engine*.so"))
+    if not found:
+        raise OSError("it was not built: install a C++17 compiler (g++ or clang++) and this package again")
+    lib = ctypes.CDLL(str(found[0]))
+    lib.dl_size.restype = lib.dl_code_bytes.restype = c_int64
+    sizes = [lib.dl_size(i) for i in range(5)]
+    if sizes != [ctypes.sizeof(CPlan), ctypes.sizeof(Call), TOTALS, HEAD, COEFFICIENTS]:
+        raise OSError(f"{found[0].name} was built from another version: build it again")
+    lib.dl_measure.restype = c_void_p
+    lib.dl_measure.argtypes = [POINTER(CPlan), POINTER(Call), c_void_p]
+    lib.dl_combine.restype = None
+    lib.dl_combine.argtypes = [POINTER(Call), c_void_p]
+    lib.dl_backward.argtypes = [POINTER(CPlan), POINTER(Call)]
+    lib.dl_code_bytes.argtypes = [POINTER(CPlan), c_int64, c_int64]
+    lib.dl_instruction_set.restype = c_char_p
+    lib.dl_choose.argtypes = [c_char_p]
+    lib.dl_log.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
+    return lib

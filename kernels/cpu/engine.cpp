@@ -1,0 +1,329 @@
+// Runs the phases over the images of a batch: for some images at a time, so that they stay in the cache.
+#include "engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "threads.h"
+
+#define DECLARE(isa)                              \
+    namespace isa {                               \
+    extern const Phases single, twice;            \
+    void log_of(const float*, float*, int64_t);   \
+    void log_of(const double*, double*, int64_t); \
+    }
+DECLARE(base)
+#ifdef DL_X86
+DECLARE(avx2)
+DECLARE(avx512)
+#endif
+
+namespace {
+
+constexpr int64_t CACHE = 6 << 20;  // bytes of inputs of the images in flight
+constexpr int64_t ALIGN = 64;
+
+int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
+
+// The instruction sets that were compiled, from the least on, and the one in use.
+const char* const NAMES[] = {"base", "avx2", "avx512"};
+int best() {
+#ifdef DL_X86
+    __builtin_cpu_init();
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return avx512 ? 2 : __builtin_cpu_supports("avx2") ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+int chosen = -1;
+int instruction_set() { return chosen < 0 ? best() : chosen; }
+
+const Phases& phases(bool wide) {
+#ifdef DL_X86
+    switch (instruction_set()) {
+        case 2:
+            return wide ? avx512::twice : avx512::single;
+        case 1:
+            return wide ? avx2::twice : avx2::single;
+    }
+#endif
+    return wide ? base::twice : base::single;
+}
+
+// Memory that grows and is used again: fresh pages cost more than the arithmetic on them.
+struct Buffer {
+    char* data = nullptr;
+    int64_t size = 0;
+    char* take(int64_t bytes) {
+        if (bytes > size) {
+            std::free(data);
+            size = 0;
+            data = static_cast<char*>(std::aligned_alloc(ALIGN, static_cast<size_t>(up(bytes))));
+            if (!data) throw std::bad_alloc();
+            size = bytes;
+        }
+        return data;
+    }
+    ~Buffer() { std::free(data); }
+};
+
+struct Workspace {
+    Buffer arenas, pyramids;
+    std::vector<Image> images;
+    std::vector<Band> bands;
+    std::vector<LevelBand> levels;
+    std::vector<Pyramid> maps;
+    std::vector<int> columns[LEVELS];
+    Layout layout;
+    Work work;
+};
+
+std::mutex idle_mutex;
+std::vector<std::unique_ptr<Workspace>>& idle() {
+    static auto* all = new std::vector<std::unique_ptr<Workspace>>;
+    return *all;
+}
+std::unique_ptr<Workspace> take() {
+    std::lock_guard<std::mutex> lock(idle_mutex);
+    if (idle().empty()) return std::make_unique<Workspace>();
+    auto space = std::move(idle().back());
+    idle().pop_back();
+    return space;
+}
+void give_back(std::unique_ptr<Workspace> space) {
+    std::lock_guard<std::mutex> lock(idle_mutex);
+    if (idle().size() < 4) idle().push_back(std::move(space));
+}
+
+Layout layout_of(const Plan& plan, int64_t h, int64_t w) {
+    Layout layout{};
+    const int smallest = plan.border == VALID ? 3 : 1;
+    int64_t o = 0;
+    for (int k = 0; k < plan.levels; k++) {
+        layout.h[k] = static_cast<int>(h >> k), layout.w[k] = static_cast<int>(w >> k);
+        layout.active[k] = std::min(layout.h[k], layout.w[k]) >= smallest;
+        if (k < 2) continue;
+        layout.cells[k] = o;
+        o += 2 * static_cast<int64_t>(layout.h[k]) * layout.w[k];
+    }
+    layout.code = o;
+    layout.adjoint = o + h * w;
+    layout.cells[1] = o + 2 * h * w;
+    if (plan.levels > 1) o += static_cast<int64_t>(layout.h[1]) * layout.w[1];
+    layout.size = up(o + 2 * h * w, 2);
+    return layout;
+}
+
+bool has_structure(const Plan& plan) {
+    return plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
+}
+
+void lay_out(Workspace& space, const Plan& plan, const Call& call) {
+    Work& work = space.work;
+    work = Work{};
+    work.plan = &plan;
+    work.call = &call;
+    space.layout = layout_of(plan, call.H, call.W);
+    work.layout = &space.layout;
+    work.bands_per_image = static_cast<int>((call.H + BAND - 1) / BAND);
+    if (plan.downsample == NEAREST)
+        for (int k = 1; k < plan.levels; k++) {
+            auto& columns = space.columns[k];
+            const int64_t n = space.layout.w[k];
+            columns.resize(static_cast<size_t>(n));
+            for (int64_t j = 0; j < n; j++)
+                columns[static_cast<size_t>(j)] = static_cast<int>(j * call.W / n);
+            work.columns[k] = columns.data();
+        }
+}
+
+// The maps of the coarse levels for `images` images.
+void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int64_t images) {
+    const int64_t cell = call.wide ? 8 : 4;
+    space.maps.assign(static_cast<size_t>(images), Pyramid{});
+    char* memory = nullptr;
+    int64_t o = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        o = 0;
+        for (auto& maps : space.maps)
+            for (int k = 1; k < plan.levels; k++) {
+                maps.stride[k] = up(space.layout.w[k], 16) + 2 * MARGIN;
+                const int64_t n = maps.stride[k] * space.layout.h[k];
+                const auto piece = [&](int64_t bytes) {
+                    char* p = memory ? memory + o : nullptr;
+                    o += up(bytes);
+                    return p;
+                };
+                maps.residual[k] = piece(n * cell);
+                if (plan.standardised) maps.centred[k] = piece(n * cell);
+                maps.count[k] = reinterpret_cast<uint16_t*>(piece(2 * n));
+                maps.half[k] = reinterpret_cast<uint8_t*>(piece(n));
+            }
+        if (!pass) memory = space.pyramids.take(std::max<int64_t>(o, 1));
+    }
+    space.work.pyramids = space.maps.data();
+}
+
+void set_means(Workspace& space, int64_t b) {
+    const Work& work = space.work;
+    double p = 0, g = 0, n = 0;
+    for (int i = 0; i < work.bands_per_image; i++) {
+        const Band& band = work.bands[b * work.bands_per_image + i];
+        p += band.p, g += band.g, n += static_cast<double>(band.n_all);
+    }
+    Image& image = space.images[static_cast<size_t>(b)];
+    image = Image{0, 0, 1, 1};
+    if (work.plan->standardised && n > 0) image.mu_p = p / n, image.mu_g = g / n;
+}
+
+void set_scales(Workspace& space, int64_t b) {
+    const Work& work = space.work;
+    double p = 0, g = 0, n = 0;
+    for (int i = 0; i < work.bands_per_image; i++) {
+        const Band& band = work.bands[b * work.bands_per_image + i];
+        p += band.dev_p, g += band.dev_g, n += static_cast<double>(band.n_all);
+    }
+    Image& image = space.images[static_cast<size_t>(b)];
+    image.inv_p = n > 0 ? 1 / (p / n + work.plan->eps) : 0;
+    image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
+}
+
+void measure(Workspace& space, const Plan& plan, const Call& call) {
+    lay_out(space, plan, call);
+    Work& work = space.work;
+    const int64_t bands = work.bands_per_image;
+    space.images.assign(static_cast<size_t>(call.B), Image{});
+    space.bands.assign(static_cast<size_t>(call.B * bands), Band{});
+    space.levels.assign(static_cast<size_t>(call.B * LEVELS * bands), LevelBand{});
+    work.images = space.images.data();
+    work.bands = space.bands.data();
+    work.levels = space.levels.data();
+    const Phases& run = phases(call.wide);
+    const int64_t arena = up(run.arena_bytes(call.W)), bytes = call.H * call.W * (call.wide ? 17 : 9);
+    char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
+    const int64_t at_once = std::min(call.B, std::max<int64_t>(1, CACHE / std::max<int64_t>(bytes, 1)));
+    if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, at_once);
+    for (int64_t first = 0; first < call.B && bands; first += at_once) {
+        const int64_t images = std::min(at_once, call.B - first);
+        work.first = first;
+        const auto each = [&](auto phase) {
+            parallel(images * bands, call.threads, [&](int64_t i, int worker) {
+                phase(work, first + i / bands, static_cast<int>(i % bands), arenas + worker * arena);
+            });
+        };
+        each(run.moments);
+        if (!has_structure(plan)) continue;
+        for (int64_t b = first; b < first + images; b++) set_means(space, b);
+        if (plan.standardised) {
+            each(run.deviations);
+            for (int64_t b = first; b < first + images; b++) set_scales(space, b);
+        }
+        each(run.structure);
+        if (!plan.has[GRADIENT] || plan.levels < 2) continue;
+        // The coarse levels: bands of level 1 for every image, then of level 2, ...
+        int64_t begin[LEVELS + 1] = {0, 0};
+        for (int k = 1; k < plan.levels; k++)
+            begin[k + 1] =
+                begin[k] + (space.layout.active[k] ? images * ((space.layout.h[k] + BAND - 1) / BAND) : 0);
+        parallel(begin[plan.levels], call.threads, [&](int64_t i, int worker) {
+            int k = 1;
+            while (i >= begin[k + 1]) k++;
+            const int64_t of_image = (space.layout.h[k] + BAND - 1) / BAND, j = i - begin[k];
+            run.level(work, first + j / of_image, k, static_cast<int>(j % of_image), arenas + worker * arena);
+        });
+    }
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Every function that can run out of memory returns NULL or 1 then.
+
+// Phases 1 to 3 and the totals of this rank; what `dl_combine` goes on from.
+EXPORT void* dl_measure(const Plan* plan, const Call* call, double* totals) {
+    try {
+        auto space = take();
+        measure(*space, *plan, *call);
+        collect(space->work, totals);
+        return space.release();
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+// The loss, its metrics and coefficients, from the totals of all ranks.
+EXPORT void dl_combine(const Call* call, void* handle) {
+    std::unique_ptr<Workspace> space(static_cast<Workspace*>(handle));
+    space->work.call = call;
+    combine(space->work);
+    give_back(std::move(space));
+}
+
+EXPORT int dl_backward(const Plan* plan, const Call* call) {
+    try {
+        auto space = take();
+        lay_out(*space, *plan, *call);
+        const Phases& run = phases(call->wide);
+        const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
+        char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
+        parallel(call->B * bands, call->threads, [&](int64_t i, int worker) {
+            run.gradient(space->work, i / bands, static_cast<int>(i % bands), arenas + worker * arena);
+        });
+        give_back(std::move(space));
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+EXPORT int64_t dl_code_bytes(const Plan* plan, int64_t h, int64_t w) { return layout_of(*plan, h, w).size; }
+
+// Sizes that binding.py checks against its own.
+EXPORT int64_t dl_size(int what) {
+    const int64_t sizes[] = {sizeof(Plan), sizeof(Call), TOTALS, HEAD, COEFFICIENTS};
+    return sizes[what];
+}
+
+EXPORT const char* dl_instruction_set() { return NAMES[instruction_set()]; }
+
+// Chooses one by name; NULL is the best. 1: this machine or this build does not have it.
+EXPORT int dl_choose(const char* name) {
+    if (!name) {
+        chosen = -1;
+        return 0;
+    }
+    for (int i = 0; i <= best(); i++)
+        if (!std::strcmp(name, NAMES[i])) {
+            chosen = i;
+            return 0;
+        }
+    return 1;
+}
+
+// ln of n numbers, a multiple of 16, as the engine computes it.
+EXPORT void dl_log(const void* x, void* y, int64_t n, int wide) {
+#define LOG_OF(isa)                                                             \
+    if (wide)                                                                   \
+        isa::log_of(static_cast<const double*>(x), static_cast<double*>(y), n); \
+    else                                                                        \
+        isa::log_of(static_cast<const float*>(x), static_cast<float*>(y), n);
+    switch (instruction_set()) {
+#ifdef DL_X86
+        case 2:
+            LOG_OF(avx512) break;
+        case 1:
+            LOG_OF(avx2) break;
+#endif
+        default:
+            LOG_OF(base)
+    }
+}

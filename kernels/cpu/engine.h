@@ -1,0 +1,181 @@
+// The plain C interface of the engine, and what its phases share. Plain data only: binding.py mirrors it.
+#pragma once
+#include <cstdint>
+
+constexpr int LEVELS = 6;
+constexpr int GROUPS = 4;
+constexpr int ENTRIES = 6;
+constexpr int BAND = 64;  // rows that are summed on their own: the same for any number of threads
+
+enum Kind { ABSOLUTE, RELATIVE, GRADIENT, DIFFERENCE, LOG, KINDS };
+enum Dtype { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BOOL, BYTE, NONE };
+enum Conversion { IDENTITY, INVERSE, SHIFTED };
+enum SobelMask { RESIDUAL, CENTRE, SUPPORT };
+enum Downsample { NEAREST, AVERAGE, BILINEAR };
+enum Border { VALID, ZERO, REPLICATE };
+enum Normalizer { FULL, LEVEL, KEPT };
+
+extern "C" {
+
+// A map [B, H, W]; strides in elements. BOOL bytes are 0 or 1, BYTE anything; NONE is no mask.
+struct Map {
+    void* data;
+    int64_t stride[3];
+    int32_t dtype, unused;
+};
+
+struct Domain {
+    int32_t conversion, has_minimum, has_maximum, unused;
+    double minimum, maximum;
+};
+
+// A term in its group: its kind, which weight is its own, where its metrics go (-1: nowhere).
+struct Entry {
+    int32_t kind, weight, slot, weight_slot;
+};
+
+struct Group {
+    int32_t entries, min_valid, weight, slot, sigma_slot, weight_slot;
+    Entry entry[ENTRIES];
+};
+
+// A loss as depthloss.kernels.plan lays it out.
+struct Plan {
+    int32_t has[KINDS];
+    int32_t standardised, plain, positive_gt;
+    int32_t absolute_images, relative_images, log_images, unbiased, has_clamp;
+    int32_t mask, downsample, border, normalizer, mean, levels;
+    int32_t groups, num_log_vars, num_metrics, count_slot, total_slot;
+    Domain structure, difference, log;
+    double eps, absolute_eps, relative_eps, gradient_eps;
+    double alpha, lam, scale, log_eps, offset, clamp;
+    double low, high;  // bounds of the log-variances
+    Group group[GROUPS];
+};
+
+// One call. `codes` and `coefficients` are what the forward keeps for the backward.
+struct Call {
+    Map pred, gt, mask, abs_mask, grad;
+    int64_t B, H, W;
+    int32_t wide;   // arithmetic in double
+    int32_t saves;  // a backward will follow
+    int32_t threads, world;
+    const double* weights;
+    const double* log_vars;
+    double* totals;  // [world, TOTALS]
+    double* terms;   // [num_metrics]
+    uint8_t* codes;
+    double* coefficients;
+    double grad_output;
+};
+}
+
+// What a band of an image sums to. Means come with the pixels they are over.
+struct Spread {
+    double n, mean, sum;  // sum of squared differences from the mean
+};
+
+struct Band {
+    int64_t n, n_abs, n_all;
+    double absolute, p, g, visible;
+    Spread difference, log;
+    double dev_p, dev_g;
+    double relative, sign_dev_r;  // sum |r|, sum sign(r) (p - mu)
+    int64_t sign_r, sign_p;
+};
+
+struct LevelBand {
+    double response, u_z, cells;
+    int64_t kept, u_one;
+};
+
+// Of one image, in the order of what the phases need.
+struct Image {
+    double mu_p, mu_g, inv_p, inv_g;
+};
+
+// Where the parts of `codes` of an image lie: one byte a pixel, the adjoint of level 0, the coarse levels.
+struct Layout {
+    int64_t code, adjoint, cells[LEVELS], size;
+    int h[LEVELS], w[LEVELS], active[LEVELS];
+};
+
+// The maps of the levels k >= 1 of one image, freed after the forward: rows of `stride` with a margin.
+struct Pyramid {
+    void* residual[LEVELS];
+    void* centred[LEVELS];
+    uint16_t* count[LEVELS];  // pixels that a cell samples: valid ones; of mask centre the ones it reads
+    uint8_t* half[LEVELS];    // mask centre: more than half valid
+    int64_t stride[LEVELS];
+};
+
+// All that a phase needs for one image.
+struct Work {
+    const Plan* plan;
+    const Call* call;
+    const Layout* layout;
+    const int* columns[LEVELS];  // nearest: the column that a cell samples
+    Image* images;
+    Band* bands;        // [B, bands]
+    LevelBand* levels;  // [B, LEVELS, bands]
+    Pyramid* pyramids;  // of the images in flight
+    int64_t first;      // the first of them
+    int bands_per_image;
+};
+
+constexpr int MARGIN = 64;  // elements before and behind a row
+
+// The phases for one instruction set and one type of arithmetic; `arena` is a thread's own memory.
+struct Phases {
+    void (*moments)(const Work&, int64_t b, int band, char* arena);
+    void (*deviations)(const Work&, int64_t b, int band, char* arena);
+    void (*structure)(const Work&, int64_t b, int band, char* arena);
+    void (*level)(const Work&, int64_t b, int k, int band, char* arena);
+    void (*gradient)(const Work&, int64_t b, int band, char* arena);
+    int64_t (*arena_bytes)(int64_t w);
+};
+
+// What ranks exchange.
+enum Total {
+    T_IMAGES,
+    T_COUNT,
+    T_ABS_COUNT,
+    T_ABS_FLOORED,
+    T_STATISTICS,
+    T_ABSOLUTE,
+    T_RELATIVE,
+    T_VISIBLE,
+    T_DIFF_MEAN,
+    T_DIFF_SPREAD,
+    T_LOG_MEAN,
+    T_LOG_SPREAD,
+    T_RESPONSE,
+    T_KEPT = T_RESPONSE + LEVELS,
+    T_CELLS = T_KEPT + LEVELS,
+    TOTALS = T_CELLS + LEVELS
+};
+
+// `coefficients`: HEAD numbers of the batch, then COEFFICIENTS per image.
+enum Coefficient {
+    ABS_WEIGHT,
+    REL_WEIGHT,
+    SCALE,
+    MEAN_WEIGHT,
+    SIGN_WEIGHT,
+    DIFF_SLOPE,
+    DIFF_CENTRE,
+    DIFF_SHIFT,
+    LOG_SLOPE,
+    LOG_CENTRE,
+    LOG_SHIFT,
+    COEFFICIENTS
+};
+constexpr int KAPPA = 0, LOG_VAR = LEVELS, HEAD = LEVELS + GROUPS;
+
+void collect(const Work& work, double* totals);
+void combine(const Work& work);
+
+// Bits of a pixel's code: a sign + 1 at each of the first three, then flags.
+constexpr int SIGN_R = 0, SIGN_D = 2, SIGN_P = 4, VALID_BIT = 64, READ_BIT = 128;
+// A coarse cell: the adjoint + 16, and above it the count - 1.
+constexpr int ADJOINT_BITS = 6, ADJOINT_ZERO = 16;

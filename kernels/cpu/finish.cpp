@@ -1,0 +1,293 @@
+// Phase 4: from the bands' sums to the loss, the metrics and what the backward needs per image; in double.
+//
+//     kappa_k = w_G F / (normaliser_k + eps) / levels counted;  F = the factor of the term's group in the
+//     total Kendall: total = sum exp(-s)/2 L + s/2, F = exp(-s)/2, d total/d s = 1/2 - exp(-s)/2 L
+#include <algorithm>
+#include <cmath>
+
+#include "engine.h"
+
+namespace {
+
+double share(double part, double n) { return n > 0 ? part / n : 0; }
+double over(double x, double n) { return n != 0 ? x / n : 0; }
+
+void merge(Spread& a, const Spread& b) {
+    if (b.n == 0) return;
+    const double n = a.n + b.n, d = b.mean - a.mean, part = b.n / n;
+    a.mean += d * part;
+    a.sum += b.sum + d * d * (a.n * part);
+    a.n = n;
+}
+
+// The sums of an image over its bands, in their order.
+Band band_sums(const Work& work, int64_t b) {
+    Band total{};
+    for (int i = 0; i < work.bands_per_image; i++) {
+        const Band& x = work.bands[b * work.bands_per_image + i];
+        total.n += x.n, total.n_abs += x.n_abs, total.n_all += x.n_all;
+        total.absolute += x.absolute, total.p += x.p, total.g += x.g, total.visible += x.visible;
+        merge(total.difference, x.difference);
+        merge(total.log, x.log);
+        total.dev_p += x.dev_p, total.dev_g += x.dev_g;
+        total.relative += x.relative, total.sign_dev_r += x.sign_dev_r;
+        total.sign_r += x.sign_r, total.sign_p += x.sign_p;
+    }
+    return total;
+}
+
+LevelBand level_sums(const Work& work, int64_t b, int k) {
+    LevelBand total{};
+    for (int i = 0; i < work.bands_per_image; i++) {
+        const LevelBand& x = work.levels[(b * LEVELS + k) * work.bands_per_image + i];
+        total.response += x.response, total.u_z += x.u_z, total.cells += x.cells;
+        total.kept += x.kept, total.u_one += x.u_one;
+    }
+    return total;
+}
+
+// V + (1 - lam) mean^2 + eps of SILog, its root, and the factor n/(n - 1) that V holds if unbiased.
+struct Root {
+    double value, factor;
+};
+Root root_of(const Spread& s, const Plan& plan) {
+    const double factor = plan.unbiased ? s.n / (s.n > 2 ? s.n - 1 : 1) : 1;
+    const double x = share(s.sum, s.n) * factor + (1 - plan.lam) * s.mean * s.mean + plan.log_eps;
+    return {s.n > 0 && x != 0 ? std::sqrt(x) : 0, factor};
+}
+
+// D_k(m) of one valid pixel: 1 over the pixels that a cell samples.
+double unit(const Plan& plan, int k) {
+    if (plan.downsample == AVERAGE) return 1.0 / static_cast<double>(int64_t(1) << (2 * k));
+    return plan.downsample == BILINEAR && k ? 0.25 : 1;
+}
+
+double norm_l1(double n, double images, bool by_image, double eps) {
+    if (by_image) return std::max(images, 1.0);
+    return eps > 0 ? n + eps : std::max(n, 1.0);
+}
+
+double clamped(double v, const Plan& plan) { return std::min(std::max(v, plan.low), plan.high); }
+
+// The value of every kind of term, the levels of the gradient term, and what the backward needs of them.
+struct Values {
+    double term[KINDS] = {};
+    double level[LEVELS] = {}, kept[LEVELS] = {}, kappa[LEVELS] = {};
+    double n = 0, n_all = 0, images = 0, norm_a = 1, norm_r = 1;
+    Spread difference{}, log{};
+    Root root{};
+};
+
+double joined(const Call& call, int item) {
+    double total = 0;
+    for (int r = 0; r < call.world; r++) total += call.totals[r * TOTALS + item];
+    return total;
+}
+
+Spread joined_spread(const Call& call, int mean, int spread) {
+    Spread total{};
+    for (int r = 0; r < call.world; r++) {
+        const double* t = call.totals + r * TOTALS;
+        merge(total, {t[T_STATISTICS], t[mean], t[spread]});
+    }
+    return total;
+}
+
+void gradient_term(const Plan& plan, const Call& call, Values& v) {
+    double counted = 0, sum = 0;
+    for (int k = 0; k < plan.levels; k++) {
+        const double kept = joined(call, T_KEPT + k);
+        double norm = kept;
+        if (plan.normalizer == FULL)
+            norm = v.n_all;
+        else if (plan.normalizer == LEVEL && plan.mask != SUPPORT)
+            norm = joined(call, T_CELLS + k) * (plan.mask == RESIDUAL ? unit(plan, k) : 1);
+        const bool on = norm > 0 && kept > 0;
+        if (plan.normalizer != KEPT) norm += plan.gradient_eps;
+        v.kept[k] = kept;
+        v.kappa[k] = on ? 1 / norm : 0;
+        v.level[k] = on ? joined(call, T_RESPONSE + k) / norm : 0;
+        sum += v.level[k];
+        counted += kept > 0;
+    }
+    if (plan.mean) {
+        counted = plan.mask == SUPPORT ? std::max(counted, 1.0) : plan.levels;
+        for (double& kappa : v.kappa) kappa /= counted;
+        sum /= counted;
+    }
+    v.term[GRADIENT] = sum + joined(call, T_VISIBLE);
+}
+
+Values values_of(const Plan& plan, const Call& call) {
+    Values v;
+    v.n = joined(call, T_COUNT), v.n_all = joined(call, T_STATISTICS), v.images = joined(call, T_IMAGES);
+    if (plan.has[ABSOLUTE]) {
+        v.norm_a = plan.plain ? joined(call, T_ABS_FLOORED) + plan.absolute_eps
+                              : norm_l1(joined(call, T_ABS_COUNT), v.images, plan.absolute_images,
+                                        plan.absolute_eps);
+        v.term[ABSOLUTE] = joined(call, T_ABSOLUTE) / v.norm_a;
+    }
+    if (plan.has[RELATIVE]) {
+        v.norm_r = norm_l1(v.n_all, v.images, plan.relative_images, plan.plain ? 0 : plan.relative_eps);
+        v.term[RELATIVE] = joined(call, T_RELATIVE) / v.norm_r;
+    }
+    if (plan.has[GRADIENT]) gradient_term(plan, call, v);
+    if (plan.has[DIFFERENCE]) {
+        v.difference = joined_spread(call, T_DIFF_MEAN, T_DIFF_SPREAD);
+        v.term[DIFFERENCE] =
+            share(v.difference.sum, v.n_all) + plan.alpha * v.difference.mean * v.difference.mean;
+    }
+    if (plan.has[LOG] && plan.log_images)
+        v.term[LOG] = plan.scale * joined(call, T_LOG_MEAN) / std::max(v.images, 1.0);
+    else if (plan.has[LOG]) {
+        v.log = joined_spread(call, T_LOG_MEAN, T_LOG_SPREAD);
+        v.root = root_of(v.log, plan);
+        v.term[LOG] = plan.scale * v.root.value;
+    }
+    return v;
+}
+
+// Adds up the groups; leaves the metrics, the gradients of the log-variances, and each kind's factor.
+void add_groups(const Plan& plan, const Call& call, const Values& v, double* factor) {
+    double total = 0, precisions = 0;
+    const bool kendall = plan.num_log_vars > 0;
+    for (int i = 0; i < plan.num_log_vars; i++) precisions += std::exp(-clamped(call.log_vars[i], plan));
+    for (int i = 0; i < plan.groups; i++) {
+        const Group& group = plan.group[i];
+        const bool open = v.n >= group.min_valid, on = open && v.n >= 1;
+        const double s = kendall ? clamped(call.log_vars[i], plan) : 0, precision = std::exp(-s);
+        const double outer = kendall ? (on ? 0.5 * precision : 0) : call.weights[group.weight];
+        double loss = 0;
+        for (int e = 0; e < group.entries; e++) {
+            const Entry& entry = group.entry[e];
+            // Statistics "all" takes every pixel of every term but the absolute one, whatever the mask.
+            const bool gate = open || (plan.plain && entry.kind != ABSOLUTE);
+            const double weight = call.weights[entry.weight], value = gate ? v.term[entry.kind] : 0;
+            call.terms[entry.slot] = value;
+            if (entry.weight_slot >= 0) call.terms[entry.weight_slot] = weight;
+            if (entry.kind == GRADIENT) {
+                double* part = call.terms + entry.slot + 1 + (entry.weight_slot >= 0);
+                for (int k = 0; k < plan.levels; k++) {
+                    part[k] = gate ? v.level[k] : 0;
+                    part[plan.levels + k] = gate || plan.mask == RESIDUAL ? v.kept[k] : 0;
+                }
+            }
+            loss += weight * value;
+            factor[entry.kind] = gate ? outer * weight : 0;
+        }
+        if (group.slot >= 0) call.terms[group.slot] = loss;
+        if (kendall) {
+            if (on) total += 0.5 * precision * loss + 0.5 * s;
+            call.coefficients[LOG_VAR + i] = on ? 0.5 - 0.5 * precision * loss : 0;
+            call.terms[group.sigma_slot] = std::exp(0.5 * s);
+            call.terms[group.weight_slot] = precision / precisions;
+        } else
+            total += outer * loss;
+    }
+    call.terms[plan.count_slot] = v.n;
+    call.terms[plan.total_slot] = total;
+}
+
+void image_coefficients(const Work& work, int64_t b, const Values& v, const double* f, const double* kappa) {
+    const Plan& plan = *work.plan;
+    const Call& call = *work.call;
+    double* c = call.coefficients + HEAD + b * COEFFICIENTS;
+    std::fill(c, c + COEFFICIENTS, 0.0);
+    const Band sums = band_sums(work, b);
+    const double n = static_cast<double>(sums.n_all), images = std::max(v.images, 1.0);
+    if (plan.has[ABSOLUTE]) {
+        c[ABS_WEIGHT] = f[ABSOLUTE] / v.norm_a;
+        if (plan.absolute_images && !plan.plain)
+            c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
+    }
+    if (plan.has[RELATIVE] || plan.has[GRADIENT]) {
+        double w_r = f[RELATIVE] / v.norm_r;
+        if (plan.relative_images) w_r /= std::max(n, 1.0);
+        c[REL_WEIGHT] = w_r;
+        // By selection, not by product: a term that is left out leaves out its NaN.
+        const bool wanted = w_r != 0 || f[GRADIENT] != 0;
+        c[SCALE] = wanted ? work.images[b].inv_p : 0;
+        if (plan.standardised && wanted && n > 0) {
+            double one = 0, z = 0;
+            for (int k = 0; plan.has[GRADIENT] && k < plan.levels; k++) {
+                if (kappa[k] == 0) continue;
+                const LevelBand level = level_sums(work, b, k);
+                z += kappa[k] * level.u_z;
+                one += kappa[k] * unit(plan, k) * static_cast<double>(level.u_one);
+            }
+            if (w_r != 0) {
+                one += w_r * static_cast<double>(sums.sign_r);
+                z += w_r * sums.sign_dev_r;
+            }
+            z *= work.images[b].inv_p;
+            c[SIGN_WEIGHT] = z / n;
+            c[MEAN_WEIGHT] = (one - static_cast<double>(sums.sign_p) / n * z) / n;
+        }
+    }
+    if (plan.has[DIFFERENCE]) {
+        c[DIFF_SLOPE] = over(2 * f[DIFFERENCE], v.n_all);
+        c[DIFF_CENTRE] = v.difference.mean;
+        c[DIFF_SHIFT] = c[DIFF_SLOPE] * plan.alpha * v.difference.mean;
+    }
+    if (plan.has[LOG] && f[LOG] != 0) {
+        const Spread& log = plan.log_images ? sums.log : v.log;
+        const Root root = plan.log_images ? root_of(log, plan) : v.root;
+        const double slope =
+            over(over(f[LOG] * plan.scale / (plan.log_images ? images : 1), log.n), root.value);
+        c[LOG_SLOPE] = slope * root.factor;
+        c[LOG_CENTRE] = log.mean;
+        c[LOG_SHIFT] = slope * (1 - plan.lam) * log.mean;
+    }
+}
+
+}  // namespace
+
+// The totals of this rank's batch.
+void collect(const Work& work, double* totals) {
+    const Plan& plan = *work.plan;
+    Spread difference{}, log{};
+    std::fill(totals, totals + TOTALS, 0.0);
+    totals[T_IMAGES] = static_cast<double>(work.call->B);
+    for (int64_t b = 0; b < work.call->B; b++) {
+        const Band sums = band_sums(work, b);
+        const double n_abs = static_cast<double>(sums.n_abs), n = static_cast<double>(sums.n_all);
+        totals[T_COUNT] += static_cast<double>(sums.n);
+        totals[T_ABS_COUNT] += n_abs;
+        totals[T_ABS_FLOORED] += std::max(n_abs, 1.0);
+        totals[T_STATISTICS] += n;
+        totals[T_ABSOLUTE] +=
+            plan.absolute_images && !plan.plain ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
+        totals[T_RELATIVE] += plan.relative_images ? sums.relative / std::max(n, 1.0) : sums.relative;
+        // 0, or NaN if a valid pixel of the gradient term is.
+        totals[T_VISIBLE] += 0 * (plan.standardised ? sums.p + sums.g : sums.visible);
+        merge(difference, sums.difference);
+        if (plan.log_images)
+            totals[T_LOG_MEAN] += root_of(sums.log, plan).value;
+        else
+            merge(log, sums.log);
+        for (int k = 0; k < plan.levels; k++) {
+            const LevelBand level = level_sums(work, b, k);
+            totals[T_RESPONSE + k] += level.response;
+            totals[T_KEPT + k] += static_cast<double>(level.kept);
+            totals[T_CELLS + k] += level.cells;
+        }
+    }
+    totals[T_DIFF_MEAN] = difference.mean, totals[T_DIFF_SPREAD] = difference.sum;
+    if (!plan.log_images) totals[T_LOG_MEAN] = log.mean, totals[T_LOG_SPREAD] = log.sum;
+}
+
+// The loss, the metrics and the coefficients, from the totals of all ranks.
+void combine(const Work& work) {
+    const Plan& plan = *work.plan;
+    const Call& call = *work.call;
+    const Values v = values_of(plan, call);
+    double factor[KINDS] = {};
+    add_groups(plan, call, v, factor);
+    if (!call.saves) return;
+    // Each rank's gradient is that of all ranks' equal losses.
+    double kappa[LEVELS];
+    for (double& f : factor) f *= call.world;
+    for (int k = 0; k < LEVELS; k++)
+        kappa[k] = call.coefficients[KAPPA + k] = factor[GRADIENT] == 0 ? 0 : v.kappa[k] * factor[GRADIENT];
+    for (int64_t b = 0; b < call.B; b++) image_coefficients(work, b, v, factor, kappa);
+}

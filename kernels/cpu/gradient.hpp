@@ -1,0 +1,240 @@
+// Phase 5, the backward: from the codes to the gradient of every pixel.
+//
+//     u = w_R sign(r) + a_mask sum_k kappa_k D_k^T(a_k / pixels);
+//     dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output (dd/dp dL/dd +
+//     ...)
+//
+// Reads the codes (2.41 bytes/pixel); p for a converted domain; p, g, m for terms that are no L1. Saves
+// nothing.
+#pragma once
+#include "rows.hpp"
+
+namespace DL_ISA {
+
+// What the coarse levels add to the pixels of a row.
+template <class T>
+struct CoarseRows {
+    const Work& work;
+    const Plan& plan;
+    const uint8_t* codes;
+    const double* kappa;
+    const int64_t w;
+    T *extra, *cell[LEVELS];
+    bool any = false;
+
+    CoarseRows(const Work& work_, int64_t b, Arena& arena)
+        : work(work_),
+          plan(*work_.plan),
+          codes(work_.call->codes + b * work_.layout->size),
+          kappa(work_.call->coefficients + KAPPA),
+          w(work_.call->W),
+          extra(arena.row<T>()) {
+        for (int k = 1; k < plan.levels; k++) {
+            cell[k] = arena.row<T>();
+            any = any || on(k);
+        }
+        for (int64_t x = 0; x < blocks(w); x++) extra[x] = 0;
+    }
+    bool on(int k) const { return work.layout->active[k] && kappa[k] != 0; }
+
+    // kappa_k a / pixels of one row of cells.
+    void cells(int k, int64_t row) {
+        const int64_t n = work.layout->w[k];
+        const double unit = plan.downsample == NEAREST    ? 1
+                            : plan.downsample == BILINEAR ? 4
+                                                          : double(int64_t(1) << (2 * k));
+        const T weight = static_cast<T>(kappa[k]),
+                share = static_cast<T>(plan.mask == SUPPORT ? kappa[k] : kappa[k] / unit);
+        T* __restrict__ to = cell[k];
+        const bool support = plan.mask == SUPPORT;
+        const auto fill = [&](const auto* p) __attribute__((always_inline)) {
+            if (support)
+                for (int64_t j = 0; j < n; j++) {
+                    const int32_t c = p[j], a = (c & ((1 << ADJOINT_BITS) - 1)) - ADJOINT_ZERO;
+                    to[j] = weight * static_cast<T>(a) / static_cast<T>((c >> ADJOINT_BITS) + 1);
+                }
+            else
+                for (int64_t j = 0; j < n; j++)
+                    to[j] = share * static_cast<T>((p[j] & ((1 << ADJOINT_BITS) - 1)) - ADJOINT_ZERO);
+        };
+        const uint8_t* p = codes + work.layout->cells[k];
+        if (k == 1)
+            fill(p + row * n);
+        else
+            fill(reinterpret_cast<const uint16_t*>(p) + row * n);
+    }
+
+    // Fills `extra` for row y; rows come in order, from a multiple of BAND on.
+    void row(int64_t y) {
+        if (!any) return;
+        if (plan.downsample == AVERAGE) return average(y);
+        for (int64_t x = 0; x < w; x++) extra[x] = 0;
+        for (int k = 1; k < plan.levels; k++) {
+            if (!on(k)) continue;
+            const int64_t f = int64_t(1) << k, h_k = work.layout->h[k], w_k = work.layout->w[k];
+            if (plan.downsample == NEAREST) {
+                const int64_t H = work.call->H, row = (y * h_k + H - 1) / H;
+                if (row >= h_k || row * H / h_k != y) continue;
+                cells(k, row);
+                for (int64_t j = 0; j < w_k; j++) extra[work.columns[k][j]] += cell[k][j];
+            } else {
+                const int64_t o = f / 2 - 1, phase = y & (f - 1), row = y >> k;
+                if (row >= h_k || (phase != o && phase != o + 1)) continue;
+                cells(k, row);
+                for (int64_t j = 0; j < w_k; j++) {
+                    extra[j * f + o] += cell[k][j];
+                    extra[j * f + o + 1] += cell[k][j];
+                }
+            }
+        }
+    }
+
+    // Cells of cells: a level's row is made where it begins, with the coarser ones added.
+    void average(int64_t y) {
+        if (y & 1) return;
+        for (int k = plan.levels - 1; k >= 1; k--) {
+            const int64_t f = int64_t(1) << k, row = y >> k, w_k = work.layout->w[k];
+            if (y & (f - 1)) continue;
+            const bool here = on(k) && row < work.layout->h[k];
+            if (here)
+                cells(k, row);
+            else
+                for (int64_t j = 0; j < w_k; j++) cell[k][j] = 0;
+            if (k + 1 < plan.levels && (row >> 1) < work.layout->h[k + 1])
+                spread(cell[k + 1], work.layout->w[k + 1], cell[k], true);
+        }
+        for (int64_t x = 2 * work.layout->w[1]; x < w; x++) extra[x] = 0;
+        spread(cell[1], work.layout->w[1], extra, false);
+    }
+    static void spread(const T* __restrict__ from, int64_t n, T* __restrict__ to, bool onto) {
+        if (onto)
+            for (int64_t j = 0; j < n; j++) {
+                to[2 * j] += from[j];
+                to[2 * j + 1] += from[j];
+            }
+        else
+            for (int64_t j = 0; j < n; j++) to[2 * j] = to[2 * j + 1] = from[j];
+    }
+};
+
+// Of the terms that re-read p, g and m.
+template <class T>
+INLINE Vec<T> moment_gradient(const Vec<T>& p, const Vec<T>& g, const Mask<T>& m, const Plan& plan,
+                              const double* c) {
+    const Vec<T> one = all(T(1));
+    Vec<T> total = all(T(0));
+    if (plan.has[DIFFERENCE] && c[DIFF_SLOPE] != 0) {
+        const Vec<T> e = to_domain(p, m, plan.difference) - to_domain(g, m, plan.difference);
+        const Vec<T> d = (e - all(T(c[DIFF_CENTRE]))) * all(T(c[DIFF_SLOPE])) + all(T(c[DIFF_SHIFT]));
+        total = total + select(m, d) * slope(p, m, plan.difference);
+    }
+    if (plan.has[LOG] && (c[LOG_SLOPE] != 0 || c[LOG_SHIFT] != 0)) {
+        Vec<T> p_d = to_domain(p, m, plan.log);
+        const Vec<T> ratio = log_ratio(p_d, to_domain(g, m, plan.log), m, plan);
+        const Vec<T> d = (ratio - all(T(c[LOG_CENTRE]))) * all(T(c[LOG_SLOPE])) + all(T(c[LOG_SHIFT]));
+        Mask<T> inside = m;
+        if (plan.has_clamp) inside = inside & (p_d >= all(T(plan.clamp)));
+        p_d = select(inside, p_d, one);
+        total = total + select(inside, d / (p_d + all(T(plan.offset)))) * slope(p, m, plan.log);
+    }
+    return total;
+}
+
+template <class T>
+INLINE void put(void* data, int dtype, int64_t o, T x) {
+    if (dtype == FLOAT32)
+        static_cast<float*>(data)[o] = static_cast<float>(x);
+    else if (dtype == FLOAT64)
+        static_cast<double*>(data)[o] = static_cast<double>(x);
+    else if (dtype == FLOAT16)
+        static_cast<uint16_t*>(data)[o] = to_half(static_cast<float>(x));
+    else
+        static_cast<uint16_t*>(data)[o] = to_bfloat(static_cast<float>(x));
+}
+
+template <class T>
+void gradient(const Work& work, int64_t b, int band, char* memory) {
+    const Call& call = *work.call;
+    const Plan& plan = *work.plan;
+    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
+                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    const double* c = call.coefficients + HEAD + b * COEFFICIENTS;
+    Arena arena{memory, w};
+    LineBuffers<T> buffers(arena);
+    Line<T> line;
+    CoarseRows<T> coarse(work, b, arena);
+    T* out = arena.row<T>();
+    uint8_t* code_tail = arena.row<uint8_t>();
+    int8_t* adjoint_tail = arena.row<int8_t>();
+    const bool has_structure = plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
+    const bool moments = plan.has[DIFFERENCE] || plan.has[LOG];
+    const bool converts = has_structure && plan.structure.conversion != IDENTITY;
+    const bool reads_invalid = plan.mask == CENTRE && plan.structure.conversion == IDENTITY;
+    const bool sobel = plan.has[GRADIENT] && work.layout->active[0];
+    const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
+    const int8_t* adjoints =
+        reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
+    const Vec<T> kappa = all(T(call.coefficients[KAPPA])), w_r = all(T(c[REL_WEIGHT])),
+                 w_a = all(T(c[ABS_WEIGHT]));
+    const Vec<T> mean = all(T(c[MEAN_WEIGHT])), w_s = all(T(c[SIGN_WEIGHT])), scale = all(T(c[SCALE]));
+    const Vec<T> upstream = all(T(call.grad_output)), zero = all(T(0)), one = all(T(1));
+    const Mask<T> two_bits = all(Int<T>(3)), none = all(Int<T>(0));
+    const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
+    for (int64_t y = y0; y < y1; y++) {
+        if (moments || converts) read_line(work, b, y, buffers, line);
+        if (sobel) coarse.row(y);
+        const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
+        T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
+        for (int64_t x = 0; x < w; x += LANES) {
+            const bool partial = x + LANES > w;
+            Vec<T> total = zero;
+            if (has_structure) {
+                const uint8_t* code = codes + y * w + x;
+                if (partial) {
+                    memset(code_tail, 0x15, LANES);  // no sign
+                    memcpy(code_tail, code, static_cast<size_t>(w - x));
+                    code = code_tail;
+                }
+                const Mask<T> field = from_bytes<Int<T>>(code);
+                const Mask<T> v = (field & all(Int<T>(VALID_BIT))) != none;
+                Vec<T> u = zero;
+                if (sobel) {
+                    const int8_t* a = adjoints + y * w + x;
+                    if (partial) {
+                        memcpy(adjoint_tail, a, static_cast<size_t>(w - x));
+                        a = adjoint_tail;
+                    }
+                    u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(coarse.extra + x);
+                    if (reads_invalid) u = select((field & all(Int<T>(READ_BIT))) != none, u);
+                }
+                const auto signs = [&](int at) __attribute__((always_inline)) {
+                    return converted<T>(shifted(field, -at) & two_bits) - one;
+                };
+                Vec<T> own = signs(SIGN_R) * w_r;
+                if (plan.standardised) own = own - (mean + signs(SIGN_P) * w_s);
+                u = reads_invalid ? u + select(v, own) : select(v, u + own);
+                total = u * scale + signs(SIGN_D) * w_a;
+                if (converts) {
+                    const Mask<T> touched = v | ((shifted(field, -SIGN_D) & two_bits) != all(Int<T>(1)));
+                    total = total * slope(load(line.p.at(x)), touched, plan.structure);
+                }
+            }
+            if (moments)
+                total = total + moment_gradient(load(line.p.at(x)), load(line.g.at(x)),
+                                                mask_of<T>(line.m->at(x)), plan, c);
+            total = total * upstream;
+            if (!partial || !in_place)
+                store(to + x, total);
+            else {
+                T lanes[LANES];
+                store(lanes, total);
+                memcpy(to + x, lanes, sizeof(T) * static_cast<size_t>(w - x));
+            }
+        }
+        if (!in_place)
+            for (int64_t x = 0; x < w; x++)
+                put(call.grad.data, call.grad.dtype, o_out + x * call.grad.stride[2], out[x]);
+    }
+}
+
+}  // namespace DL_ISA

@@ -1,0 +1,159 @@
+// Phases 1 and 2: what can be summed before the mean of an image is known, and the absolute deviations.
+//
+//     n, mean p, mean g; sum |p - g| over abs_mask; n, mean and sum (x - mean)^2 of e = p - g and of
+//     l = ln((p + o)/(g + o));  then sum m |p - mu_p|, sum m |g - mu_g|
+//
+// Reads p, g, m twice (18 bytes/pixel in float32), writes a record per band.
+#pragma once
+#include "rows.hpp"
+
+namespace DL_ISA {
+
+// Chan's merge of two groups of values.
+INLINE void merge(Spread& a, const Spread& b) {
+    const double n = a.n + b.n;
+    if (b.n == 0) return;
+    const double d = b.mean - a.mean, share = b.n / n;
+    a.mean += d * share;
+    a.sum += b.sum + d * d * (a.n * share);
+    a.n = n;
+}
+
+// n, mean and squared differences of the masked values of a row.
+template <class T>
+Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
+    if (n == 0) return {0, 0, 0};
+    Vec<T> total = all(T(0));
+    for (int64_t i = 0; i < w; i += LANES) total = total + select(mask_of<T>(m.at(i)), load(x + i));
+    double mean = sum(total) / n;
+    const Vec<T> centre = all(static_cast<T>(mean));
+    Vec<T> shift = all(T(0)), square = all(T(0));
+    for (int64_t i = 0; i < w; i += LANES) {
+        const Vec<T> d = select(mask_of<T>(m.at(i)), load(x + i) - centre);
+        shift = shift + d;
+        square = square + d * d;
+    }
+    const double moved = sum(shift) / n, squares = sum(square) - n * moved * moved;
+    mean = static_cast<double>(static_cast<T>(mean)) + moved;
+    return {n, mean, squares < 0 ? 0 : squares};
+}
+
+template <class T>
+INLINE int64_t count_of(const Mask<T>& negative) {
+    return -static_cast<int64_t>(sum(negative));
+}
+
+// A value of the row that is valid, or `old`.
+template <class T>
+T first_valid(const Row<T>& x, const Row<uint8_t>& m, int64_t w, bool& found, T old) {
+    for (int64_t i = 0; i < w && !found; i++) {
+        const int64_t o = i / LANES * LANES;
+        if (m.at(o)[i - o]) {
+            found = true;
+            return x.at(o)[i - o];
+        }
+    }
+    return old;
+}
+
+template <class T>
+void moments(const Work& work, int64_t b, int band, char* memory) {
+    const Call& call = *work.call;
+    const Plan& plan = *work.plan;
+    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
+                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    Arena arena{memory, w};
+    LineBuffers<T> buffers(arena);
+    Line<T> line;
+    T* values = arena.row<T>();
+    const Vec<T> zero = all(T(0));
+    const bool structure = plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
+    Band out{};
+    // Sums of differences from some valid value: exact for a constant image.
+    T base_p = 0, base_g = 0;
+    bool found_p = false, found_g = false;
+    for (int64_t y = y0; y < y1; y++) {
+        read_line(work, b, y, buffers, line);
+        if (!found_p) {
+            base_p = first_valid(*line.p_d, *line.m, w, found_p, base_p);
+            base_g = first_valid(*line.g_d, *line.m, w, found_g, base_g);
+        }
+        const Vec<T> from_p = all(base_p), from_g = all(base_g);
+        Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
+        Mask<T> n = all(Int<T>(0)), n_abs = n, n_all = n;
+        for (int64_t x = 0; x < w; x += LANES) {
+            const Mask<T> m = mask_of<T>(line.m->at(x)), m_abs = mask_of<T>(line.m_abs->at(x));
+            n = n + mask_of<T>(line.valid.at(x));
+            n_all = n_all + m;
+            n_abs = n_abs + m_abs;
+            const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
+            if (plan.standardised) {
+                sum_p = sum_p + select(m, p - from_p);
+                sum_g = sum_g + select(m, g - from_g);
+            } else if (plan.has[GRADIENT]) {
+                visible = visible + select(m, p - g);
+            }
+            if (plan.has[ABSOLUTE]) absolute = absolute + select(m_abs, abs(p - g));
+        }
+        const int64_t row_n = count_of<T>(n_all);
+        out.n += count_of<T>(n);
+        out.n_all += row_n;
+        out.n_abs += count_of<T>(n_abs);
+        if (structure) {
+            out.p += sum(sum_p);
+            out.g += sum(sum_g);
+            out.absolute += sum(absolute);
+            out.visible += sum(visible);
+        }
+        if (plan.has[DIFFERENCE]) {
+            for (int64_t x = 0; x < w; x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                store(values + x, to_domain(load(line.p.at(x)), m, plan.difference) -
+                                      to_domain(load(line.g.at(x)), m, plan.difference));
+            }
+            merge(out.difference, spread_of(values, *line.m, w, static_cast<double>(row_n)));
+        }
+        if (plan.has[LOG]) {
+            for (int64_t x = 0; x < w; x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                store(values + x, log_ratio(to_domain(load(line.p.at(x)), m, plan.log),
+                                            to_domain(load(line.g.at(x)), m, plan.log), m, plan));
+            }
+            merge(out.log, spread_of(values, *line.m, w, static_cast<double>(row_n)));
+        }
+    }
+    // As sums of the values themselves.
+    out.p += static_cast<double>(base_p) * static_cast<double>(out.n_all);
+    out.g += static_cast<double>(base_g) * static_cast<double>(out.n_all);
+    work.bands[b * work.bands_per_image + band] = out;
+}
+
+template <class T>
+void deviations(const Work& work, int64_t b, int band, char* memory) {
+    const Call& call = *work.call;
+    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
+                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    Arena arena{memory, w};
+    LineBuffers<T> buffers(arena);
+    Line<T> line;
+    const Image& image = work.images[b];
+    const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g)),
+                 zero = all(T(0));
+    double total_p = 0, total_g = 0;
+    for (int64_t y = y0; y < y1; y++) {
+        read_line(work, b, y, buffers, line);
+        Vec<T> sum_p = zero, sum_g = zero;
+        for (int64_t x = 0; x < w; x += LANES) {
+            const Mask<T> m = mask_of<T>(line.m->at(x));
+            sum_p = sum_p + select(m, abs(load(line.p_d->at(x)) - mu_p));
+            sum_g = sum_g + select(m, abs(load(line.g_d->at(x)) - mu_g));
+        }
+        total_p += sum(sum_p);
+        total_g += sum(sum_g);
+    }
+    Band& out = work.bands[b * work.bands_per_image + band];
+    out.dev_p = total_p;
+    out.dev_g = total_g;
+}
+
+}  // namespace DL_ISA

@@ -1,0 +1,29 @@
+// The phases for one instruction set: compiled once for each, with its flags and its DL_ISA.
+#include "gradient.hpp"
+#include "moments.hpp"
+#include "sobel.hpp"
+
+namespace DL_ISA {
+
+static int64_t arena_bytes(int64_t w) {
+    // As many rows as the phase with the most of them takes.
+    return (blocks(w) + 2 * MARGIN) * (26 * static_cast<int64_t>(sizeof(double)) + 10 * 2 + 40);
+}
+
+template <class T>
+constexpr Phases phases() {
+    return {moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes};
+}
+
+extern const Phases single, twice;
+const Phases single = phases<float>(), twice = phases<double>();
+
+// For the tests.
+void log_of(const float* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) store(y + i, log(load(x + i)));
+}
+void log_of(const double* x, double* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) store(y + i, log(load(x + i)));
+}
+
+}  // namespace DL_ISA

@@ -1,0 +1,267 @@
+// Rows of the inputs as the arithmetic wants them: read whatever their dtype and strides, masked, converted.
+#pragma once
+#include "engine.h"
+#include "vec.hpp"
+
+namespace DL_ISA {
+
+// A row in place as far as whole blocks go, and a copy of the rest behind it, filled up with zeros.
+template <class T>
+struct Row {
+    const T* main;
+    int64_t whole;
+    alignas(64) T tail[LANES];
+    INLINE const T* at(int64_t x) const { return x < whole ? main + x : tail; }
+    void in_place(const T* p, int64_t w) {
+        main = p;
+        whole = w / LANES * LANES;
+        if (whole == w) return;
+        for (int i = 0; i < LANES; i++) tail[i] = whole + i < w ? p[whole + i] : T(0);
+    }
+    void padded(const T* p) {  // Holds whole blocks, as every row of the arena does.
+        main = p;
+        whole = INT64_MAX;
+    }
+};
+
+INLINE int64_t blocks(int64_t w) { return (w + LANES - 1) / LANES * LANES; }
+
+// Rows in a thread's own memory, with a margin on both sides.
+struct Arena {
+    char* next;
+    int64_t w;
+    template <class T>
+    T* row() {
+        T* p = reinterpret_cast<T*>(next) + MARGIN;
+        next += (blocks(w) + 2 * MARGIN) * static_cast<int64_t>(sizeof(T));
+        return p;
+    }
+};
+
+// What is before and behind a row: nothing, or its own end once more.
+template <class T>
+INLINE void set_margin(T* row, int64_t w, bool replicate) {
+    row[-1] = replicate ? row[0] : T(0);
+    row[w] = replicate ? row[w - 1] : T(0);
+}
+
+template <class T>
+INLINE T from_half(uint16_t h) {
+    // Exponent and mantissa moved into a float are 2^-112 of the value; Inf and NaN keep their exponent.
+    const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;
+    const uint32_t special = magnitude >= 0x0f800000u ? 0x70000000u : 0u;
+    uint32_t raw = magnitude;
+    float x;
+    memcpy(&x, &raw, 4);
+    x *= 5.192296858534828e33f;
+    memcpy(&raw, &x, 4);
+    raw = special ? magnitude + special : raw;
+    raw |= static_cast<uint32_t>(h & 0x8000u) << 16;
+    memcpy(&x, &raw, 4);
+    return static_cast<T>(x);
+}
+template <class T>
+INLINE T from_bfloat(uint16_t h) {
+    const uint32_t raw = static_cast<uint32_t>(h) << 16;
+    float x;
+    memcpy(&x, &raw, 4);
+    return static_cast<T>(x);
+}
+INLINE uint16_t to_bfloat(float x) {
+    uint32_t raw;
+    memcpy(&raw, &x, 4);
+    const uint32_t rounded = (raw + 0x7fffu + ((raw >> 16) & 1u)) >> 16;
+    return static_cast<uint16_t>((raw & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+INLINE uint16_t to_half(float x) {
+    uint32_t raw;
+    memcpy(&raw, &x, 4);
+    const uint32_t sign = (raw >> 16) & 0x8000u, magnitude = raw & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or is more
+    if (magnitude < 0x38800000u) {  // subnormal: adding 1/2 leaves the rounded bits at the end
+        float y;
+        memcpy(&y, &magnitude, 4);
+        y += 0.5f;
+        uint32_t bits;
+        memcpy(&bits, &y, 4);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+    }
+    const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
+    return static_cast<uint16_t>(sign | (rounded >> 13));
+}
+
+template <class T, class S, class F>
+INLINE void gather(const S* p, int64_t step, int64_t w, T* out, F convert) {
+    if (step == 1)
+        for (int64_t x = 0; x < w; x++) out[x] = convert(p[x]);
+    else
+        for (int64_t x = 0; x < w; x++) out[x] = convert(p[x * step]);
+    for (int64_t x = w; x < blocks(w); x++) out[x] = T(0);
+}
+
+INLINE bool is_float(int dtype) { return dtype <= BFLOAT16; }
+
+template <class T>
+constexpr int own_dtype() {
+    return sizeof(T) == 8 ? FLOAT64 : FLOAT32;
+}
+
+// Row y of image b in the dtype of the arithmetic.
+template <class T>
+void read(const Map& map, int64_t b, int64_t y, int64_t w, T* buffer, Row<T>& row) {
+    const int64_t o = b * map.stride[0] + y * map.stride[1], step = map.stride[2];
+    if (map.dtype == own_dtype<T>() && step == 1) {
+        row.in_place(static_cast<const T*>(map.data) + o, w);
+        return;
+    }
+    const auto* half = static_cast<const uint16_t*>(map.data) + o;
+    if (map.dtype == FLOAT32)
+        gather<T>(static_cast<const float*>(map.data) + o, step, w, buffer,
+                  [](float x) { return static_cast<T>(x); });
+    else if (map.dtype == FLOAT64)
+        gather<T>(static_cast<const double*>(map.data) + o, step, w, buffer,
+                  [](double x) { return static_cast<T>(x); });
+    else if (map.dtype == FLOAT16)
+        gather<T>(half, step, w, buffer, [](uint16_t x) { return from_half<T>(x); });
+    else
+        gather<T>(half, step, w, buffer, [](uint16_t x) { return from_bfloat<T>(x); });
+    row.padded(buffer);
+}
+
+// Row y of a mask as bytes 0 and 1; g > 0 as well if `positive` is given.
+template <class T>
+void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* positive, uint8_t* buffer,
+               Row<uint8_t>& row) {
+    const int64_t o = b * map.stride[0] + y * map.stride[1], step = map.stride[2];
+    if (map.dtype == BOOL && step == 1 && !positive) {
+        row.in_place(static_cast<const uint8_t*>(map.data) + o, w);
+        return;
+    }
+    const auto* half = static_cast<const uint16_t*>(map.data) + o;
+    if (map.dtype == NONE) {
+        for (int64_t x = 0; x < w; x++) buffer[x] = 1;
+        for (int64_t x = w; x < blocks(w); x++) buffer[x] = 0;
+    } else if (map.dtype == BOOL || map.dtype == BYTE)
+        gather<uint8_t>(static_cast<const uint8_t*>(map.data) + o, step, w, buffer,
+                        [](uint8_t x) { return static_cast<uint8_t>(x != 0); });
+    else if (map.dtype == FLOAT32)
+        gather<uint8_t>(static_cast<const float*>(map.data) + o, step, w, buffer,
+                        [](float x) { return static_cast<uint8_t>(x != 0); });
+    else if (map.dtype == FLOAT64)
+        gather<uint8_t>(static_cast<const double*>(map.data) + o, step, w, buffer,
+                        [](double x) { return static_cast<uint8_t>(x != 0); });
+    else  // Both halves: all bits but the sign.
+        gather<uint8_t>(half, step, w, buffer,
+                        [](uint16_t x) { return static_cast<uint8_t>((x & 0x7fff) != 0); });
+    if (positive)
+        for (int64_t x = 0; x < w; x += LANES) {
+            const Mask<T> on = mask_of<T>(buffer + x) & (load(positive->at(x)) > all(T(0)));
+            to_bytes(buffer + x, on & all(Int<T>(1)));
+        }
+    row.padded(buffer);
+}
+
+// 1/max(x, 1e-6), or 1/(x + 1e-6), before its bounds; an Inf becomes NaN, so that it shows behind them.
+template <class T>
+INLINE Vec<T> depth(const Vec<T>& x, const Domain& d) {
+    const Vec<T> floor = all(T(1e-6)), one = all(T(1));
+    const Vec<T> shows = select(abs(x) < all(T(__builtin_inf())), x, all(T(__builtin_nan(""))));
+    return one / (d.conversion == SHIFTED ? shows + floor : select(shows < floor, floor, shows));
+}
+
+template <class T>
+INLINE Vec<T> to_domain(const Vec<T>& x, const Mask<T>& m, const Domain& d) {
+    if (d.conversion == IDENTITY) return x;
+    Vec<T> y = depth(select(m, x, all(T(1))), d);
+    if (d.has_minimum) y = select(y < all(T(d.minimum)), all(T(d.minimum)), y);
+    if (d.has_maximum) y = select(y > all(T(d.maximum)), all(T(d.maximum)), y);
+    return select(m, y);
+}
+
+// Derivative of `to_domain`: 1 on the closed interval of the bounds; 0 outside m.
+template <class T>
+INLINE Vec<T> slope(const Vec<T>& given, const Mask<T>& m, const Domain& d) {
+    if (d.conversion == IDENTITY) return select(m, all(T(1)));
+    const Vec<T> x = select(m, given, all(T(1))), y = depth(x, d);
+    Mask<T> inside = m;
+    if (d.conversion == INVERSE) inside = inside & (x >= all(T(1e-6)));
+    if (d.has_minimum) inside = inside & (y >= all(T(d.minimum)));
+    if (d.has_maximum) inside = inside & (y <= all(T(d.maximum)));
+    return select(inside, all(T(0)) - y * y);
+}
+
+// The rows of one line of pixels: inputs, the masks, and the structure terms' quantity.
+template <class T>
+struct Line {
+    Row<T> p, g, converted_p, converted_g;
+    Row<uint8_t> valid, ones, given_abs;
+    // Each one of those above.
+    const Row<T>*p_d, *g_d;
+    const Row<uint8_t>*m, *m_abs;
+};
+
+// What a line is read into.
+template <class T>
+struct LineBuffers {
+    T *p, *g, *p_d, *g_d;
+    uint8_t *valid, *ones, *m_abs;
+    LineBuffers(Arena& arena)
+        : p(arena.row<T>()),
+          g(arena.row<T>()),
+          p_d(arena.row<T>()),
+          g_d(arena.row<T>()),
+          valid(arena.row<uint8_t>()),
+          ones(arena.row<uint8_t>()),
+          m_abs(arena.row<uint8_t>()) {
+        for (int64_t x = 0; x < blocks(arena.w); x++) ones[x] = x < arena.w;
+    }
+};
+
+// ln((p + offset)/(g + offset)) at m; NaN where g + offset < 0.
+template <class T>
+INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Plan& plan) {
+    const Vec<T> one = all(T(1)), nan = all(T(__builtin_nan(""))), inf = all(T(__builtin_inf()));
+    p = select(m, p, one);
+    g = select(m, g, one);
+    if (plan.has_clamp) {
+        const Vec<T> low = all(T(plan.clamp));
+        p = select(abs(p) < inf, select(p < low, low, p), nan);
+        g = select(abs(g) < inf, select(g < low, low, g), nan);
+    }
+    p = p + all(T(plan.offset));
+    g = g + all(T(plan.offset));
+    return log(p / select(g >= all(T(0)), g, nan));
+}
+
+template <class T>
+void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
+    const Call& call = *work.call;
+    const Plan& plan = *work.plan;
+    const int64_t w = call.W;
+    read(call.pred, b, y, w, to.p, line.p);
+    read(call.gt, b, y, w, to.g, line.g);
+    const Row<T>* positive = plan.positive_gt ? &line.g : nullptr;
+    read_mask(call.mask, b, y, w, positive, to.valid, line.valid);
+    line.m = line.m_abs = &line.valid;
+    line.p_d = &line.p, line.g_d = &line.g;
+    if (plan.plain) {
+        line.ones.padded(to.ones);
+        line.m = &line.ones;
+    }
+    if (call.abs_mask.dtype != NONE) {
+        read_mask(call.abs_mask, b, y, w, positive, to.m_abs, line.given_abs);
+        line.m_abs = &line.given_abs;
+    }
+    if (plan.structure.conversion == IDENTITY) return;
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Mask<T> on = mask_of<T>(line.m->at(x)) | mask_of<T>(line.m_abs->at(x));
+        store(to.p_d + x, to_domain(load(line.p.at(x)), on, plan.structure));
+        store(to.g_d + x, to_domain(load(line.g.at(x)), on, plan.structure));
+    }
+    line.converted_p.padded(to.p_d);
+    line.converted_g.padded(to.g_d);
+    line.p_d = &line.converted_p, line.g_d = &line.converted_g;
+}
+
+}  // namespace DL_ISA

@@ -1,0 +1,154 @@
+"""The native engine against the reference: matrix, random losses, threads, instruction sets, exactness."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from depthloss.kernels import cpu
+from hypothesis import assume, given, note, settings
+from hypothesis import strategies as st
+
+import depthloss as dl
+from depthloss import ops
+
+from .. import cases
+from ..fused import families
+from ..fused.cases import Case, covering, inputs, product
+from ..fused.compare import assert_agrees, evaluate, near_kinks
+from ..fused.draw import draw_inputs, draw_spec
+
+if ops.backend_status("cpu"):
+    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+
+FUSED = [name for name, build in cases.LOSSES.items() if "cpu" in build().spec.fused]
+
+
+def once(rows):
+    """Cases without their tiles, which the engine does not have."""
+    return list({str(c).rpartition("-")[0]: c for c in rows if "cpu" in c.spec.fused}.values())
+
+
+@pytest.fixture(params=("base", "avx2", "avx512"))
+def instruction_set(request):
+    if not cpu.choose(request.param):
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    cpu.choose(None)
+
+
+def hold(case: Case):
+    spec = case.spec
+    given, near = inputs(case, spec)
+    numbers = spec, families.weights(spec), families.log_vars(spec)
+    result = evaluate("cpu", given, *numbers)
+    oracle, eager = (evaluate("reference", x, *numbers) for x in (given.double(), given))
+    assert_agrees(spec, result, eager, oracle, near.view(given.pred.shape))
+
+
+@pytest.mark.parametrize("case", once(covering()), ids=str)
+def test_agrees_with_the_reference(case):
+    hold(case)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", once(product()), ids=str)
+def test_agrees_with_the_reference_on_the_whole_product(case):
+    hold(case)
+
+
+def hold_random(seed: int) -> None:
+    rng = random.Random(seed)
+    spec = draw_spec(rng, pointwise=False)
+    given = draw_inputs(rng, spec)
+    weights = tuple(rng.choice((0.0, 1.0, rng.uniform(0.1, 2.0))) for _ in range(spec.num_weights))
+    log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()
+    assume(not near_kinks(spec, given).any())
+    arguments = given, spec, weights, log_vars
+    note(f"{[x if x is None else (x.shape, x.dtype) for x in given]}\n{weights}\n{log_vars}\n{spec}")
+    result = evaluate("cpu", *arguments)
+    oracle = evaluate("reference", given.double(), *arguments[1:])
+    assert_agrees(spec, result, evaluate("reference", *arguments), oracle)
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@given(st.integers(0, 2**32 - 1))
+def test_random_losses_agree_with_the_reference(seed):
+    hold_random(seed)
+
+
+def _run(name: str, dtype: torch.dtype, shape=(2, 1, 150, 61)):
+    pred, gt = cases.maps(dtype, shape)
+    loss = cases.LOSSES[name]().to(torch.float64 if dtype == torch.float64 else torch.float32)
+    value, grad = cases.run(loss, pred, gt, cases.mask("70%", shape), "cpu")
+    return value, grad, torch.stack(list(loss.metrics.values()))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("name", FUSED)
+def test_any_number_of_threads_gives_the_same_bits(name, dtype):
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(_run(name, dtype))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("name", FUSED)
+def test_every_instruction_set_gives_the_same_bits(name, dtype, instruction_set):
+    here = _run(name, dtype)
+    cpu.choose(None)
+    assert all(torch.equal(a, b) for a, b in zip(here, _run(name, dtype), strict=True))
+
+
+@pytest.mark.parametrize("variant", ("published", "document"))
+def test_equal_maps_give_exactly_zero(variant):
+    _, gt = cases.maps(torch.float32, (2, 1, 70, 45))
+    loss = dl.G2Loss(variant, backend="cpu")
+    pred = gt.clone().requires_grad_()
+    value = loss(pred, gt, cases.mask("70%", gt.shape))
+    value.backward()
+    assert value.item() == 0 and not pred.grad.any()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_the_logarithm(dtype, instruction_set):
+    """Within 2 ulp everywhere; exact where it must be; what is no number shows."""
+    bits = torch.int32 if dtype == torch.float32 else torch.int64
+    rng = torch.Generator().manual_seed(0)
+    largest = torch.tensor(torch.finfo(dtype).max, dtype=dtype).view(bits).item()
+    x = torch.randint(1, largest, (1 << 16,), generator=rng, dtype=torch.int64).to(bits).view(dtype)
+    near = 1 + (torch.rand(1 << 14, generator=rng, dtype=dtype) - 0.5) * 0.1
+    x = torch.cat((x, near))
+    y = cpu.log(x)
+    exact = x.double().log() if dtype == torch.float32 else x.log()
+    ulp = torch.ldexp(torch.ones_like(exact), torch.frexp(exact)[1]).double() * torch.finfo(dtype).eps / 2
+    assert ((y.double() - exact).abs() <= 2 * ulp).all()
+    given = torch.tensor([1.0, 0.0, -0.0, -1.0, torch.inf, -torch.inf, torch.nan] + [1.0] * 9, dtype=dtype)
+    expected = torch.tensor(
+        [0.0, -torch.inf, -torch.inf, torch.nan, torch.inf, torch.nan, torch.nan] + [0.0] * 9
+    )
+    assert torch.equal(cpu.log(given).nan_to_num(nan=7), expected.to(dtype).nan_to_num(nan=7))
+
+
+def test_every_half_is_read_and_written_as_torch_does():
+    for dtype in (torch.float16, torch.bfloat16):
+        every = (
+            torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).view(1, 1, 256, 256)
+        )
+        every = torch.where(every.abs() < 1e15, every, 0)
+        loss = dl.SSILoss(backend="cpu", alpha=1.0)
+        pred, gt = every.clone().requires_grad_(), torch.zeros_like(every, dtype=torch.float32)
+        value = loss(pred, gt)
+        value.backward()
+        wide = every.float().requires_grad_()
+        expected = loss(wide, gt)
+        expected.backward()
+        assert torch.equal(value, expected)
+        assert torch.equal(pred.grad, wide.grad.to(dtype))

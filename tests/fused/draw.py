@@ -1,0 +1,82 @@
+"""Random losses and inputs, all from the numbers of one generator."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+import depthloss as dl
+from depthloss.spec import DifferenceMoments, Domain, Group, LogMoments, LossSpec, Pointwise
+
+from .. import cases
+from . import families
+from .cases import DTYPES, GRADIENT
+from .compare import Inputs
+
+DOMAINS = (Domain(), Domain("inverse"), Domain("inverse", 1.3, 3.1), Domain("inverse", None, 2.5))
+KINDS = ("l1", "mse", "abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet")
+REDUCTIONS = ("pixels", "images")
+
+
+def draw_spec(rng: random.Random, pointwise: bool = True) -> LossSpec:
+    """One or more groups of any terms that a spec may hold; without the pointwise ones if so wanted."""
+    gradient = dl.GradientSpec(**{axis: rng.choice(values) for axis, values in GRADIENT.items()})
+    kinds = rng.choice(("", "A", "R", "G", "AR", "AG", "RG", "ARG", "GRA"))
+    terms = families.structure_terms(
+        kinds,
+        gradient,
+        rng.choice(REDUCTIONS),
+        rng.choice(DOMAINS),
+        "R" in kinds or rng.random() < 0.5,
+        rng.choice((1e-6, 1e-2)),
+    )
+    if rng.random() < 0.4:
+        alpha = rng.choice((0.0, 0.85, 2.0))
+        terms.append(DifferenceMoments(name="ssi", alpha=alpha, domain=rng.choice(DOMAINS)))
+    if rng.random() < 0.4:
+        log = LogMoments(
+            name="silog",
+            lam=rng.choice((0.0, 0.5, 1.0)),
+            unbiased=rng.random() < 0.5,
+            reduction=rng.choice(REDUCTIONS),
+            offset=rng.choice((0.0, 0.1)),
+            clamp=rng.choice((None, 0.5)),
+            domain=rng.choice(DOMAINS),
+        )
+        terms.append(log)
+    if not terms and not pointwise:
+        terms.append(DifferenceMoments(name="ssi"))
+    if pointwise and (rng.random() < 0.4 or not terms):
+        terms.append(Pointwise(name="point", kind=rng.choice(KINDS), domain=rng.choice(DOMAINS)))
+    rng.shuffle(terms)
+    groups = []
+    while terms:
+        size, name = rng.randint(1, len(terms)), f"group{len(groups)}"
+        groups.append(Group(tuple(terms[:size]), name, name, rng.choice((0, 50))))
+        terms = terms[size:]
+    return LossSpec(
+        tuple(groups),
+        statistics=rng.choice(("masked", "masked", "all")),
+        log_var_bounds=rng.choice((None, (-1.0, 1.5))),
+        positive_gt=rng.random() < 0.3,
+    )
+
+
+def draw_inputs(rng: random.Random, spec: LossSpec, device: str = "cpu") -> Inputs:
+    """Maps of any size, with masks of any density; pixels that may not be read are NaN."""
+    h, w = (rng.choice((*range(1, 41), 16, 32)) for _ in range(2))
+    b = rng.choice((0, 1, 1, 2, 3)) if h * w < 500 else 1
+    generator = torch.Generator().manual_seed(rng.getrandbits(32))
+    pred, gt = cases.maps(torch.float64, (b, 1, h, w), rng.getrandbits(32))
+    masks = []
+    for _ in range(2):
+        density = rng.choice((None, 0.0, 0.1, 0.5, 0.9, 1.0))
+        masks.append(None if density is None else torch.rand(pred.shape, generator=generator) < density)
+    if spec.positive_gt and spec.statistics == "masked":
+        gt = gt.masked_fill(torch.rand(gt.shape, generator=generator) < 0.2, -1.0)
+    if masks[0] is not None and spec.statistics == "masked":
+        hole = ~masks[0] if masks[1] is None else ~masks[0] & ~masks[1]
+        pred, gt = (x.masked_fill(hole, torch.nan) for x in (pred, gt))
+    pred, gt = (x.to(d) for x, d in zip((pred, gt), rng.choice(list(DTYPES.values())), strict=True))
+    return Inputs(*(x if x is None else x.to(device) for x in (pred, gt, *masks)))
