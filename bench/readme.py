@@ -32,13 +32,48 @@ def overfit() -> str:
     return "\n".join([*rows, "", f"Measured on {'; '.join(sorted(machines))}."])
 
 
-TABLES = {"overfit": overfit}
+def loss_share() -> str:
+    """Milliseconds of each loss in a training step and its share of it, a table per device."""
+    parts = []
+    for file in sorted(RESULTS.glob("loss_share*.json")):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        rows = {(tuple(r["size"]), r["input"], r["loss"], r["backend"]): r for r in data["rows"]}
+        cases, losses, backends = (
+            list(dict.fromkeys(key)) for key in zip(*((k[:2], k[2], k[3]) for k in rows), strict=True)
+        )
+        parts.append(
+            f"| loss | {' | '.join(f'{h}×{w}, {source}' for (h, w), source in cases)} |\n"
+            f"|---|{'---|' * len(cases)}\n"
+            + "\n".join(
+                f"| `{loss}` | {' | '.join(_shares(rows, case, loss, backends) for case in cases)} |"
+                for loss in losses
+            )
+        )
+        m, v = data["machine"], data["versions"]
+        where = m.get("gpu") or f"{m['threads']} of {m['cores']} CPU cores ({m['cpu_name']})"
+        parts.append(
+            f"Batch {data['batch']}, float32; ms of the loss (share of the step): {' → '.join(backends)}. "
+            f"Medians of {data['steps']} steps on {where}, torch {v['torch']}."
+        )
+    return "\n\n".join(parts)
+
+
+def _shares(rows: dict, case: tuple, loss: str, backends: list[str]) -> str:
+    found = [rows.get((*case, loss, backend)) for backend in backends]
+    return " → ".join(
+        f"{r['loss_ms']['median']:.3g} ({r['percent']['median']:.2g}%)" if r else "–" for r in found
+    )
+
+
+TABLES = {"overfit": overfit, "loss-share": loss_share}
 
 
 def filled(text: str) -> str:
-    """The README with every table made anew."""
+    """The README with every table that it has a place for made anew."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if begin not in text:
+            continue
         before, _, rest = text.partition(begin)
         after = rest.partition(end)[2]
         text = f"{before}{begin}{table()}\n{end}{after}"

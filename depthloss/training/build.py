@@ -42,7 +42,7 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
     Raises:
         ConfigError: an unknown loss, keyword or value.
     """
-    own = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob")
+    own = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob", "process_group")
     depths = {"min_depth": min_depth, "max_depth": max_depth}
     kwargs = {**depths, **own}
     kwargs |= {key: depth for key, depth in depths.items() if kwargs[key] == OF_PARAMS}
@@ -64,8 +64,15 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
     if getattr(cfg.model.depth_net, "sparse_branch", True):
         return
     for split, dataset in data.datasets.items():
-        if "input_depth" in dataset[0]:
-            raise ConfigError(
-                f"datasets.{split}: it brings input_depth and model.depth_net.sparse_branch is false; "
-                f"set datasets.{split}.input_depth: null, or sparse_branch: true"
-            )
+        if "input_depth" not in dataset[0]:
+            continue
+        brings, fix = "it brings input_depth", f"datasets.{split}.input_depth: null"
+        sparsity = "datasets.augmentation.sparsity"
+        if dataset.train and dataset.augmentation.sparsity.simulate:
+            brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.simulate: false"
+        elif not dataset.train and dataset.augmentation.sparsity.eval_density is not None:
+            brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.eval_density: null"
+        raise ConfigError(
+            f"datasets.{split}: {brings} and model.depth_net.sparse_branch is false; "
+            f"set {fix}, or sparse_branch: true"
+        )

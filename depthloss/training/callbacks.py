@@ -1,124 +1,79 @@
-"""Callbacks of a run: checkpoints of whole epochs, pictures, and the loss's share of a step."""
+"""Callbacks of a run: averaged weights, pictures, and the loss's share of a step."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from depthloss.training.config import BEST, LAST
-from depthloss.training.report import Sample, whole_file, write_curves, write_predictions
+from depthloss.training.config import EmaConfig
+from depthloss.training.report import Sample, write_curves, write_predictions
 
 log = logging.getLogger("depthloss.training")
 
 
-# The metrics of which more is better.
-MORE_IS_BETTER = ("a1", "a2", "a3")
+class Averaging(WeightAveraging):
+    """The running average of weights and running statistics: Lightning validates and saves it in their place.
 
-
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and then renames.
-
-    Lightning's own writes into the folder for temporary files: on another file system the copy that follows
-    can be cut short by a kill, and takes the place of the checkpoint before.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save, whole or not at all."""
-        with whole_file(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class EpochCheckpoint(ModelCheckpoint):
-    """Saves at the end of an epoch, after its validation, and only if the epoch is whole.
-
-    A run that ended within an epoch (`trainer.max_time`) so goes on from the epoch before, and exactly.
+    A checkpoint holds the average in `state_dict`, what the optimiser goes on with in `current_model_state`,
+    and says so under `weights`.
 
     Args:
-        every: epochs between two checkpoints; the last epoch of the run has one in any case. One with a
-            `monitor` looks at every epoch in which that was measured instead.
-        **kwargs: of `ModelCheckpoint`.
+        config: `decay` must be set.
     """
 
-    def __init__(self, every: int = 1, **kwargs: Any) -> None:
-        super().__init__(save_on_train_epoch_end=True, enable_version_counter=False, **kwargs)
-        self.every = every
+    def __init__(self, config: EmaConfig) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self.config = config
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, if it is time to, the epoch is whole and, where a metric decides, was validated."""
-        epochs = trainer.current_epoch + 1
-        if self.monitor is None:
-            due = epochs % self.every == 0 or epochs >= trainer.max_epochs
-        else:
-            interval = trainer.check_val_every_n_epoch
-            due = not self.monitor.startswith("val/") or not interval or epochs % interval == 0
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            if self.monitor is None:
-                log.warning("epoch %d was cut short: no checkpoint of it is kept", trainer.current_epoch)
-        elif due:
-            super().on_train_epoch_end(trainer, pl_module)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Copy the module."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            # A number that is read in every step: on the device each reading would wait for it.
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what is best so far, also if the run directory was moved; nothing from another run."""
-        here = {path: str(Path(self.dirpath) / Path(path).name) for path in state_dict["best_k_models"]}
-        # One of them may have made way for a later epoch, which this run repeats.
-        kept = {
-            here[path]: score
-            for path, score in state_dict["best_k_models"].items()
-            if Path(here[path]).exists()
-        }
-        if not kept:
+    @torch.no_grad()
+    def _average(self, averages: list[Tensor], current: list[Tensor], _: Any) -> None:
+        if not averages[0].is_floating_point():  # numbers of batches
+            torch._foreach_copy_(averages, current)
             return
-        best, worst = (max, min) if self.mode == "max" else (min, max)
-        state = {**state_dict, "dirpath": self.dirpath, "best_k_models": kept, "last_model_path": ""}
-        state["best_model_path"] = best(kept, key=kept.get)
-        state["best_model_score"] = kept[state["best_model_path"]]
-        state["kth_best_model_path"] = worst(kept, key=kept.get)
-        state["kth_value"] = kept[state["kth_best_model_path"]]
-        super().load_state_dict(state)
+        n, keep = int(self._average_model.n_averaged), self.config.decay
+        if self.config.ramp:
+            keep = min(keep, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averages, current, 1 - keep)
 
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether to average after a step."""
+        return step_idx is not None and step_idx % self.config.every_n_steps == 0
 
-def monitor_mode(monitor: str, mode: str | None = None) -> str:
-    """Return whether less ("min") or more ("max") of a metric is better; `mode` if that is given."""
-    return mode or ("max" if monitor.rpartition("/")[2] in MORE_IS_BETTER else "min")
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average, unless the step was skipped: its running statistics are only taken back after this."""
+        if pl_module.step_taken:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the average in the place of the weights."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["weights"] = "averaged"
 
-def checkpoint_callbacks(
-    dirpath: Path, save_top_k: int, monitor: str, mode: str | None, every_n_epochs: int
-) -> list[EpochCheckpoint]:
-    """Return the callback that keeps the best and the one that keeps the last.
-
-    Two, because a single one renews `last.ckpt` only when the epoch is among the best. The last is written
-    after the best, so that it knows of it. With `save_top_k` = 1 the best is `best.ckpt`, else epoch and
-    metric are in the names. `every_n_epochs` is for the last alone; a `mode` of None is the monitor's.
-    """
-    filename = (
-        BEST if save_top_k == 1 else f"epoch{{epoch:03d}}-{monitor.rpartition('/')[2]}{{{monitor}:.4f}}"
-    )
-    callbacks = []
-    if save_top_k != 0:
-        callbacks.append(
-            EpochCheckpoint(
-                filename=filename,
-                monitor=monitor,
-                mode=monitor_mode(monitor, mode),
-                save_top_k=save_top_k,
-                auto_insert_metric_name=False,
-                dirpath=dirpath,
-            )
-        )
-    callbacks.append(EpochCheckpoint(every_n_epochs, filename=LAST, dirpath=dirpath))
-    return callbacks
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take both back to go on with the training; a test keeps the average, which is loaded by now."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 class Pictures(L.Callback):
@@ -162,7 +117,7 @@ class Pictures(L.Callback):
         """Take the frames of this validation for the next pictures."""
         if self._new:
             self._samples, self._new, self._epoch = self._new, [], trainer.current_epoch
-        if trainer.is_global_zero and not trainer.sanity_checking and time.monotonic() - self._written > 60:
+        if not trainer.sanity_checking and time.monotonic() - self._written > 60:
             self._write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -173,15 +128,19 @@ class Pictures(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Write the pictures of what there is."""
-        try:
-            self._write(trainer)
-        except Exception:
-            # Raised here it would take the place of the error that stopped the training.
-            log.exception("the pictures could not be written")
+        self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
         if not trainer.is_global_zero:
             return
+        self._written = time.monotonic()
+        try:
+            self._draw(trainer)
+        except Exception:
+            # No picture is worth a run; nor may it take the place of the error that stopped one.
+            log.exception("the pictures could not be written; the training does not need them")
+
+    def _draw(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
         metrics = self.run_dir / "metrics.csv"
@@ -190,7 +149,6 @@ class Pictures(L.Callback):
         if self._samples:
             title = f"{self.title}, epoch {self._epoch + 1}".lstrip(", ")
             write_predictions(self._samples, self.run_dir / "predictions.png", title=title)
-        self._written = time.monotonic()
 
 
 def _sample(batch: dict[str, Any], depth: Tensor, i: int) -> Sample:
@@ -212,17 +170,20 @@ def _sample(batch: dict[str, Any], depth: Tensor, i: int) -> Sample:
 class LossProfiler(L.Callback):
     """Measures how much of a step is the loss, forward and backward: CUDA events on a GPU, else wall clock.
 
-    The backward pass of the loss runs from the gradient of its value to the first gradient of a prediction:
-    autograd runs what was recorded last first, so all of the loss before any of the network.
+    A step is all batches whose gradients are accumulated for it, without the wait for the data; the loss is
+    all its calls, two per batch with an RGB-D pass. The backward pass of a call runs from the gradient of its
+    value to the first gradient of a prediction: autograd runs what was recorded last first, so all of that
+    call before anything that was there before it.
     """
 
     WARM_UP = 3
 
     def __init__(self) -> None:
-        self._marks: dict[str, Any] = {}
-        self._forward: list[tuple[Any, Any]] = []
+        self._begin_of_batch: Any = None
+        self._calls: list[dict[str, Any]] = []
         self._handles: list[Any] = []
         self._cuda = False
+        self._batches: list[tuple[float, float, float]] = []  # since the last step
         self._rows: list[tuple[float, float, float]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -234,18 +195,23 @@ class LossProfiler(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin a step."""
-        self._marks, self._forward = {"step": self._now()}, []
+        """Begin a batch."""
+        self._begin_of_batch, self._calls = self._now(), []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure and log the step."""
-        step = self._elapsed(self._marks["step"], self._now())
-        forward = sum(self._elapsed(begin, end) for begin, end in self._forward)
-        backward = (
-            self._elapsed(self._marks["backward"], self._marks["done"]) if "done" in self._marks else 0.0
+        """Measure the batch; log the step, if it ends with one."""
+        whole = self._elapsed(self._begin_of_batch, self._now())
+        forward = sum(self._elapsed(call["forward"], call["value"]) for call in self._calls)
+        backward = sum(
+            self._elapsed(call["backward"], call["gradient"]) for call in self._calls if "gradient" in call
         )
+        self._batches.append((whole, forward, backward))
+        if pl_module.accumulating:
+            return
+        step, forward, backward = (sum(column) for column in zip(*self._batches, strict=True))
+        self._batches = []
         self._rows.append((step, forward, backward))
         values = {"time/step_ms": step, "time/loss_ms": forward + backward}
         values["time/loss_percent"] = 100 * (forward + backward) / step
@@ -270,21 +236,27 @@ class LossProfiler(L.Callback):
                 len(rows),
             )
 
-    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        predictions = args[0] if isinstance(args[0], (list, tuple)) else [args[0]]
-        for prediction in predictions:
-            if prediction.requires_grad:
-                prediction.register_hook(lambda _: self._mark_once("done"))
-        self._forward.append((self._now(), None))
+    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # A view is recorded here: the predictions themselves are older than the rest of the network's pass.
+        call: dict[str, Any] = {}
+        single = isinstance(args[0], Tensor)
+        views = [x.view_as(x) for x in ([args[0]] if single else args[0])]
+        for view in views:
+            if view.requires_grad:
+                view.register_hook(lambda _: self._mark_once(call, "gradient"))
+        self._calls.append(call)
+        call["forward"] = self._now()
+        return (views[0] if single else views, *args[1:])
 
     def _end(self, module: torch.nn.Module, args: tuple[Any, ...], output: dict[str, Tensor]) -> None:
-        self._forward[-1] = (self._forward[-1][0], self._now())
+        call = self._calls[-1]
+        call["value"] = self._now()
         if output["loss"].requires_grad:
-            output["loss"].register_hook(lambda _: self._mark_once("backward"))
+            output["loss"].register_hook(lambda _: self._mark_once(call, "backward"))
 
-    def _mark_once(self, name: str) -> None:
-        if name not in self._marks:
-            self._marks[name] = self._now()
+    def _mark_once(self, call: dict[str, Any], name: str) -> None:
+        if name not in call:
+            call[name] = self._now()
 
     def _now(self) -> Any:
         if not self._cuda:

@@ -21,7 +21,10 @@ from depthloss.training.data import DATASETS, dataset_options
 from depthloss.training.models import ResNetSAN01
 
 # Names of checkpoints.
-BEST, LAST = "best", "last"
+BEST, LAST, PREVIOUS = "best", "last", "previous"
+
+# What `--resume` takes beside a file, BEST and LAST.
+AUTO = "auto"
 
 # What `model.depth_net.name` can choose: called with min_depth, max_depth and the keywords of its own.
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNetSAN01": ResNetSAN01}
@@ -47,6 +50,8 @@ class LossConfig:
         supervised_loss_weight: weight of the supervised loss.
         weight_rgbd: weight of the loss of the RGB-D pass, where there is one.
         flip_lr_prob: probability that a training sample is mirrored.
+        process_group: with several processes, the loss of their joined batch, with statistics over all of it;
+            false is the mean of a loss per process.
     """
 
     supervised_method: str = "sparse-scale-adaptive"
@@ -54,6 +59,7 @@ class LossConfig:
     supervised_loss_weight: float = 1.0
     weight_rgbd: float = 1.0
     flip_lr_prob: float = 0.5
+    process_group: bool = False
 
 
 @dataclasses.dataclass
@@ -106,12 +112,30 @@ class SchedulerConfig:
         step_size: StepLR: epochs between two reductions.
         gamma: StepLR: factor of a reduction.
         T_max: CosineAnnealingLR: epochs until the rate is 0; null is trainer.max_epochs.
+        warmup_steps: steps of the optimiser, the first at 1/warmup_steps of the rate and the last at all of
+            it; 0 is no warm-up.
     """
 
     name: Literal["StepLR", "CosineAnnealingLR", "none"] = "StepLR"
     step_size: int = 10
     gamma: float = 0.5
     T_max: int | None = None
+    warmup_steps: int = 0
+
+
+@dataclasses.dataclass
+class EmaConfig:
+    """The running average of the weights, which validation, test and checkpoints then take.
+
+    Args:
+        decay: share of the average that an update keeps, such as 0.999; null is no average.
+        every_n_steps: steps of the optimiser between two updates.
+        ramp: keep at most (1 + n)/(10 + n) in update n, so that the untrained weights are soon forgotten.
+    """
+
+    decay: float | None = None
+    every_n_steps: int = 1
+    ramp: bool = True
 
 
 @dataclasses.dataclass
@@ -133,7 +157,7 @@ class DatasetConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """What is kept, beside last.ckpt.
+    """What is kept, beside last.ckpt and the one before it, previous.ckpt.
 
     Args:
         dirpath: folder; null is checkpoints in the run directory.
@@ -293,6 +317,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.scheduler.step_size": _at_least(1),
     "model.scheduler.gamma": (lambda gamma: gamma > 0, "> 0"),
     "model.scheduler.T_max": _at_least(1),
+    "model.scheduler.warmup_steps": _at_least(0),
+    "ema.decay": (lambda decay: 0 < decay < 1, "between 0 and 1, such as 0.999; null is no average"),
+    "ema.every_n_steps": _at_least(1),
     **{f"datasets.{split}.batch_size": _at_least(1) for split in ("train", "validation", "test")},
     **{f"datasets.{split}.num_workers": _at_least(0) for split in ("train", "validation", "test")},
     "trainer.gradient_clip_val": _at_least(0),

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from depthloss.training.config import ConfigError, DatasetConfig, options
 from depthloss.training.data import DataError, EpochSampler, build_dataset, dataset_options
@@ -28,6 +28,7 @@ class DepthData(L.LightningDataModule):
         max_depth: largest, in metres.
         augmentation: see `depthloss.training.data`.
         seed: seed of the order and of the augmentation.
+        skip_bad_frames: leave out frames that cannot be read, instead of stopping.
 
     Raises:
         ConfigError: a data set that cannot be built, with the section that it stands in.
@@ -41,16 +42,18 @@ class DepthData(L.LightningDataModule):
         max_depth: float,
         augmentation: Any = None,
         seed: int = 0,
+        skip_bad_frames: bool = False,
     ) -> None:
         super().__init__()
         self.sections = dict(sections)
         self.seed = seed
         common = {"image_shape": image_shape, "min_depth": min_depth, "max_depth": max_depth}
+        common["skip_bad_frames"] = skip_bad_frames
         if augmentation is not None:
             augmentation = dataclasses.asdict(augmentation)
         self.datasets = {
             # A seed of its own, so that a rendered data set does not validate on the scenes it trains on.
-            split: _build(split, section, augmentation=augmentation, seed=seed + i, **common)
+            split: build_split(split, section, augmentation=augmentation, seed=seed + i, **common)
             for i, (split, section) in enumerate(self.sections.items())
             if section.dataset is not None
         }
@@ -119,7 +122,35 @@ class DepthData(L.LightningDataModule):
         )
 
 
-def _build(split: str, section: DatasetConfig, **common: Any) -> Dataset:
+def real_samples(loader: DataLoader, batch_idx: int, size: int) -> int:
+    """Return how many samples of an evaluation batch count: all but those that only even out the ranks.
+
+    The sampler repeats frames until every rank has the same number, as the ranks must run in step. They come
+    last.
+
+    Args:
+        loader: of this rank.
+        batch_idx: number of the batch.
+        size: samples in it.
+    """
+    sampler = loader.sampler
+    if not isinstance(sampler, DistributedSampler):
+        return size
+    mine = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))
+    return min(size, max(0, mine - batch_idx * loader.batch_size))
+
+
+def build_split(split: str, section: DatasetConfig, **common: Any) -> Dataset:
+    """Build the data set of a section; only `train` augments.
+
+    Args:
+        split: name of the section, for errors.
+        section: the section; its `dataset` is not None.
+        **common: the further arguments of `build_dataset`.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
     extra = options(section, "dataset", "path", "batch_size", "num_workers")
     if section.path is not None:
         extra["path"] = section.path

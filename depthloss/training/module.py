@@ -1,9 +1,8 @@
-"""The Lightning module: progress, parameter groups, the guard against non-finite steps, logs, checkpoints."""
+"""The Lightning module: progress, parameter groups, steps and their guard, logs, checkpoints."""
 
 from __future__ import annotations
 
 import logging
-import math
 import random
 from typing import Any
 
@@ -14,15 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from depthloss.training.config import OptimizerConfig, SchedulerConfig
+from depthloss.training.guard import StepGuard
+from depthloss.training.loaders import real_samples
 from depthloss.training.metrics import DepthMetrics
+from depthloss.training.schedule import build_schedulers, follow_max_epochs, group_table
 
 log = logging.getLogger("depthloss.training")
-
-MAX_SKIPPED_IN_A_ROW = 10
-
-
-class TrainingDiverged(RuntimeError):
-    """Too many steps in a row had a non-finite loss or gradient."""
 
 
 class DepthModule(L.LightningModule):
@@ -36,11 +32,18 @@ class DepthModule(L.LightningModule):
             `clamp_parameters_()`; `model(batch, progress, epoch)` gives "loss" and "metrics" in training,
             "inv_depths" in evaluation.
         optimizer: the optimiser and its groups.
-        scheduler: the learning rate over the epochs.
+        scheduler: the learning rate over the run.
         min_depth: smallest depth that is measured, in metres.
         max_depth: largest, in metres.
         seed: seed of the training steps, >= 0.
         config: the effective configuration as plain types, kept in every checkpoint.
+        process_group: with several processes, give the loss the group of all of them.
+
+    Attributes:
+        guard: judges and counts the steps.
+        skipped_frames: frames of the training set, of all processes, that could not be read.
+        step_taken: whether the batch just done ended with a step of the optimiser that was not skipped.
+        accumulating: whether gradients wait for further batches before the next step.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class DepthModule(L.LightningModule):
         max_depth: float = 100.0,
         seed: int = 0,
         config: dict[str, Any] | None = None,
+        process_group: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -61,23 +65,34 @@ class DepthModule(L.LightningModule):
         self.test_metrics = DepthMetrics(min_depth, max_depth)
         self.seed = seed
         self.config = config or {}
-        self.skipped_steps = 0
-        self._skipped_in_a_row = 0
+        self.process_group = process_group
+        self.guard = StepGuard()
+        self.skipped_frames = 0
+        self.step_taken = self.accumulating = False
+        self._new_skipped_frames: Tensor | None = None
         # Since the last step of the optimiser; several batches where gradients are accumulated.
         self._names: list[str] = []
         self._outputs: list[dict[str, Any]] = []
-        self._accumulating = False
         self._grad_norm: Tensor | None = None
-        self._skipped = False
         # Per set of names: the sum over the samples of the epoch, one vector on the device, and their number.
         self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
         self._rates: dict[str, float] = {}
-        self._buffers_before: list[Tensor] = []
 
     @property
     def progress(self) -> float:
         """Share of the training that is done: 0 in the first epoch, 1 in the last."""
         return self.current_epoch / max(1, self.trainer.max_epochs - 1)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def setup(self, stage: str) -> None:
+        """Join the ranks' losses, if they are to be: the strategy has made the group of processes by now."""
+        if self.process_group and self.trainer.world_size > 1:
+            for loss in self.model.supervised_loss.modules():
+                if hasattr(loss, "process_group"):
+                    loss.process_group = torch.distributed.group.WORLD
 
     # ---- optimisation
 
@@ -108,35 +123,23 @@ class DepthModule(L.LightningModule):
         """Build the optimiser and its schedule."""
         optimizers = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
         optimizer = optimizers[self.optimizer_config.name](self.parameter_groups())
-        schedule = self.scheduler_config
-        if schedule.name == "none":
-            return optimizer
-        if schedule.name == "StepLR":
-            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, schedule.step_size, schedule.gamma)
-        else:
-            t_max = schedule.T_max or self.trainer.max_epochs
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        schedulers = build_schedulers(optimizer, self.scheduler_config, self.trainer.max_epochs)
+        return [optimizer], schedulers
 
     def on_train_start(self) -> None:
         """Print the table of parameter groups, with what a checkpoint has restored."""
-        self._follow_max_epochs()
-        if self.trainer.is_global_zero:
-            print(group_table(self.trainer.optimizers[0]), flush=True)
-
-    def _follow_max_epochs(self) -> None:
-        # With T_max null the cosine ends with the run. A checkpoint restores the T_max of its own number of
-        # epochs; with another one, the rates are those of a run that had it from the start.
-        schedule, max_epochs = self.scheduler_config, self.trainer.max_epochs
-        if schedule.name != "CosineAnnealingLR" or schedule.T_max:
-            return
-        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            if scheduler.T_max == max_epochs:
-                continue
-            scheduler.T_max = max_epochs
-            share = (1 + math.cos(math.pi * scheduler.last_epoch / max_epochs)) / 2
-            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
-                group["lr"] = rate * share
+        schedule, trainer = self.scheduler_config, self.trainer
+        if not schedule.T_max:
+            follow_max_epochs([c.scheduler for c in trainer.lr_scheduler_configs], trainer.max_epochs)
+        steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches) * trainer.max_epochs
+        if trainer.is_global_zero:
+            print(group_table(trainer.optimizers[0]), flush=True)
+            if schedule.warmup_steps > steps:
+                log.warning(
+                    "model.scheduler.warmup_steps: the run ends within the warm-up, after %d of %d steps",
+                    steps,
+                    schedule.warmup_steps,
+                )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then bring the loss's parameters back into their bounds."""
@@ -155,20 +158,22 @@ class DepthModule(L.LightningModule):
         leaves a parameter without gradient, and its state, as they are: that is how the step is skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        grads = [p.grad for p in parameters]
-        by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
-        norm = torch.nn.utils.get_total_norm(grads)
-        finite = torch.stack([norm, *(output["loss"].to(norm) for output in self._outputs)]).isfinite().all()
-        # An infinite loss on one rank need not show in the averaged gradients of all.
-        if self.trainer.world_size > 1:
-            finite = self.trainer.strategy.reduce(finite.float(), reduce_op="mean") == 1
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        strategy = self.trainer.strategy
+        self.step_taken = self.guard.passes(
+            norm,
+            [output["loss"] for output in self._outputs],
+            self._scaler,
+            (lambda holds: strategy.reduce(holds.float(), reduce_op="mean") == 1)
+            if self.trainer.world_size > 1
+            else None,
+        )
         self._grad_norm = norm.detach()
-        self._accumulating = False
-        self._skipped = not finite  # the one synchronisation of a step
-        if self._skipped:
+        self.accumulating = False
+        if not self.step_taken:
             for p in parameters:
                 p.grad = None
-        elif by_norm:
+        elif gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         elif gradient_clip_val:
             torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
@@ -189,62 +194,45 @@ class DepthModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        if not self._accumulating:
-            self._accumulating = True
+        self.step_taken = False
+        if not self.accumulating:
+            self.accumulating = True
             self._names, self._outputs = [], []
-            self._keep_buffers()
+            self.guard.keep(self.model.buffers())
         output = self.model(batch, progress=self.progress, epoch=self.current_epoch)
         self._names += [str(name) for name in batch.get("name", ())]
         values = {"loss": output["loss"].detach(), "metrics": output["metrics"], "size": len(batch["rgb"])}
         self._outputs.append(values)
+        if "skipped" in batch:
+            before = 0 if self._new_skipped_frames is None else self._new_skipped_frames
+            self._new_skipped_frames = before + batch["skipped"].sum()
         return output["loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the step, or count it as skipped; stop after too many in a row."""
-        if self._accumulating:
+        if self.accumulating:
             return
-        if self._skipped:
-            self._skip_step()
-        else:
-            self._skipped_in_a_row = 0
+        if self.step_taken:
+            self.guard.taken()
             self._log_step()
+        else:
+            self.guard.skip(self.model.buffers(), self.current_epoch, self.global_step, self._names)
 
     def on_train_epoch_end(self) -> None:
-        """Log the means of the epoch over its samples (of this rank), and the learning rates."""
+        """Log the means of the epoch over its samples (of this rank), the counts and the learning rates."""
         for names, (sums, count) in self._sums.items():
             self.log_dict({f"{name}_epoch": mean for name, mean in zip(names, sums / count, strict=True)})
         self._sums.clear()
-        self.log("train/skipped_steps", float(self.skipped_steps))
-        self.log_dict(self._rates)
-
-    def _keep_buffers(self) -> None:
-        # The forward pass changes the running statistics of batch norm: a skipped step takes them back.
-        buffers = list(self.model.buffers())
-        if [b.device for b in self._buffers_before] != [b.device for b in buffers]:
-            self._buffers_before = [b.detach().clone() for b in buffers]
-        elif buffers:
-            torch._foreach_copy_(self._buffers_before, buffers)
-
-    def _skip_step(self) -> None:
-        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
-            buffer.copy_(before)
-        self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        log.warning(
-            "epoch %d, step %d skipped: loss or gradient not finite (%d in all, %d in a row), samples: %s",
-            self.current_epoch,
-            self.global_step,
-            self.skipped_steps,
-            self._skipped_in_a_row,
-            ", ".join(self._names),
-        )
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingDiverged(
-                f"{self._skipped_in_a_row} steps in a row had a loss or gradient that is not finite, the "
-                f"last in epoch {self.current_epoch} with the samples {', '.join(self._names)}. If only some "
-                "samples do this, look at their depth and rgb; if all do, lower model.optimizer.depth.lr, "
-                "or use --trainer.precision 32-true"
+        self.log("train/skipped_steps", float(self.guard.skipped))
+        if self._scaler is not None:
+            self.log("train/overflow_steps", float(self.guard.overflows))
+        if self._new_skipped_frames is not None:
+            self.skipped_frames += int(
+                self.trainer.strategy.reduce(self._new_skipped_frames, reduce_op="sum")
             )
+            self._new_skipped_frames = None
+            self.log("train/skipped_frames", float(self.skipped_frames))
+        self.log_dict(self._rates)
 
     def _log_step(self) -> None:
         # A loss has some hundred numbers: a self.log of each in each step would cost more than the loss does.
@@ -256,6 +244,8 @@ class DepthModule(L.LightningModule):
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"{name}_step": value for name, value in values.items()})
             self.log("train/grad_norm", self._grad_norm)
+            if self.global_step <= self.scheduler_config.warmup_steps:
+                self.log_dict(self._rates)
         self.log("loss", output["loss"], prog_bar=True, logger=False)
 
     # ---- evaluation
@@ -266,9 +256,7 @@ class DepthModule(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Measure one batch."""
-        depth = self.predict_depth(batch)
-        self.val_metrics.update(depth, batch["depth"], batch.get("mask"))
-        return {"depth": depth}
+        return self._measure(batch, batch_idx, self.trainer.val_dataloaders, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
@@ -276,11 +264,19 @@ class DepthModule(L.LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Measure one batch."""
-        self.test_metrics.update(self.predict_depth(batch), batch["depth"], batch.get("mask"))
+        self._measure(batch, batch_idx, self.trainer.test_dataloaders, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test set."""
         self._log_metrics("test", self.test_metrics)
+
+    def _measure(
+        self, batch: dict[str, Any], batch_idx: int, loader: Any, metrics: DepthMetrics
+    ) -> dict[str, Tensor]:
+        depth, mask = self.predict_depth(batch), batch.get("mask")
+        if real := real_samples(loader, batch_idx, len(depth)):
+            metrics.update(depth[:real], batch["depth"][:real], None if mask is None else mask[:real])
+        return {"depth": depth}
 
     def _log_metrics(self, prefix: str, metrics: DepthMetrics) -> None:
         values = metrics.compute()
@@ -300,27 +296,13 @@ class DepthModule(L.LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the effective configuration and the number of skipped steps."""
+        """Add the effective configuration, the counts, and which weights `state_dict` holds."""
         checkpoint["config"] = self.config
-        checkpoint["skipped_steps"] = [self.skipped_steps, self._skipped_in_a_row]
+        checkpoint["skipped_steps"] = self.guard.state_dict()
+        checkpoint["skipped_frames"] = self.skipped_frames
+        checkpoint.setdefault("weights", "current")  # "averaged" by `Averaging`, which is called before
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the number of skipped steps."""
-        self.skipped_steps, self._skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
-
-
-def group_table(optimizer: Optimizer) -> str:
-    """Return the optimiser's groups as a table: name, tensors, parameters, learning rate."""
-    rows = [("group", "tensors", "parameters", "lr")]
-    for group in optimizer.param_groups:
-        count = sum(p.numel() for p in group["params"])
-        rows.append((group["name"], str(len(group["params"])), f"{count:,}", f"{group['lr']:g}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = []
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
+        """Take back the counts."""
+        self.guard.load_state_dict(checkpoint.get("skipped_steps", (0, 0)))
+        self.skipped_frames = checkpoint.get("skipped_frames", 0)

@@ -15,7 +15,6 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from depthloss.training.config import (
-    LAST,
     NETWORKS,
     OPEN_SECTIONS,
     OWNED_TRAINER_KEYS,
@@ -24,6 +23,7 @@ from depthloss.training.config import (
     CheckpointConfig,
     ConfigError,
     DatasetConfig,
+    EmaConfig,
     OptimizerConfig,
     Option,
     RangeConfig,
@@ -33,73 +33,9 @@ from depthloss.training.config import (
     open_options,
 )
 from depthloss.training.data import Augmentation
+from depthloss.training.flags import EPILOG, OTHER_FLAGS, SHORT_FLAGS
 
 log = logging.getLogger("depthloss.training")
-
-SHORT_FLAGS = {
-    "--supervised-method": "--model.loss.supervised_method",
-    "--lambda-sg": "--model.loss.lambda_sg",
-    "--max-epochs": "--trainer.max_epochs",
-}
-SWITCHES = {"--profile-loss": "--profile_loss=true", "--check-data": "--check_data=true"}
-# Flags that stand for no key.
-OTHER_FLAGS = ("config", "gpus", "help", "print_config", "resume")
-
-EPILOG = """short flags: --supervised-method NAME, --lambda-sg X, --max-epochs N, --name RUN,
---gpus LIST (0 or 0,1; or cpu; default auto), --resume [last|best|FILE] (bare: last),
---check-data, --profile-loss"""
-
-
-def split_arguments(argv: list[str]) -> tuple[str | None, list[str], str | None]:
-    """Split a command line: the configuration file, the arguments with short flags spelt out, what to resume.
-
-    Raises:
-        ConfigError: a flag without its value.
-    """
-    rest = list(argv)
-    config_file = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    arguments: list[str] = []
-    resume = None
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        following = rest[0] if rest and not rest[0].startswith("-") else None
-        if flag == "--resume":
-            if not equals and following is not None:
-                value = rest.pop(0)
-            if value.endswith((".yaml", ".yml")):
-                raise ConfigError(
-                    f"--resume {value}: a checkpoint is needed; the configuration file comes first"
-                )
-            resume = value or LAST
-        elif flag in ("--gpus", "--config"):
-            if not equals and following is None:
-                raise ConfigError(f"{flag} needs a value")
-            value = value if equals else rest.pop(0)
-            if flag == "--gpus":
-                arguments += _devices(value)
-            else:
-                config_file = value
-        elif flag in SWITCHES and not equals:
-            arguments.append(SWITCHES[flag])
-        elif flag.endswith((".yaml", ".yml")) and not _awaits_value(arguments):
-            raise ConfigError(f"{flag}: the configuration file comes first: train.py {flag} --key value ...")
-        else:
-            arguments.append(SHORT_FLAGS.get(flag, flag) + equals + value)
-    return config_file, arguments, resume
-
-
-def _awaits_value(arguments: list[str]) -> bool:
-    return bool(arguments) and arguments[-1].startswith("--") and "=" not in arguments[-1]
-
-
-def _devices(gpus: str) -> list[str]:
-    if gpus == "auto":
-        return []
-    if gpus == "cpu":
-        return ["--trainer.accelerator=cpu", "--trainer.devices=auto"]
-    if not all(index.isdigit() for index in gpus.split(",")):
-        raise ConfigError(f"--gpus {gpus}: a list of GPU numbers such as 0 or 0,1 is needed, or cpu, or auto")
-    return ["--trainer.accelerator=gpu", f"--trainer.devices=[{gpus}]"]
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -249,8 +185,15 @@ def _build_parser(
     parser.add_class_arguments(NETWORKS[network], "model.depth_net", skip=skip, instantiate=False)
     section("model.optimizer", OptimizerConfig())
     section("model.scheduler", SchedulerConfig())
+    section("ema", EmaConfig())
     parser.add_argument(
         "--datasets.image_shape", type=tuple[int, int], default=(192, 320), help="(H, W) of all maps"
+    )
+    parser.add_argument(
+        "--datasets.skip_bad_frames",
+        type=bool,
+        default=False,
+        help="leave out frames that cannot be read, name and count them, instead of stopping at the first",
     )
     section("datasets.augmentation", Augmentation())
     for split in ("train", "validation", "test"):
@@ -283,7 +226,8 @@ def _without_null_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, 
     """Read `test: null` as no data set, and another section that is null as one with nothing in it."""
     sections = {
         *OPEN_SECTIONS,
-        *"model datasets trainer checkpoint tensorboard datasets.augmentation".split(),
+        *"model ema datasets trainer checkpoint tensorboard".split(),
+        *("datasets.augmentation", "datasets.augmentation.sparsity"),
     }
     sections |= {
         f"model.{key}" for key in ("params", "depth_net", "optimizer", "optimizer.depth", "scheduler")

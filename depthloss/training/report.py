@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-INVALID_GREY = "0.6"
-MAX_ERROR = 0.5
+from depthloss.training.colours import (
+    DEPTH_COLOURS,
+    ERROR_COLOURS,
+    LINE_COLOURS,
+    depth_map,
+    depth_norm,
+    error_limit,
+    error_map,
+    percent,
+    relative_error,
+    ticks,
+)
+
+PIXELS = 400  # widest map of predictions.png: what a cell of the figure can show
 
 Series = tuple[np.ndarray, np.ndarray]
 
@@ -34,6 +46,7 @@ class Sample:
         prediction: float [H, W] in metres.
         input_depth: float [H, W], sparse input in metres, 0 = none; or None.
         name: of the frame.
+        index: of the frame in its data set, if known.
     """
 
     rgb: np.ndarray
@@ -41,6 +54,7 @@ class Sample:
     prediction: np.ndarray
     input_depth: np.ndarray | None = None
     name: str = ""
+    index: int | None = None
 
 
 def read_metrics(metrics_csv: Path) -> dict[str, Series]:
@@ -64,13 +78,19 @@ def write_curves(metrics_csv: Path, out: Path, title: str = "") -> None:
         out: the PNG, written whole or not at all.
         title: of the figure.
     """
-    series = read_metrics(metrics_csv)
-    panels = [p for p in _curve_panels(series) if p[2]]
+    fig = draw_curves(metrics_csv, title)
+    if fig is not None:
+        save_figure(fig, out)
+
+
+def draw_curves(metrics_csv: Path, title: str = "", columns: int = 3) -> Figure | None:
+    """Return the figure of `write_curves`, with so many panels in a row; None if there is nothing to draw."""
+    panels = [p for p in _curve_panels(read_metrics(metrics_csv)) if p[2]]
     if not panels:
-        return
-    columns = min(3, len(panels))
+        return None
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    fig = Figure(figsize=(5.2 * columns, 3.7 * rows), layout="constrained")
+    fig = Figure(figsize=(5.2 * columns, 4.0 * rows), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, (name, scale, lines) in zip(axes, panels, strict=False):
         _draw_panel(ax, name, scale, lines)
@@ -78,14 +98,14 @@ def write_curves(metrics_csv: Path, out: Path, title: str = "") -> None:
         ax.set_visible(False)
     if title:
         fig.suptitle(title)
-    save_figure(fig, out)
+    return fig
 
 
 def write_predictions(samples: Sequence[Sample], out: Path, title: str = "") -> None:
-    """Draw a row per frame: rgb, sparse input if any has one, ground truth, prediction, relative error.
+    """Draw a row per frame: rgb, sparse input if any has one, prediction, ground truth, relative error.
 
-    The depth maps of a row share one colour bar, in metres. The error is signed. Invalid pixels are grey.
-    Sparse maps are drawn with enlarged points, else they could not be seen.
+    The depth maps of a row share one colour bar, in metres; the errors, signed, share one in all rows.
+    Invalid pixels are grey. Sparse maps are drawn with enlarged points, else they could not be seen.
 
     Args:
         samples: the frames.
@@ -93,23 +113,24 @@ def write_predictions(samples: Sequence[Sample], out: Path, title: str = "") -> 
         title: of the figure.
     """
     with_input = any(s.input_depth is not None for s in samples)
-    height, width = samples[0].depth.shape
-    columns = 5 if with_input else 4
-    cell = 3.4
-    row_height = cell * height / width + 0.35
-    fig = Figure(figsize=(cell * columns + 2.0, row_height * len(samples) + 0.6), layout="constrained")
-    axes = fig.subplots(len(samples), columns, squeeze=False)
-    for row, sample in zip(axes, samples, strict=True):
-        _draw_sample(fig, row, sample, with_input)
-    heads = [
-        "rgb",
-        *(["sparse input"] if with_input else []),
-        "ground truth",
-        "prediction",
-        "error (pred − gt) / gt",
-    ]
+    heads = ["RGB", *(["sparse input"] if with_input else []), "prediction", "ground truth"]
+    heads.append("error (pred − gt) / gt")
+    cell = 2.75
+    heights = [cell * s.depth.shape[0] / s.depth.shape[1] + 0.42 for s in samples]
+    size = (cell * len(heads) + 1.7, sum(heights) + 0.7)
+    fig = Figure(figsize=size, layout="constrained")
+    axes = fig.subplots(len(samples), len(heads), squeeze=False, height_ratios=heights)
+    errors = [relative_error(s.prediction, s.depth) for s in samples]
+    limit = error_limit(errors)
+    for row, sample, error in zip(axes, samples, errors, strict=True):
+        image = _draw_sample(fig, row, sample, error, limit)
+    bar = fig.colorbar(
+        image, ax=axes[:, -1], fraction=0.06, pad=0.02, extend="both", aspect=20 * len(samples)
+    )
+    bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit])
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: percent(y)))
     for ax, head in zip(axes[0], heads, strict=True):
-        ax.set_title(head)
+        ax.set_title(head, fontsize=11)
     if title:
         fig.suptitle(title)
     save_figure(fig, out)
@@ -118,7 +139,14 @@ def write_predictions(samples: Sequence[Sample], out: Path, title: str = "") -> 
 def save_figure(fig: Figure, out: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with whole_file(out) as temporary:
-        FigureCanvasAgg(fig).print_figure(temporary, format="png", dpi=110)
+        temporary.write_bytes(figure_png(fig))
+
+
+def figure_png(fig: Figure, dpi: int = 110) -> bytes:
+    """Return a figure as a PNG file."""
+    file = io.BytesIO()
+    FigureCanvasAgg(fig).print_figure(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 @contextlib.contextmanager
@@ -164,18 +192,18 @@ def _curve_panels(series: dict[str, Series]) -> list[tuple[str, str, dict[str, S
 def _draw_panel(ax: Axes, name: str, scale: str, lines: dict[str, Series]) -> None:
     for number, (label, (steps, values)) in enumerate(lines.items()):
         faint = label == "step"
-        marker = "o" if len(steps) < 25 and not faint else None
-        style = ("-", "--", ":", "-.")[number // 10 % 4]
+        # A second round through the colours is dashed, a third dotted.
+        style = ("-", "--", ":", "-.")[number // len(LINE_COLOURS) % 4]
         ax.plot(
             steps,
             values,
             style,
             label=label,
-            marker=marker,
+            marker="o" if len(steps) < 25 and not faint else None,
             markersize=3,
             alpha=0.45 if faint else 1,
             linewidth=1 if faint else 1.6,
-            color="0.5" if faint else None,
+            color="0.5" if faint else LINE_COLOURS[number % len(LINE_COLOURS)],
         )
     finite = np.concatenate([values[np.isfinite(values)] for _, values in lines.values()])
     positive = finite.size > 0 and finite.min() > 0
@@ -183,62 +211,42 @@ def _draw_panel(ax: Axes, name: str, scale: str, lines: dict[str, Series]) -> No
         ax.set_yscale("log")
         if finite.max() < 1.5 * finite.min():  # a log axis has no ticks to show within so little
             ax.set_ylim(finite.min() / 2, finite.max() * 2)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        wide = finite.max() > 300 * finite.min()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=12))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_title(name, fontsize=10)
+        ax.yaxis.set_minor_locator(LogLocator(subs=range(2, 10), numticks=12) if wide else NullLocator())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_title(name, fontsize=11)
     ax.set_xlabel("step")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.grid(alpha=0.3)
-    if len(lines) > 1 or next(iter(lines)) not in name:
-        ax.legend(fontsize=7, ncols=1 if len(lines) < 8 else 2)
+    if len(lines) > 3:  # below, where it hides no curve
+        ax.legend(fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False)
+    elif len(lines) > 1 or next(iter(lines)) not in name:
+        ax.legend(fontsize=9)
 
 
-def _draw_sample(fig: Figure, row: Sequence[Axes], sample: Sample, with_input: bool) -> None:
-    maps = [sample.depth, sample.prediction]
-    if with_input:
+def _draw_sample(
+    fig: Figure, row: Sequence[Axes], sample: Sample, error: np.ndarray, limit: float
+) -> AxesImage:
+    maps = [sample.prediction, sample.depth]
+    if len(row) == 5:
         maps.insert(0, np.zeros_like(sample.depth) if sample.input_depth is None else sample.input_depth)
-    valid = sample.depth > 0
-    shown = sample.depth[valid] if valid.any() else sample.prediction[np.isfinite(sample.prediction)]
-    low, high = np.percentile(shown, [1, 99]) if shown.size else (1.0, 10.0)
-    low, high = max(float(low), 1e-3), max(float(high), 1.05 * float(low), 2e-3)
-    norm = LogNorm(low, high) if high > 5 * low else Normalize(low, high)
-    depth_colours = matplotlib.colormaps["turbo_r"].with_extremes(bad=INVALID_GREY)
-    error_colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad=INVALID_GREY)
-
+    norm = depth_norm(sample.depth, sample.prediction)
     for ax in row:
         ax.set_xticks([])
         ax.set_yticks([])
     row[0].imshow(np.clip(sample.rgb, 0, 1))
-    row[0].set_xlabel(sample.name if len(sample.name) <= 48 else f"…{sample.name[-47:]}", fontsize=8)
+    row[0].set_xlabel(sample.name if len(sample.name) <= 36 else f"…{sample.name[-35:]}", fontsize=9)
     for ax, depth in zip(row[1:-1], maps, strict=True):
-        image = ax.imshow(_enlarge(np.where(depth > 0, depth, np.nan)), cmap=depth_colours, norm=norm)
+        image = ax.imshow(depth_map(depth, PIXELS), cmap=DEPTH_COLOURS, norm=norm)
     bar = fig.colorbar(image, ax=list(row[1:-1]), fraction=0.03, pad=0.01, extend="both")
-    bar.ax.set_title("m", fontsize=9)
-    ticks = np.geomspace(low, high, 5) if isinstance(norm, LogNorm) else np.linspace(low, high, 5)
-    bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
+    bar.ax.yaxis.set_major_locator(FixedLocator(ticks(norm)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
-
-    error = np.full(sample.depth.shape, np.nan)
-    error[valid] = (sample.prediction[valid] - sample.depth[valid]) / sample.depth[valid]
-    image = row[-1].imshow(_enlarge(error), cmap=error_colours, vmin=-MAX_ERROR, vmax=MAX_ERROR)
-    bar = fig.colorbar(image, ax=row[-1], fraction=0.06, pad=0.02, extend="both")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:+.0f} %" if y else "0 %"))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g} m"))
+    valid = sample.depth > 0
     if valid.any():
-        row[-1].set_xlabel(f"abs_rel {np.abs(error[valid]).mean():.3f}", fontsize=8)
-
-
-def _enlarge(values: np.ndarray) -> np.ndarray:
-    """Draw each point of a sparse map (NaN = none) as 3 x 3 pixels; the nearest in a fixed order wins."""
-    filled = np.isfinite(values)
-    if not filled.any() or filled.mean() > 0.5:
-        return values
-    height, width = values.shape
-    padded = np.pad(values, 1, constant_values=np.nan)
-    out = values.copy()
-    for dy in range(3):
-        for dx in range(3):
-            neighbour = padded[dy : dy + height, dx : dx + width]
-            out = np.where(np.isfinite(out), out, neighbour)
-    return out
+        lost = np.count_nonzero(~np.isfinite(sample.prediction[valid]))
+        text = f"abs_rel {np.abs(error[valid]).mean():.3f}" + (f" ({lost} px not finite)" if lost else "")
+        row[-1].set_xlabel(text, fontsize=9)
+    return row[-1].imshow(error_map(error, PIXELS), cmap=ERROR_COLOURS, vmin=-limit, vmax=limit)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
+import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,29 @@ import yaml
 from jsonargparse import Namespace
 from torch import nn
 
-from depthloss.training.config import BEST, LAST, QUICK_START, ConfigError
-from depthloss.training.parser import TRAINER_DEFAULTS, parse
+from depthloss.training.config import (
+    AUTO,
+    BEST,
+    LAST,
+    PREVIOUS,
+    QUICK_START,
+    TRAINER_DEFAULTS,
+    ConfigError,
+    EmaConfig,
+    SchedulerConfig,
+)
+from depthloss.training.parser import parse
 
 log = logging.getLogger("depthloss.training")
 
 # What the restored weights and the restored state of optimiser and scheduler belong to.
-FIXED = ("model.loss.supervised_method", "model.depth_net.", "model.optimizer.", "model.scheduler.")
+FIXED = ("model.loss.supervised_method", "model.depth_net.", "model.optimizer.", "model.scheduler.", "ema.")
+# Of these a checkpoint that lacks the key had none.
+LATER = {"model.scheduler.warmup_steps": SchedulerConfig.warmup_steps, "ema.decay": EmaConfig.decay}
+
+
+class DamagedCheckpoint(ConfigError):
+    """A file that is cut short, or no checkpoint."""
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -26,19 +45,28 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return sorted(p for p in directory.glob("*.ckpt") if not p.name.startswith("."))
 
 
-def find_checkpoint(which: str, checkpoint_dir: Path) -> Path:
-    """Return the checkpoint that `--resume` means.
+def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
+    """Return the checkpoint that `--resume` means; None for "auto" where there is none.
+
+    In place of a damaged last.ckpt it is the one before, with a log line.
 
     Args:
-        which: "last", "best" or a file.
+        which: "last", "best", a file, or "auto": the last, if there is one.
         checkpoint_dir: where the run keeps its checkpoints.
 
     Raises:
         ConfigError: there is none.
     """
     last = checkpoint_dir / f"{LAST}.ckpt"
+    if which == AUTO:
+        if not (there := checkpoints_in(checkpoint_dir)):
+            return None
+        newest = max(there, key=lambda p: p.stat().st_mtime)
+        which = LAST if {LAST, PREVIOUS} & {p.stem for p in there} else newest
     path = checkpoint_dir / f"{which}.ckpt" if which in (BEST, LAST) else Path(which)
-    if which == BEST and not path.exists() and last.exists():
+    if path.name == last.name:
+        path = _last_or_previous(path)
+    if which == BEST and not path.exists() and (last := _last_or_previous(last)).exists():
         # With several kept, the names hold epoch and metric; the last checkpoint knows which is best.
         for state in read_checkpoint(last).get("callbacks", {}).values():
             if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
@@ -49,24 +77,61 @@ def find_checkpoint(which: str, checkpoint_dir: Path) -> Path:
     return path
 
 
+def _last_or_previous(last: Path) -> Path:
+    previous = last.with_name(f"{PREVIOUS}.ckpt")
+    if not previous.is_file():
+        return last
+    try:
+        if last.is_file():
+            read_checkpoint(last)
+            return last
+        log.warning("%s is missing: going on from the checkpoint before it, %s", last, previous)
+    except DamagedCheckpoint as error:
+        log.warning("%s", error)
+        log.warning("going on from the checkpoint before it, %s", previous)
+    return previous
+
+
+def set_aside_damaged(checkpoint: Path) -> None:
+    """Rename a damaged last.ckpt in whose stead a run goes on from previous.ckpt: it must not replace it."""
+    last = checkpoint.with_name(f"{LAST}.ckpt")
+    if checkpoint.name == f"{PREVIOUS}.ckpt" and last.is_file():
+        try:
+            read_checkpoint(last)
+        except DamagedCheckpoint:
+            last.rename(last.with_name(f"{last.name}.damaged"))
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; its tensors are mapped, not read, as only names and shapes are needed
-    here.
+    here. Nothing but tensors and plain values is made from what the file says.
 
     Raises:
-        ConfigError: the file is damaged, or no checkpoint.
+        DamagedCheckpoint: the file is damaged, or no checkpoint.
+        ConfigError: it asks for code to be run.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"--resume {path}: it cannot be read: {error.strerror}") from error
     except Exception as error:  # torch names no set of errors for a damaged file
+        whole = zipfile.is_zipfile(path)
+        if whole and isinstance(error, pickle.UnpicklingError):
+            wanted = re.search(r"GLOBAL (\S+)", str(error))
+            raise ConfigError(
+                f"--resume {path}: refused, and nothing of it was run: it asks for "
+                f"{wanted[1] if wanted else 'an object'}, and a checkpoint of this script holds tensors and "
+                "plain values only. Take one from a source that you trust"
+            ) from error
         reason = str(error).strip().partition("\n")[0]
+        if not whole:
+            reason = "it is not the whole zip archive that torch.save writes"
         others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"
-        raise ConfigError(
-            f"--resume {path}: the file is damaged, or no checkpoint ({type(error).__name__}: {reason}); "
-            f"others beside it: {others}"
+        raise DamagedCheckpoint(
+            f"--resume {path}: the file is damaged, or no checkpoint ({reason}); others beside it: {others}"
         ) from error
     if not isinstance(state, dict):
-        raise ConfigError(
+        raise DamagedCheckpoint(
             f"--resume {path}: not a checkpoint of this script, it holds a {type(state).__name__}"
         )
     return state
@@ -89,15 +154,15 @@ def own_checkpoint_dir(run_dir: Path) -> Path:
     return Path(dirpath) if dirpath else run_dir / "checkpoints"
 
 
-def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, str]:
+def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, str, Path | None]:
     """Parse the configuration that a checkpoint holds, and the arguments that override it.
 
     Args:
-        which: "last" or "best" of the run that --name means, or a file.
+        which: "last", "best" or "auto" of the run that --name means, or a file.
         arguments: as for `depthloss.training.parser.parse`.
 
     Returns:
-        As `depthloss.training.parser.parse`.
+        As `depthloss.training.parser.parse`, and the checkpoint; for "auto" without one the quick start's.
 
     Raises:
         ConfigError: there is no such checkpoint, it has no configuration, or an argument does not go with it.
@@ -106,6 +171,8 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
     run_dir = Path(root) / (_given("name", arguments) or QUICK_START["name"])
     dirpath = _given("checkpoint.dirpath", arguments)
     checkpoint = find_checkpoint(which, Path(dirpath) if dirpath else own_checkpoint_dir(run_dir))
+    if checkpoint is None:
+        return *parse(None, arguments), None
     tree = read_checkpoint(checkpoint).get("config")
     if not tree:
         raise ConfigError(
@@ -119,7 +186,7 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
             raise _changed(checkpoint, {key: (now, before.get(key))})
     log.info("configuration taken from %s", checkpoint)
     try:
-        return parse(tree, arguments)
+        return *parse(tree, arguments), checkpoint
     except ConfigError as error:
         raise ConfigError(f"{checkpoint}: {error}") from error
 
@@ -175,7 +242,7 @@ def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], 
         raise ConfigError(
             f"--resume {checkpoint}: {done} of {max_epochs} epochs are done; give more by --max-epochs"
         )
-    before, now = flat(state.get("config", {})), flat(tree)
+    before, now = {**LATER, **flat(state.get("config", {}))}, flat(tree)
     changed = {
         key: (now.get(key), before.get(key))
         for key in sorted(before.keys() | now.keys())

@@ -5,7 +5,8 @@ import torch
 import yaml
 from torch import nn
 
-from depthloss.training import cli, config
+from depthloss.training import cli, config, trainer
+from depthloss.training.callbacks import Pictures
 from depthloss.training.models import ResNetSAN01
 
 
@@ -74,12 +75,43 @@ def tiny_yaml(tmp_path, monkeypatch, tiny_net) -> Path:
 
 
 @pytest.fixture
-def train(tiny_yaml):
+def pictures() -> bool:
+    """Whether runs draw their pictures, which takes longer than all the rest: override where they count."""
+    return False
+
+
+@pytest.fixture
+def train(tiny_yaml, monkeypatch, pictures):
     """Train the tiny network: train("--name", "x", ...) -> the finished run."""
+    if not pictures:
+        monkeypatch.setattr(Pictures, "_draw", lambda self, trainer: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield lambda *arguments: cli.run([str(tiny_yaml), *arguments])
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def main(train, tiny_yaml, capsys):
+    """Run the command: main("--name=x") -> (exit status, last line of standard error)."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(tiny_yaml), *arguments])
+        return stop.value.code, capsys.readouterr().err.splitlines()[-1]
+
+    return call
+
+
+@pytest.fixture
+def with_callback(monkeypatch):
+    """Give the runs of a test a further callback: with_callback(callback)."""
+
+    def install(callback):
+        original = trainer.checkpoint_callbacks
+        monkeypatch.setattr(trainer, "checkpoint_callbacks", lambda *a, **k: [callback, *original(*a, **k)])
+
+    return install
 
 
 @pytest.fixture(scope="module")

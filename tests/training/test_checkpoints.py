@@ -7,8 +7,12 @@ import lightning as L
 import pytest
 import torch
 
-from depthloss.training import cli
-from depthloss.training.callbacks import WholeCheckpointIO, checkpoint_callbacks, monitor_mode
+from depthloss.training.checkpoints import (
+    CheckpointError,
+    WholeCheckpointIO,
+    checkpoint_callbacks,
+    monitor_mode,
+)
 from depthloss.training.config import ConfigError
 
 
@@ -74,7 +78,7 @@ def test_the_best_are_those_of_an_unbroken_run(train, tiny_net, monkeypatch):
     monkeypatch.setattr(tiny_net, "fail_at", None)
     part = train("--name=part", *arguments, "--resume")
     names = [sorted(p.name for p in run.directory.glob("checkpoints/*")) for run in (whole, part)]
-    assert len(names[0]) == 3 and names[0] == names[1]
+    assert len(names[0]) == 4 and names[0] == names[1]
 
 
 def test_nothing_is_ever_validated(train):
@@ -96,13 +100,12 @@ def test_the_test_is_of_the_best_or_the_last(train, caplog, kept, name):
     assert message.endswith(f"checkpoints/{name}")
 
 
-def test_no_test_without_a_checkpoint(train, caplog, monkeypatch):
+def test_no_test_without_a_checkpoint(train, caplog, with_callback):
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.should_stop = True
 
-    original = cli.checkpoint_callbacks
-    monkeypatch.setattr(cli, "checkpoint_callbacks", lambda *a, **k: [Stop(), *original(*a, **k)])
+    with_callback(Stop())
     with caplog.at_level(logging.WARNING, "depthloss"):
         run = train(*TEST_SET)
     assert caplog.messages == [
@@ -114,7 +117,7 @@ def test_no_test_without_a_checkpoint(train, caplog, monkeypatch):
 
 def test_a_checkpoint_is_written_beside_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    path = tmp_path / "new" / "last.ckpt"
+    path = tmp_path / "new" / "best.ckpt"
     WholeCheckpointIO().save_checkpoint({"x": torch.ones(2)}, path)
     moved = []
     replace = os.replace
@@ -128,9 +131,9 @@ def test_a_checkpoint_is_written_beside_its_place(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match=f"{path} could not be written: disk full; what was there"):
         WholeCheckpointIO().save_checkpoint({}, path)
-    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+    assert [p.name for p in path.parent.iterdir()] == ["best.ckpt"]
     assert torch.load(path, weights_only=True)["x"].tolist() == [0, 0]
 
 

@@ -13,7 +13,8 @@ from depthloss.training import cli, config
 from depthloss.training.build import build_loss
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, SyntheticDataset
-from depthloss.training.parser import parse, split_arguments
+from depthloss.training.flags import split_arguments
+from depthloss.training.parser import parse
 from depthloss.training.resume import find_checkpoint, flat
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,11 @@ def test_help_names_the_flags_and_the_trainer_keys(capsys):
         "--supervised-method",
         "--trainer.max_epochs",
         "--model.depth_net.version",
+        "--model.loss.process_group",
+        "--model.scheduler.warmup_steps",
+        "--ema.decay",
+        "--datasets.skip_bad_frames",
+        "--skip-bad-frames",
     ):
         assert word in text
     assert "--trainer.callbacks" not in text
@@ -264,6 +270,7 @@ def test_main_ends_with_one_line(tmp_path, monkeypatch, capsys):
 # ---- a run
 
 
+@pytest.mark.parametrize("pictures", [True])
 def test_the_run_directory(train, capsys, recwarn):
     run = train("--model.depth_net.width=3", "--datasets.test.dataset=synthetic", "--datasets.test.length=2")
     assert run.directory == Path("runs/run")
@@ -278,6 +285,7 @@ def test_the_run_directory(train, capsys, recwarn):
         "tensorboard/hparams.yaml",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
     }
     header = (run.directory / "metrics.csv").read_text().splitlines()[0].split(",")
     for name in (
@@ -323,9 +331,8 @@ def test_best_and_last(train):
     run = train("--checkpoint.save_top_k=2", "--max-epochs=3", "--checkpoint.monitor=mae")
     directory = run.directory / "checkpoints"
     names = sorted(p.name for p in directory.glob("*.ckpt"))
-    assert (
-        len(names) == 3 and names[-1] == "last.ckpt" and names[0].startswith("epoch00") and "mae" in names[0]
-    )
+    assert len(names) == 4 and names[2:] == ["last.ckpt", "previous.ckpt"]
+    assert names[0].startswith("epoch00") and "mae" in names[0]
     scores = {name: float(name.removesuffix(".ckpt").partition("mae")[2]) for name in names[:2]}
     assert find_checkpoint("best", directory).name == min(scores, key=scores.get)
     assert torch.load(directory / "last.ckpt", weights_only=True)["epoch"] == 2
@@ -333,19 +340,19 @@ def test_best_and_last(train):
         train("--resume", "--max-epochs=3")
 
 
+@pytest.mark.parametrize("pictures", [True])
 def test_without_validation(train):
     run = train("--datasets.validation.dataset=null", "--max-epochs=1")
     assert [p.name for p in (run.directory / "checkpoints").iterdir()] == ["last.ckpt"]
     assert (run.directory / "curves.png").exists() and not (run.directory / "predictions.png").exists()
 
 
-def test_an_epoch_that_was_cut_short_leaves_no_checkpoint(train, caplog, monkeypatch):
+def test_an_epoch_that_was_cut_short_leaves_no_checkpoint(train, caplog, with_callback):
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             trainer.should_stop = (trainer.current_epoch, batch_idx) == (1, 0)
 
-    original = cli.checkpoint_callbacks
-    monkeypatch.setattr(cli, "checkpoint_callbacks", lambda *a, **k: [Stop(), *original(*a, **k)])
+    with_callback(Stop())
     with caplog.at_level(logging.WARNING, "depthloss"):
         run = train()
     assert run.trainer.global_step == 4

@@ -12,8 +12,9 @@ from depthloss.training import cli
 from depthloss.training.build import build_loss, build_model, check_input
 from depthloss.training.config import ConfigError
 from depthloss.training.data import write_depth_png, write_rgb
+from depthloss.training.flags import split_arguments
 from depthloss.training.loaders import DepthData
-from depthloss.training.parser import parse, split_arguments
+from depthloss.training.parser import parse
 from depthloss.training.resume import flat
 
 
@@ -64,6 +65,7 @@ def test_every_option_has_its_default():
         "supervised_loss_weight": 1.0,
         "weight_rgbd": 1.0,
         "flip_lr_prob": 0.5,
+        "process_group": False,
     }
     assert loss == {**fixed, **own, "clamp": None, "backend": "auto"}
     test = {k.removeprefix("datasets.test."): v for k, v in cfg.items() if k.startswith("datasets.test.")}

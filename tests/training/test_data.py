@@ -194,13 +194,15 @@ def test_augmentation_options_are_checked():
 
 
 def test_unknown_names_and_options_name_the_nearest():
-    assert available_datasets() == ("synthetic", "rgbd-folder")
+    assert available_datasets() == ("synthetic", "rgbd-folder", "kitti", "ncdb", "nyu-h5")
     with pytest.raises(ValueError, match="unknown dataset 'sintetic'; did you mean 'synthetic'.*rgbd-folder"):
         build_dataset("sintetic", **COMMON)
     with pytest.raises(TypeError, match="no option 'depth_scal'; did you mean 'depth_scale'.*Known: path, "):
         build_dataset("rgbd-folder", path=".", depth_scal=1, **COMMON)
     with pytest.raises(TypeError, match="'rgbd-folder' needs the option 'path'"):
         build_dataset("rgbd-folder", **COMMON)
+    with pytest.raises(TypeError, match="'kitti' needs the option 'split'"):
+        build_dataset("kitti", path=".", **COMMON)
 
 
 @pytest.mark.parametrize(

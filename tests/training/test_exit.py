@@ -14,19 +14,7 @@ from depthloss.training.data import DataError, SyntheticDataset
 
 
 @pytest.fixture
-def main(train, tiny_yaml, capsys):
-    """Run the command: main("--name=x") -> (exit status, last line of standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main([str(tiny_yaml), *arguments])
-        return stop.value.code, capsys.readouterr().err.splitlines()[-1]
-
-    return call
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
+def stop_at(with_callback):
     """Do something at the end of a step, once: stop_at(epoch, batch, what)."""
 
     def install(epoch, batch, what):
@@ -37,8 +25,7 @@ def stop_at(monkeypatch):
                 if waiting and (trainer.current_epoch, batch_idx) == (epoch, batch):
                     waiting.pop()()
 
-        original = cli.checkpoint_callbacks
-        monkeypatch.setattr(cli, "checkpoint_callbacks", lambda *a, **k: [Stop(), *original(*a, **k)])
+        with_callback(Stop())
 
     return install
 

@@ -1,9 +1,6 @@
-"""Faulty files and the `rgbd-folder` data set, on generated and on real frames."""
+"""Faulty files and the `rgbd-folder` data set; real frames are in test_frames.py."""
 
-import json
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +19,9 @@ from depthloss.training.data import (
 )
 from depthloss.training.data.transforms import resize_depth
 
+from .layouts import spoil
+
 COMMON = {"image_shape": (24, 32), "min_depth": 0.1, "max_depth": 80.0, "train": False}
-DATA = Path(os.environ.get("DEPTHLOSS_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
-needs_data = pytest.mark.skipif(
-    not (DATA / "index.json").is_file(),
-    reason="needs real RGB-D frames: set DEPTHLOSS_DATA to a folder with index.json",
-)
 
 
 def random_depth(rng, shape, valid=0.3, low=1.0, high=60.0):
@@ -55,29 +49,6 @@ def same(a, b):
         assert torch.equal(a[key], b[key]) if torch.is_tensor(a[key]) else a[key] == b[key], key
 
 
-def spoil(path, how):
-    """Write a depth PNG and damage it."""
-    write_depth_png(path, random_depth(np.random.default_rng(1), (40, 50)), 256)
-    good = path.read_bytes()
-    if how == "missing":
-        path.unlink()
-    elif how == "corrupt":
-        path.write_bytes(good[:200] + bytes([good[200] ^ 0xFF]) + good[201:])
-    elif how == "truncated":
-        path.write_bytes(good[: len(good) // 2])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1")
-    elif how == "8-bit":
-        Image.fromarray(np.ones((4, 4), np.uint8)).save(path)
-    elif how == "colour":
-        Image.fromarray(np.ones((4, 4, 3), np.uint8)).save(path)
-    elif how == "folder":
-        path.unlink()
-        path.mkdir()
-
-
 @pytest.mark.parametrize(
     ("how", "got"),
     [
@@ -93,6 +64,7 @@ def spoil(path, how):
 )
 def test_every_fault_of_a_depth_file_has_its_own_message(tmp_path, how, got):
     path = tmp_path / "frame.png"
+    write_depth_png(path, random_depth(np.random.default_rng(1), (40, 50)), 256)
     spoil(path, how)
     with pytest.raises(DataError, match=f"frame.png: {got}"):
         read_depth_png(path, 256)
@@ -104,6 +76,7 @@ def test_every_fault_of_a_depth_file_has_its_own_message(tmp_path, how, got):
 )
 def test_every_fault_of_a_picture_has_its_own_message(tmp_path, how, got):
     path = tmp_path / "frame.png"
+    write_depth_png(path, random_depth(np.random.default_rng(1), (40, 50)), 256)
     spoil(path, how)
     with pytest.raises(DataError, match=f"frame.png: got .*{got}.*; expected an 8-bit RGB PNG or JPEG"):
         read_rgb(path)
@@ -282,38 +255,6 @@ def test_a_fault_in_a_worker_keeps_its_type_and_message(tmp_path):
     spoil(tmp_path / "depth/f02.png", "corrupt")
     with pytest.raises(DataError, match="f02.png: got a damaged or truncated file"):
         list(DataLoader(data, num_workers=1))
-
-
-# ---- real frames
-
-
-@needs_data
-def test_real_frames_have_the_recorded_depths():
-    for record in json.loads((DATA / "index.json").read_text()):
-        depth = read_depth_png(DATA / record["depth"], record["depth_scale"])
-        rgb = read_rgb(DATA / record["rgb"])
-        width, height = record["depth_size"]
-        assert depth.shape == (height, width) == rgb.shape[:2], record["depth"]
-        valid, stats = depth[depth > 0], record["stats"]
-        assert valid.size / depth.size == pytest.approx(stats["valid_frac"], abs=1e-4)
-        assert [valid.min(), valid.max()] == pytest.approx([stats["min"], stats["max"]], abs=1e-3)
-
-
-@needs_data
-def test_real_driving_frames_load_at_training_size():
-    data = build_folder(
-        DATA / "kitti_raw_sfnd", input_depth="depth_raw", image_shape=(96, 320), min_depth=1.0, train=True
-    )
-    assert len(data) == 16
-    batch = next(iter(DataLoader(data, batch_size=4, sampler=EpochSampler(data, True, 0))))
-    assert batch["rgb"].shape == (4, 3, 96, 320)
-    for key in ("depth", "input_depth"):
-        assert batch[key].shape == (4, 1, 96, 320)
-        valid = batch[key][batch[key] > 0]
-        assert 0.2 < valid.numel() / batch[key].numel() < 0.5
-        assert valid.min() >= 1 and valid.max() <= 80
-        # Scattered, not interpolated: still multiples of 1/256 m.
-        assert torch.equal(valid * 256, (valid * 256).round())
 
 
 def test_depth_out_of_range_is_said_at_start(tmp_path, caplog):

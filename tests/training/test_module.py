@@ -1,85 +1,20 @@
-import copy
 import logging
 
-import lightning as L
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import depthloss
 from depthloss.training.config import GroupConfig, OptimizerConfig, SchedulerConfig
-from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.module import DepthModule, TrainingDiverged, group_table
+from depthloss.training.guard import TrainingDiverged
+from depthloss.training.module import DepthModule
+from depthloss.training.schedule import group_table
+
+from .steps import build, fit, frames, same
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no `val_dataloader`.*", "ignore:.*isinstance\\(treespec, LeafSpec\\).*"
 )
-
-
-def frames(count: int, bad: tuple[int, ...] = ()) -> list[dict]:
-    """Frames of random content; those in `bad` hold a NaN pixel."""
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for i in range(count):
-        rgb = torch.rand(3, 16, 32, generator=generator)
-        if i in bad:
-            rgb[0, 3, 4] = torch.nan
-        depth = 1 + 9 * torch.rand(1, 16, 32, generator=generator)
-        samples.append({"rgb": rgb, "depth": depth, "name": f"frame-{i}", "index": i})
-    return samples
-
-
-class Recorder(L.Callback):
-    """Keeps the whole state before every batch and after the last."""
-
-    def __init__(self):
-        self.states, self.progress, self.logged = [], [], []
-
-    @staticmethod
-    def state(trainer, module):
-        return copy.deepcopy((module.state_dict(), trainer.optimizers[0].state_dict()))
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.states.append(self.state(trainer, pl_module))
-        self.progress.append(pl_module.progress)
-
-    def on_train_end(self, trainer, pl_module):
-        self.states.append(self.state(trainer, pl_module))
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def build(tiny_net, method="sparse-l1", module_type=DepthModule, **kwargs):
-    torch.manual_seed(0)
-    model = SemiSupCompletionModel(tiny_net(), depthloss.SupervisedLoss(method))
-    return module_type(model, **kwargs)
-
-
-def fit(module, samples, batch_size=1, **kwargs):
-    recorder = Recorder()
-    settings = {"max_epochs": 1, "gradient_clip_val": 10.0, "log_every_n_steps": 1, **kwargs}
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[recorder],
-        **settings,
-    )
-    trainer.fit(module, DataLoader(samples, batch_size=batch_size))
-    recorder.logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    return recorder
 
 
 # ---- parameter groups
@@ -237,7 +172,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_net, caplog, kind, clip)
     before = recorder.states
     assert [same(before[i], before[i + 1]) for i in range(4)] == [False, False, True, False]
     assert all(t.isfinite().all() for t in before[-1][0].values())
-    assert module.skipped_steps == 1 and recorder.logged["train/skipped_steps"] == 1
+    assert module.guard.skipped == 1 and recorder.logged["train/skipped_steps"] == 1
     assert all(v == v for v in recorder.logged.values()), "a skipped step is not in the means"
     (message,) = [m for m in caplog.messages if "not finite" in m]
     assert "1 in all, 1 in a row" in message and message.endswith("samples: frame-2")
@@ -256,13 +191,13 @@ def test_ten_in_a_row_stop_the_training(tiny_net):
     text = str(error.value)
     for word in ("10 steps in a row", "epoch 0", "frame-11", "model.optimizer.depth.lr"):
         assert word in text
-    assert module.skipped_steps == 10
+    assert module.guard.skipped == 10
 
 
 def test_nine_in_a_row_do_not(tiny_net):
     module = build(tiny_net)
     fit(module, frames(22, bad=(*range(9), *range(10, 19))))
-    assert module.skipped_steps == 18
+    assert module.guard.skipped == 18
 
 
 def test_accumulated_batches_are_dropped_together(tiny_net, caplog):

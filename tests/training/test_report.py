@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from depthloss.training import report
+from depthloss.training.colours import ERROR_COLOURS
 from depthloss.training.report import Sample, read_metrics, whole_file, write_curves, write_predictions
 
 
@@ -18,9 +21,14 @@ def write_csv(path, *rows: dict) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def colours(path) -> set[tuple[int, ...]]:
+def colour_share(path) -> dict[tuple[int, ...], float]:
     with Image.open(path) as image:
-        return {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
+        counts = image.convert("RGB").getcolors(maxcolors=1 << 24)
+        return {colour: n / image.width / image.height for n, colour in counts}
+
+
+def colours(path) -> set[tuple[int, ...]]:
+    return set(colour_share(path))
 
 
 def test_read_metrics(tmp_path):
@@ -101,13 +109,49 @@ def test_predictions_that_are_not_depths(tmp_path, prediction):
     assert (153, 153, 153) in colours(tmp_path / "p.png"), "invalid pixels are grey"
 
 
-def test_sparse_points_are_enlarged():
-    values = np.full((5, 9), np.nan)
-    values[1, 1], values[3, 7] = 4.0, 6.0
-    drawn = report._enlarge(values)
-    assert np.isfinite(drawn).sum() == 18
-    assert (drawn[0:3, 0:3] == 4).all() and (drawn[2:5, 6:9] == 6).all()
-    np.testing.assert_array_equal(report._enlarge(np.ones((3, 3))), np.ones((3, 3)))
+def test_colours_of_the_errors(tmp_path):
+    right, far = sample(), sample()
+    right.prediction[:] = right.depth
+    far.prediction[:] = 5 * far.depth
+    write_predictions([right, far], tmp_path / "p.png")
+    white, red, blue = (tuple(c[:3]) for c in ERROR_COLOURS(np.array([0.5, 1.0, 0.0]), bytes=True))
+    share = colour_share(tmp_path / "p.png")
+    assert share[white] > 0.06 and share[red] > 0.06 and share.get(blue, 0) < 0.01
+
+
+def test_words_of_the_predictions(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda fig, out: figures.append(fig))
+    broken = sample(name="x" * 60 + ".png", input_depth=np.zeros((32, 64)))
+    broken.prediction[0, :3] = np.nan
+    right = sample(name="right")
+    right.prediction = 1.1 * right.depth
+    write_predictions([broken, right], tmp_path / "p.png", title="run, epoch 2")
+    [fig] = figures
+    maps = [ax for ax in fig.axes if ax.images]
+    titles = ["RGB", "sparse input", "prediction", "ground truth", "error (pred − gt) / gt"]
+    assert [ax.get_title() for ax in maps[:5]] == titles and not maps[5].get_title()
+    assert maps[4].get_xlabel() == "abs_rel nan (3 px not finite)" and maps[9].get_xlabel() == "abs_rel 0.100"
+    assert maps[0].get_xlabel() == "…" + "x" * 31 + ".png" and maps[5].get_xlabel() == "right"
+    bars = [ax for ax in fig.axes if ax not in maps]
+    assert len(bars) == 3, "one per row for the depth, and one for all errors"
+    fig.canvas = FigureCanvasAgg(fig)
+    fig.canvas.draw()
+    for ax, unit in zip(bars, ("m", "m", "%"), strict=True):
+        assert len(ax.get_yticklabels()) == 5
+        assert all(label.get_text().endswith(f" {unit}") for label in ax.get_yticklabels())
+    scales = [(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in maps]
+    assert scales[1] == scales[2] == scales[3] and scales[4] == scales[9]
+
+
+def test_curves_of_many_terms_keep_their_legend_outside():
+    lines = {f"term_{i}": (np.arange(30.0), np.linspace(1, i + 1, 30)) for i in range(9)}
+    fig = Figure()
+    ax = fig.subplots()
+    report._draw_panel(ax, "terms", "auto", lines)
+    FigureCanvasAgg(fig).draw()
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9, "each is its own"
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from depthloss.training.data import EpochSampler, build_dataset, scenes
-from depthloss.training.data.canvas import Camera, Scene
-from depthloss.training.data.raycast import render
+from depthloss.training.data.canvas import KINDS, Camera, Scene
+from depthloss.training.data.raycast import render, render_kinds
 from depthloss.training.data.synthetic import scan
 from depthloss.training.data.textures import TEXTURE_INDEX
 from depthloss.training.data.transforms import sample_rng
@@ -242,3 +242,32 @@ def test_density_of_the_ground_truth():
     assert "input_depth" not in dense[0]
     beams = [(build(input_depth="scanline", input_beams=n)[1]["input_depth"] > 0).sum() for n in (4, 16)]
     assert 0 < beams[0] < beams[1] < (dense[1]["depth"] > 0).sum()
+
+
+def test_classes_are_the_kinds_of_primitives():
+    scene = empty_scene()
+    scene.rect((0, 0, 9), X, Y, (2, 50), 0)
+    scene.box((-1, 0, 6), (0.5, 0.5, 0.5), 0, 0)
+    scene.sphere((1.0, 0.0, 5.0), 0.5, 0)
+    scene.pole(0.0, 4.0, 0.2, -9, 9, 0)
+    cam = camera()
+    rgb, depth, kinds = render_kinds(scene, cam)
+    for image, other in zip((rgb, depth), render(scene, cam), strict=True):
+        np.testing.assert_array_equal(image, other)
+    np.testing.assert_array_equal(kinds >= 0, depth > 0)  # the sky is of no kind
+    for kind, at in {"box": (20, 21), "sphere": (20, 40), "pole": (20, 30), "surface": (2, 25)}.items():
+        assert KINDS[kinds[at]] == kind
+    assert kinds[20, 0] == -1
+
+    data = build()
+    assert data.class_names == KINDS == ("surface", "box", "sphere", "pole")
+    for index in (0, 1):
+        sample, frame = data[index], data.frame(index)
+        assert sample["classes"].shape == (4, 48, 80) and sample["classes"].dtype == torch.bool
+        np.testing.assert_array_equal(sample["classes"].numpy(), frame.classes.transpose(2, 0, 1))
+        # Every pixel is of one class, but the sky.
+        assert (frame.classes.sum(-1) <= 1).all() and frame.classes[frame.depth > 0].any(-1).all()
+        assert (frame.classes.mean((0, 1))[:2] > 0.1).all() and frame.classes.any((0, 1)).sum() >= 3
+    training = build(train=True)
+    assert training.class_names == () and "classes" not in training[0]
+    assert torch.equal(build(train=True, augmentation={"jittering": ()})[1]["rgb"], data[1]["rgb"])

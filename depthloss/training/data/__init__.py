@@ -10,18 +10,25 @@ from depthloss.training.data.base import DepthDataset
 from depthloss.training.data.folder import RGBDFolder
 from depthloss.training.data.io import (
     DataError,
+    read_depth_npz,
     read_depth_png,
     read_mask,
     read_rgb,
     write_depth_png,
     write_rgb,
 )
+from depthloss.training.data.kitti import KITTI
+from depthloss.training.data.ncdb import NCDB
+from depthloss.training.data.nyu import NYUH5
 from depthloss.training.data.sampler import EpochSampler
 from depthloss.training.data.synthetic import SyntheticDataset
 from depthloss.training.data.transforms import Augmentation, nearest
 
 __all__ = [
     "DATASETS",
+    "KITTI",
+    "NCDB",
+    "NYUH5",
     "Augmentation",
     "DataError",
     "DepthDataset",
@@ -31,6 +38,7 @@ __all__ = [
     "available_datasets",
     "build_dataset",
     "dataset_options",
+    "read_depth_npz",
     "read_depth_png",
     "read_mask",
     "read_rgb",
@@ -41,6 +49,9 @@ __all__ = [
 DATASETS: dict[str, type[DepthDataset]] = {
     "synthetic": SyntheticDataset,
     "rgbd-folder": RGBDFolder,
+    "kitti": KITTI,
+    "ncdb": NCDB,
+    "nyu-h5": NYUH5,
 }
 
 
@@ -73,6 +84,7 @@ def build_dataset(
     train: bool,
     seed: int = 0,
     augmentation: Mapping[str, Any] | Augmentation | None = None,
+    skip_bad_frames: bool = False,
     **options: Any,
 ) -> DepthDataset:
     """Build a data set by name.
@@ -85,6 +97,7 @@ def build_dataset(
         train: whether to augment.
         seed: seed of the augmentation, >= 0.
         augmentation: mapping with the fields of `Augmentation`; None = its defaults.
+        skip_bad_frames: go on where the files of a frame are missing or faulty, see `DepthDataset`.
         **options: options of the data set, see its class.
 
     Returns:
@@ -109,5 +122,6 @@ def build_dataset(
         train=train,
         seed=seed,
         augmentation=augmentation,
+        skip_bad_frames=skip_bad_frames,
         **options,
     )

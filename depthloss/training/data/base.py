@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from depthloss.training.data.io import DataError, logger
-from depthloss.training.data.transforms import Augmentation, Frame, augment, limit_range, resize
+from depthloss.training.data.transforms import Augmentation, Frame, augment, limit_range, prepare
+
+# With skip_bad_frames: how many frames in a row are tried before the fault is no longer that of some frames.
+MAX_TRIES = 100
 
 
 class DepthDataset(Dataset[dict[str, Any]], ABC):
@@ -28,7 +34,13 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         "depth": float32 [1, H, W] in metres, 0 = invalid;
         "input_depth": float32 [1, H, W] in metres, 0 = none (only if the data set has it);
         "mask": bool [1, H, W], True = keep (only if the data set has it);
-        "name": str; "index": int.
+        "classes": bool [C, H, W], the pixels of each of `class_names` (for evaluation, if there are any);
+        "name": str; "index": int;
+        "skipped": int, number of unreadable frames skipped for it (only with `skip_bad_frames`).
+
+    Attributes:
+        class_names: the C object classes; empty where frames carry none, as in training.
+        maps: the optional maps that every frame has: "input_depth", "mask".
 
     Args:
         image_shape: (H, W) of every map of a sample.
@@ -37,11 +49,16 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         train: whether to augment.
         seed: seed of the augmentation, >= 0.
         augmentation: mapping with the fields of `Augmentation`; None = its defaults.
+        skip_bad_frames: go on where the files of a frame are missing or faulty: in training with the next
+            frame that can be read, in evaluation with an empty one (black, no depth). Each is logged.
 
     Raises:
         ValueError: an argument is out of range.
         TypeError: `augmentation` has an unknown key.
     """
+
+    class_names: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -52,6 +69,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         train: bool,
         seed: int = 0,
         augmentation: Mapping[str, Any] | Augmentation | None = None,
+        skip_bad_frames: bool = False,
     ) -> None:
         shape = tuple(image_shape)
         if len(shape) != 2 or any(isinstance(s, bool) or int(s) != s or s < 1 for s in shape):
@@ -68,6 +86,8 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         self.train = bool(train)
         self.seed = int(seed)
         self.augmentation = Augmentation.from_dict(augmentation)
+        self.skip_bad_frames = bool(skip_bad_frames)
+        self._logged: set[int] = set()  # bad frames that this process has named
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,6 +101,16 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
     def name(self, index: int) -> str:
         """Return the name of frame `index`, for logs and pictures."""
 
+    def frame(self, index: int) -> Frame:
+        """Return frame `index` at its stored size: depth limited to its range, no augmentation.
+
+        Raises:
+            IndexError: the index is out of range.
+            DataError: a file of the frame is missing or faulty; with `skip_bad_frames` the frame is an empty
+                one of size `image_shape` instead.
+        """
+        return self._read_or_empty(self._position(index))[0]
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return one sample.
 
@@ -93,18 +123,21 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
             DataError: a file of the frame is missing or faulty.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        epoch, index = operator.index(epoch), operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for a data set of {len(self)} frames")
-        index %= len(self)
-        frame = self._limit(self.load(index))
+        epoch, index = operator.index(epoch), self._position(index)
         if self.train:
+            frame, at, skipped = self._next_readable(index)
+            # Keyed by the index asked for: a stand-in differs from the same frame at its own turn.
             frame = augment(
                 frame, self.augmentation, self.image_shape, seed=self.seed, epoch=epoch, index=index
             )
         else:
-            frame = resize(frame, self.image_shape)
-        return self._sample(frame, index)
+            at = index
+            frame, skipped = self._read_or_empty(index)
+            frame = prepare(frame, self.augmentation, self.image_shape, index=index)
+        sample = self._sample(frame, at)
+        if self.skip_bad_frames:
+            sample["skipped"] = skipped
+        return sample
 
     def check(self, progress: bool = True) -> list[str]:
         """Read every frame and collect every fault.
@@ -117,13 +150,24 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         Returns:
             One message per fault, in order of the frames; empty if all is well.
         """
+
+        def look(index: int) -> tuple[list[str], bool]:
+            frame, faults = self._inspect(index)
+            return faults, frame is not None and not self._limit(frame).depth.any()
+
         faults: list[str] = []
         empty = 0
-        for index in tqdm(range(len(self)), desc="checking data", unit="frame", disable=not progress):
-            found = self.faults(index)
-            faults += found
-            if not found and not self._limit(self.load(index)).depth.any():
-                empty += 1
+        # Threads: decoding an image releases the interpreter's lock.
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            looks = pool.map(look, range(len(self)))
+            for found, blank in tqdm(
+                looks, desc="checking data", unit="frame", total=len(self), disable=not progress
+            ):
+                faults += found
+                empty += blank
+        finally:
+            pool.shutdown(cancel_futures=True)
         if empty:
             logger.warning(
                 "%d of %d frames have no depth within [%g, %g] m; is the unit (depth_scale) right?",
@@ -133,18 +177,64 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
 
     def faults(self, index: int) -> list[str]:
         """Return the faults of frame `index`; a data set of several files per frame names each of them."""
+        return self._inspect(index)[1]
+
+    def _inspect(self, index: int) -> tuple[Frame | None, list[str]]:
+        """Read frame `index`: the frame as `load` gives it, or None and its faults."""
         try:
-            self.load(index)
+            return self.load(index), []
         except DataError as error:
-            return [str(error)]
-        return []
+            return None, [str(error)]
+
+    def _position(self, index: int) -> int:
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for a data set of {len(self)} frames")
+        return index % len(self)
+
+    def _next_readable(self, index: int) -> tuple[Frame, int, int]:
+        """The first readable frame from `index` on, its index, and the number of frames skipped."""
+        skipped = 0
+        while True:
+            at = (index + skipped) % len(self)
+            try:
+                return self._limit(self.load(at)), at, skipped
+            except DataError as error:
+                if not self.skip_bad_frames:
+                    raise
+                self._log_skip(at, error)
+                skipped += 1
+                if skipped == min(MAX_TRIES, len(self)):
+                    raise DataError(f"{skipped} frames in a row cannot be read, the last: {error}") from error
+
+    def _read_or_empty(self, index: int) -> tuple[Frame, int]:
+        """Frame `index`, and 0; or with `skip_bad_frames` an empty one, and 1."""
+        try:
+            return self._limit(self.load(index)), 0
+        except DataError as error:
+            if not self.skip_bad_frames:
+                raise
+            self._log_skip(index, error)
+        empty = np.zeros(self.image_shape, np.float32)
+        return Frame(
+            rgb=np.zeros((*self.image_shape, 3), np.uint8),
+            depth=empty,
+            input_depth=empty if "input_depth" in self.maps else None,
+            mask=empty.astype(bool) if "mask" in self.maps else None,
+            classes=np.zeros((*self.image_shape, len(self.class_names)), bool) if self.class_names else None,
+        ), 1
+
+    def _log_skip(self, index: int, error: DataError) -> None:
+        if index not in self._logged:
+            self._logged.add(index)
+            logger.warning("frame %s is skipped: %s", self.name(index), error)
 
     def _limit(self, frame: Frame) -> Frame:
         # Before the resize: a point out of range must not win a pixel from a valid one.
         def limit(depth: np.ndarray | None) -> np.ndarray | None:
             return None if depth is None else limit_range(depth, self.min_depth, self.max_depth)
 
-        return Frame(frame.rgb, limit(frame.depth), limit(frame.input_depth), frame.mask)
+        return replace(frame, depth=limit(frame.depth), input_depth=limit(frame.input_depth))
 
     def _sample(self, frame: Frame, index: int) -> dict[str, Any]:
         rgb = np.ascontiguousarray(frame.rgb.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
@@ -153,6 +243,8 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
             sample["input_depth"] = _plane(frame.input_depth, np.float32)
         if frame.mask is not None:
             sample["mask"] = _plane(frame.mask, np.bool_)
+        if frame.classes is not None:
+            sample["classes"] = torch.from_numpy(np.ascontiguousarray(frame.classes.transpose(2, 0, 1)))
         return {**sample, "name": self.name(index), "index": index}
 
 

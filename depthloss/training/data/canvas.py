@@ -18,6 +18,9 @@ from depthloss.training.data.bounds import NEAR, bounds
 
 Vector = Sequence[float]
 
+# What a surface can be of.
+KINDS = ("surface", "box", "sphere", "pole")
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -165,6 +168,7 @@ class Canvas:
         light: float32 [H, W], share of the sun that falls on the surface.
         surface: int16 [H, W], index into `surfaces`; 0 = sky.
         surfaces: (material, offset of the texture level, ground) of each surface.
+        kinds: index into `KINDS` of each surface; -1 for the sky.
     """
 
     def __init__(self, scene: Scene, camera: Camera) -> None:
@@ -178,6 +182,7 @@ class Canvas:
         self.light = np.zeros((h, w), np.float32)
         self.surface = np.zeros((h, w), np.int16)  # 0 = sky
         self.surfaces: list[tuple[int, float, bool]] = [(0, 0.0, False)]  # material, level offset, ground
+        self.kinds = [-1]
         self.sun = scene.sun @ camera.rotation  # in the camera frame
 
     def linear(self, v: np.ndarray, rows: slice, cols: slice, dtype: type = np.float32) -> np.ndarray:
@@ -202,10 +207,13 @@ class Canvas:
                 if self.t[rows, cols].max() > nearest:
                     draw(rows, cols)
 
-    def keep(self, rows, cols, hit, t, a, b, light, material: int, distance: float, ground=False) -> None:
+    def keep(
+        self, rows, cols, hit, t, a, b, light, material: int, distance: float, kind, ground=False
+    ) -> None:
         """Write the pixels of `hit` that are nearer than what is there.
 
-        `distance` from the eye to the plane of the surface sets how fast its texture shrinks with depth.
+        `distance` from the eye to the plane of the surface sets how fast its texture shrinks with depth;
+        `kind` is one of `KINDS`.
         """
         old = self.t[rows, cols]
         hit &= t < old
@@ -218,10 +226,12 @@ class Canvas:
         np.copyto(self.light[rows, cols], light, where=hit, casting="same_kind")
         np.copyto(self.surface[rows, cols], np.int16(len(self.surfaces)), where=hit)
         self.surfaces.append((material, -0.5 * math.log2(max(distance, NEAR)), ground))
+        self.kinds.append(KINDS.index(kind))
 
     def plane_jobs(self) -> list[tuple]:
         """Rectangles and the visible sides of boxes, each with its nearest depth and window."""
         rects = _box_sides(self.scene.boxes, self.camera.position)
+        sides = len(rects)
         if self.scene.rects:
             rects = np.concatenate([rects, np.array(self.scene.rects, float)])
         if not len(rects):
@@ -241,9 +251,10 @@ class Canvas:
             if window is None or distance[i] == 0:
                 continue
             half, material, ground = rects[i, 9:11], int(rects[i, 11]), bool(rects[i, 12])
-            lit = max(0.0, -math.copysign(1.0, distance[i]) * float(normal[i] @ self.sun))
+            lit = np.float32(max(0.0, -math.copysign(1.0, distance[i]) * float(normal[i] @ self.sun)))
+            rest = material, abs(distance[i]), "box" if i < sides else "surface", ground
 
-            def draw(rows, cols, i=i, half=half, material=material, ground=ground, lit=lit):
+            def draw(rows, cols, i=i, half=half, lit=lit, rest=rest):
                 t = np.float32(distance[i]) / self.linear(normal[i], rows, cols)
                 a = self.linear(e1[i], rows, cols)
                 a *= t
@@ -253,7 +264,7 @@ class Canvas:
                 b -= np.float32(b0[i])
                 hit = np.abs(a) <= half[0]
                 hit &= np.abs(b) <= half[1]
-                self.keep(rows, cols, hit, t, a, b, np.float32(lit), material, abs(distance[i]), ground)
+                self.keep(rows, cols, hit, t, a, b, lit, *rest)
 
             jobs.append((nearest[i], window, draw))
         return jobs
@@ -284,7 +295,7 @@ class Canvas:
                 light = np.maximum(0, np.tensordot(self.sun, n, 1))
                 nx, ny, nz = np.tensordot(self.camera.rotation, n, 1).astype(np.float32)
                 a, b = np.arctan2(nx, nz) * r, np.arcsin(np.clip(ny, -1, 1)) * r
-                self.keep(rows, cols, hit, t, a, b, light, material, float(c[2]))
+                self.keep(rows, cols, hit, t, a, b, light, material, float(c[2]), "sphere")
 
             jobs.append((c[2] - r, window, draw))
         return jobs
@@ -315,7 +326,7 @@ class Canvas:
                 nx, nz = (t * dx - px) / r, (t * dz - pz) / r
                 light = np.maximum(0, self.scene.sun[0] * nx + self.scene.sun[2] * nz)
                 a = np.arctan2(nx.astype(np.float32), nz.astype(np.float32)) * r
-                self.keep(rows, cols, hit, t, a, b, light, int(material), math.hypot(px, pz))
+                self.keep(rows, cols, hit, t, a, b, light, int(material), math.hypot(px, pz), "pole")
 
             jobs.append((nearest[i], window, draw))
         return jobs

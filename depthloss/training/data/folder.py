@@ -1,22 +1,22 @@
-"""The `rgbd-folder` layout: rgb/NAME.{png,jpg,jpeg}, depth/NAME.png and optional input_depth/ and mask/."""
+"""The `rgbd-folder` layout: rgb/, depth/ and, if there are any, input_depth/, mask/ and classes/."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depthloss.training.data.base import DepthDataset
-from depthloss.training.data.io import DataError, fault, logger, read_depth_png, read_mask, read_rgb
-from depthloss.training.data.transforms import Frame, nearest
+from depthloss.training.data.files import FileDataset, Reader
+from depthloss.training.data.io import fault, logger, read_depth_png, read_mask, read_rgb
+from depthloss.training.data.listing import RGB_SUFFIXES, pack, read_split, subset, unpack
+from depthloss.training.data.transforms import nearest
 
-_RGB_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 _LAYOUT = "rgb/NAME.{png,jpg,jpeg} with depth/NAME.png"
 
 
-class RGBDFolder(DepthDataset):
+class RGBDFolder(FileDataset):
     """RGB-D frames in folders; covers TUM, 7-Scenes, NYUv2 PNG, iBims and KITTI depth completion selections.
 
     Names may contain sub-folders and are used in sorted order. Only names are kept in memory. The first frame
@@ -29,6 +29,8 @@ class RGBDFolder(DepthDataset):
             input.
         mask: folder of masks below `path`, or one mask image for all frames; "auto" = `mask` if it exists;
             None = no mask. Non-zero = keep.
+        classes: object classes to evaluate, with masks classes/CLASS/NAME.png (non-zero = of the class);
+            "auto" = all there are, None = none. A class without a mask for a frame is not in that frame.
         names: frame names to use, in this order; None = all.
         split: text file with one name per line (first word, image suffix allowed, # comments), absolute or
             below `path`.
@@ -49,6 +51,7 @@ class RGBDFolder(DepthDataset):
         depth_scale: float = 256.0,
         input_depth: str | None = "auto",
         mask: str | None = "auto",
+        classes: Sequence[str] | str | None = "auto",
         names: Sequence[str] | None = None,
         split: str | Path | None = None,
         offset: int = 0,
@@ -56,7 +59,7 @@ class RGBDFolder(DepthDataset):
         limit: int | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(path, _LAYOUT, **common)
         if not 0 < depth_scale < float("inf"):
             raise ValueError(
                 f"depth_scale must be a positive number of PNG units per metre, got {depth_scale!r}"
@@ -65,55 +68,37 @@ class RGBDFolder(DepthDataset):
             raise ValueError("give either names or split, not both")
         if isinstance(names, str):
             raise ValueError(f"names must be a list of frame names, got the string {names!r}")
-        if offset < 0 or stride < 1 or (limit is not None and limit < 1):
-            raise ValueError(
-                f"need offset >= 0, stride >= 1, limit >= 1, got {offset!r}, {stride!r}, {limit!r}"
-            )
-        self.path = Path(path).expanduser()
         self.depth_scale = float(depth_scale)
-        if not self.path.is_dir():
-            raise fault(self.path, "no such folder", f"a folder with {_LAYOUT}", "check the option path")
-        rgb = _scan(self.path / "rgb", _RGB_SUFFIXES)
+        rgb = _scan(self.path / "rgb", RGB_SUFFIXES)
         depth = _scan(self.path / "depth", (".png",))
         self._input_folder = self._optional("input_depth", input_depth)
         self._mask_folder = self._optional("mask", mask)
-        self._mask_file = self._mask_folder if self._mask_folder and self._mask_folder.is_file() else None
+        if self._mask_folder is not None and self._mask_folder.is_file():
+            self._share_mask(self._mask_folder)
+            self._mask_folder = None
 
         if split is not None:
-            names = self._read_split(Path(split).expanduser())
-        wanted = names is not None
-        chosen = list(names) if wanted else sorted(rgb.keys() | depth.keys())
-        self._require(chosen, rgb, self.path / "rgb", "NAME.{png,jpg,jpeg}", wanted)
-        self._require(chosen, depth, self.path / "depth", "NAME.png", wanted)
-        chosen = chosen[offset::stride][:limit]
-        if not chosen:
-            raise fault(
-                self.path,
-                f"no frame with offset={offset}, stride={stride}",
-                _LAYOUT,
-                "check names, split and offset",
-            )
-        for folder in (self._input_folder, None if self._mask_file else self._mask_folder):
-            if folder is not None:
-                there = _scan(folder, (".png",))
-                self._require(chosen, there, folder, "NAME.png", wanted)
-        # Fixed-width arrays: a list of Python strings would be copied page by page into every worker.
-        self._names = np.array(chosen)
-        self._rgb = np.array([rgb[name] for name in chosen])
-        try:
-            first = self._limit(self.load(0))
-        except DataError as error:
-            # Every faulty file of the frame, not the first alone.
-            raise DataError("\n".join(self.faults(0))) from error
-        if not first.depth.any():
-            logger.warning(
-                "%s: frame %s has no depth between %g and %g m; is depth_scale=%g right?",
-                self.path,
-                self.name(0),
-                self.min_depth,
-                self.max_depth,
-                self.depth_scale,
-            )
+            names = [
+                name[: -len(Path(name).suffix)] if name.endswith(RGB_SUFFIXES) else name
+                for name in read_split(self.path, split, "frame name")
+            ]
+        fix = (
+            "correct the list of names"
+            if names is not None
+            else "add the files or choose frames with names or split"
+        )
+        chosen = sorted(rgb.keys() | depth.keys()) if names is None else list(names)
+        chosen = subset(chosen, offset, stride, limit, self.path, _LAYOUT)
+        folders = {self.path / "rgb": rgb, self.path / "depth": depth}
+        folders |= {f: _scan(f, (".png",)) for f in (self._input_folder, self._mask_folder) if f is not None}
+        for folder, there in folders.items():
+            form = "NAME.{png,jpg,jpeg}" if there is rgb else "NAME.png"
+            self._require([name for name in chosen if name not in there], len(chosen), folder, form, fix)
+        self._names = pack(chosen)
+        self._rgb = pack(rgb.get(name, f"{name}.png") for name in chosen)
+        known = self.path / "classes"
+        self._choose_classes(known.iterdir() if known.is_dir() else (), classes, known)
+        self._check_start(f"is depth_scale={self.depth_scale:g} right?")
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -121,59 +106,29 @@ class RGBDFolder(DepthDataset):
 
     def name(self, index: int) -> str:
         """Return the name of frame `index`: its path below rgb/ without the suffix."""
-        return str(self._names[index])
+        return unpack(self._names[index])
 
-    def load(self, index: int) -> Frame:
-        """Read frame `index` at its stored size."""
-        parts = {part: read() for part, (_, read) in self._readers(index).items()}
-        if errors := self._size_faults(index, parts):
-            raise DataError("\n".join(errors))
-        return Frame(**parts)
-
-    def faults(self, index: int) -> list[str]:
-        """Return a message for every faulty file of frame `index`."""
-        parts: dict[str, np.ndarray] = {}
-        found: list[str] = []
-        for part, (_, read) in self._readers(index).items():
-            try:
-                parts[part] = read()
-            except DataError as error:
-                found.append(str(error))
-        return found + self._size_faults(index, parts)
-
-    def _readers(self, index: int) -> dict[str, tuple[Path, Callable[[], np.ndarray]]]:
-        """Files of a frame with the function that reads each."""
+    def files(self, index: int) -> dict[str, tuple[Path, Reader]]:
+        """Return the files of frame `index` and what reads each."""
         png = f"{self.name(index)}.png"
-        files = {
-            "rgb": (self.path / "rgb" / str(self._rgb[index]), read_rgb),
+        files: dict[str, tuple[Path, Reader]] = {
+            "rgb": (self.path / "rgb" / unpack(self._rgb[index]), read_rgb),
             "depth": (self.path / "depth" / png, self._read_depth),
         }
         if self._input_folder is not None:
             files["input_depth"] = (self._input_folder / png, self._read_depth)
         if self._mask_folder is not None:
-            files["mask"] = (self._mask_file or self._mask_folder / png, read_mask)
-        return {part: (file, lambda f=file, r=read: r(f)) for part, (file, read) in files.items()}
+            files["mask"] = (self._mask_folder / png, read_mask)
+        return files
+
+    def class_files(self, index: int) -> list[list[Path]]:
+        """Return the mask of frame `index` for each class that it has one of."""
+        png = f"{self.name(index)}.png"
+        masks = [self.path / "classes" / name / png for name in self.class_names]
+        return [[mask] if mask.exists() else [] for mask in masks]
 
     def _read_depth(self, path: Path) -> np.ndarray:
         return read_depth_png(path, self.depth_scale)
-
-    def _size_faults(self, index: int, parts: dict[str, np.ndarray]) -> list[str]:
-        if "rgb" not in parts:
-            return []
-        files = self._readers(index)
-        height, width = parts["rgb"].shape[:2]
-        return [
-            str(
-                fault(
-                    files[part][0],
-                    f"{array.shape[1]}x{array.shape[0]} pixels",
-                    f"{width}x{height} as in {files['rgb'][0]}",
-                    "register both to the same pixel grid",
-                )
-            )
-            for part, array in parts.items()
-            if array.shape[:2] != (height, width)
-        ]
 
     def _optional(self, default: str, option: str | None) -> Path | None:
         """Resolve the folder option `default`; "auto" takes the folder of that name if it is there."""
@@ -191,35 +146,6 @@ class RGBDFolder(DepthDataset):
                 f"check the option {default}",
             )  # fmt: skip
         return target
-
-    def _read_split(self, split: Path) -> list[str]:
-        file = split if split.is_absolute() else self.path / split
-        if not file.is_file():
-            raise fault(
-                file, "no such file", "a text file with one frame name per line", "check the option split"
-            )
-        words = (line.split("#")[0].split() for line in file.read_text(encoding="utf-8").splitlines())
-        names = [
-            w[0][: -len(Path(w[0]).suffix)] if w[0].endswith(_RGB_SUFFIXES) else w[0] for w in words if w
-        ]
-        if not names:
-            raise fault(file, "no frame name", "one frame name per line", "check the option split")
-        return names
-
-    def _require(
-        self, names: list[str], there: dict[str, str], folder: Path, form: str, wanted: bool
-    ) -> None:
-        missing = [name for name in names if name not in there]
-        if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise fault(
-                folder,
-                f"no file for {len(missing)} of {len(names)} frames ({shown})",
-                f"{form} for every frame",
-                "correct the list of names"
-                if wanted
-                else "add the files or choose frames with names or split",
-            )
 
 
 def _scan(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,46 @@ def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:
     with image:
         # Pillow's mode is "I;16", "I;16B" or "I" depending on its version; all hold the exact integers.
         return np.asarray(image).astype(np.float32) / np.float32(depth_scale)
+
+
+def read_depth_npz(path: str | Path, key: str) -> np.ndarray:
+    """Read a depth map from a NumPy archive; arrays of Python objects are refused, as they run code.
+
+    Args:
+        path: an npz file.
+        key: name of the array [H, W] in metres, 0 = invalid.
+
+    Returns:
+        float32 array [H, W] in metres; zero, negative and non-finite values are 0 (invalid).
+
+    Raises:
+        DataError: missing, unreadable or truncated file, no such key, or not a map of numbers.
+    """
+    expected = f"an npz file with the key {key!r}, a map [H, W] of depth in metres"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            keys = archive.files
+            depth = archive[key] if key in keys else None
+    except FileNotFoundError:
+        raise fault(path, "no such file", expected, "check the path and the layout of the data set") from None
+    except (TypeError, AttributeError) as error:  # a bare npy file is no archive
+        raise fault(path, "a file that is no npz archive", expected, "export it again") from error
+    except (*_DECODE_ERRORS, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
+        raise fault(
+            path, f"a damaged or truncated file ({error})", expected, "copy or export it again"
+        ) from error
+    if depth is None:
+        raise fault(path, f"no key {key!r} (it has {', '.join(keys) or 'none'})", expected, "export it again")
+    if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+        raise fault(path, f"{depth.dtype} {list(depth.shape)}", expected, "export it again")
+    return clean_depth(depth)
+
+
+def clean_depth(depth: np.ndarray) -> np.ndarray:
+    """Return depth in metres as float32; zero, negative and non-finite values become 0 (invalid)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        depth = depth.astype(np.float32)
+        return np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))
 
 
 def read_mask(path: str | Path) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 
 from depthloss.training.data import scenes
 from depthloss.training.data.base import DepthDataset
-from depthloss.training.data.canvas import Camera
-from depthloss.training.data.raycast import render
+from depthloss.training.data.canvas import KINDS, Camera
+from depthloss.training.data.raycast import render, render_kinds
 from depthloss.training.data.transforms import Frame, sample_rng
 
 
@@ -18,7 +18,8 @@ class SyntheticDataset(DepthDataset):
     """Rooms (even indices, 0.5 to 10 m) and streets (odd indices, 2 to 80 m) with exact depth.
 
     A frame depends on (`scene_seed`, index) and the image shape only. Depth is along the optical axis;
-    sky has depth 0.
+    sky has depth 0. The object classes are the kinds of primitives: "surface" (flat: grounds, walls, signs),
+    "box", "sphere" and "pole"; the sky is of none.
 
     Args:
         length: number of frames.
@@ -60,6 +61,8 @@ class SyntheticDataset(DepthDataset):
         self.gt = gt
         self.gt_beams, self.input_beams = int(gt_beams), int(input_beams)
         self.input_depth = None if input_depth in (None, "none") else input_depth
+        self.class_names = () if self.train else KINDS
+        self.maps = () if self.input_depth is None else ("input_depth",)
         self.scene_seed = self.seed if scene_seed is None else int(scene_seed)
 
     def __len__(self) -> int:
@@ -75,7 +78,12 @@ class SyntheticDataset(DepthDataset):
         key = (self.scene_seed, index)
         build = scenes.street if index % 2 else scenes.room
         scene, camera = build(sample_rng("scene", *key), self.image_shape)
-        rgb, dense = render(scene, camera)
+        classes = None
+        if self.class_names:
+            rgb, dense, kinds = render_kinds(scene, camera)
+            classes = kinds[..., None] == np.arange(len(KINDS), dtype=kinds.dtype)
+        else:
+            rgb, dense = render(scene, camera)
         depth = dense
         if self.gt == "scanline":
             depth = scan(dense, camera, self.gt_beams, sample_rng("gt", *key))
@@ -85,7 +93,7 @@ class SyntheticDataset(DepthDataset):
         sparse = None
         if self.input_depth is not None:
             sparse = scan(dense, camera, self.input_beams, sample_rng("input", *key))
-        return Frame(rgb, depth, sparse)
+        return Frame(rgb, depth, sparse, classes=classes)
 
 
 def scan(

@@ -1,0 +1,1 @@
+"""Ablation studies: variants of one training, trained, evaluated and compared over seeds."""

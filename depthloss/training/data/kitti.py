@@ -1,0 +1,145 @@
+"""The `kitti` layout: KITTI raw with depth maps in proj_depth/ and a split file, as packnet-sfm has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthloss.training.data.files import FileDataset, Reader
+from depthloss.training.data.io import fault, logger, read_depth_npz, read_depth_png, read_rgb
+from depthloss.training.data.listing import pack, present, read_split, subset, unpack
+
+_LAYOUT = "DATE/DRIVE_sync/image_02/data/FRAME.png and DATE/DRIVE_sync/proj_depth/"
+
+# Types of depth that are 16-bit PNG; the others are npz files.
+_PNG_TYPES = ("groundtruth", "velodyne_raw")
+_PNG_SCALE = 256.0
+_NPZ_KEY = "velodyne_depth"
+
+
+class KITTI(FileDataset):
+    """Frames of KITTI raw that a split file names.
+
+    The image DRIVE/image_02/data/FRAME.png has its depth in DRIVE/proj_depth/TYPE/image_02/FRAME: for the
+    types groundtruth and velodyne_raw a 16-bit PNG of metres * 256, for others such as velodyne an npz file
+    with the key velodyne_depth in metres. Frames that lack a depth file are left out; a warning counts them.
+
+    Args:
+        path: folder that holds the folders of the dates.
+        split: text file, absolute or below `path`, whose lines begin with the path of an image below `path`;
+            blank lines and # comments are skipped.
+        depth_type: type of the ground truth.
+        input_depth_type: type of the sparse input depth; None = no input.
+        crop: what to use of every map, in training and in evaluation, as [y, height, x, width]: negative y
+            and x count from the bottom and right, height and width <= 0 end that far from them, a fraction as
+            y or x is the middle; or as [y, x], what to leave out at the top and left (bottom and right if
+            negative). [-352, 0, 0.5, 1216] is the bottom 352 rows and the middle 1216 columns. None = all.
+        mask: a mask image for all frames, absolute or below `path`; non-zero = keep. None = no mask.
+        offset: first frame of the split to use.
+        stride: use every `stride`-th frame.
+        limit: use at most this many frames, after offset and stride.
+        **common: see `DepthDataset`.
+
+    Raises:
+        DataError: files are missing, no frame is left, or the first frame is faulty.
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | Path,
+        split: str | Path,
+        depth_type: str = "groundtruth",
+        input_depth_type: str | None = None,
+        crop: Sequence[int | float] | None = None,
+        mask: str | None = None,
+        offset: int = 0,
+        stride: int = 1,
+        limit: int | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(path, _LAYOUT, crop, **common)
+        if not depth_type:
+            raise ValueError("depth_type must name a folder of proj_depth/, such as groundtruth")
+        # Map -> type of depth.
+        self._types = {"depth": depth_type}
+        if input_depth_type not in (None, "", "none"):
+            self._types["input_depth"] = input_depth_type
+        if mask not in (None, "none"):
+            self._share_mask(self.path / Path(mask).expanduser())
+        images = read_split(self.path, split, "image path")
+        for image in images:
+            if _parts(image) is None:
+                raise fault(
+                    self.path / Path(split).expanduser(), f"the image path {image!r}",
+                    "DATE/DRIVE_sync/image_02/data/FRAME.png, below the option path",
+                    "give the split file of this layout, such as eigen_zhou_files.txt",
+                )  # fmt: skip
+        images = subset(self._with_depth(images), offset, stride, limit, self.path, _LAYOUT)
+        self._require_present(images, "check the options path and split")
+        self._images = pack(images)
+        self._check_start(f"is proj_depth/{depth_type} in metres?")
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """Return the name of frame `index`: the path of its image below `path`, without the suffix."""
+        return unpack(self._images[index]).rsplit(".", 1)[0]
+
+    def files(self, index: int) -> dict[str, tuple[Path, Reader]]:
+        """Return the files of frame `index` and what reads each."""
+        image = unpack(self._images[index])
+        files: dict[str, tuple[Path, Reader]] = {"rgb": (self.path / image, read_rgb)}
+        for part, kind in self._types.items():
+            files[part] = (
+                self.path / _depth_file(image, kind),
+                _read_png if kind in _PNG_TYPES else _read_npz,
+            )
+        return files
+
+    def _with_depth(self, images: list[str]) -> list[str]:
+        """The images that have every depth map they need."""
+        wanted = {kind: [_depth_file(image, kind) for image in images] for kind in self._types.values()}
+        there = {kind: present(self.path, files) for kind, files in wanted.items()}
+        keep = np.logical_and.reduce(list(there.values()))
+        lost = np.flatnonzero(~keep)
+        if len(lost) == len(images):
+            kind = next(kind for kind in there if not there[kind][0])
+            raise fault(
+                self.path, f"no depth file for any of {len(images)} frames ({wanted[kind][0]}, ...)",
+                f"proj_depth/{kind} of every drive", "check path and the depth types",
+            )  # fmt: skip
+        if len(lost):
+            kind = next(kind for kind in there if not there[kind][lost[0]])
+            logger.warning(
+                "%s: %d of %d frames are left out as they have no depth file; the first is %s",
+                self.path, len(lost), len(images), wanted[kind][lost[0]],
+            )  # fmt: skip
+        return [images[i] for i in np.flatnonzero(keep)]
+
+
+def _parts(image: str) -> tuple[str, str, str] | None:
+    """Drive, camera and frame of an image path, or None if it is no such path."""
+    drive, camera, data, file = ("", "", "", *image.rsplit("/", 3))[-4:]
+    if not drive or image.startswith("/") or not camera.startswith("image_") or data != "data":
+        return None
+    return drive, camera, file.rsplit(".", 1)[0]
+
+
+def _depth_file(image: str, kind: str) -> str:
+    drive, camera, frame = _parts(image)
+    return f"{drive}/proj_depth/{kind}/{camera}/{frame}{'.png' if kind in _PNG_TYPES else '.npz'}"
+
+
+def _read_png(path: Path) -> np.ndarray:
+    return read_depth_png(path, _PNG_SCALE)
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    return read_depth_npz(path, _NPZ_KEY)

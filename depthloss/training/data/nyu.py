@@ -1,0 +1,141 @@
+"""The `nyu-h5` layout: one HDF5 file per frame, with the keys rgb and depth."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depthloss.training.data.files import StoredDataset
+from depthloss.training.data.io import DataError, clean_depth, fault
+from depthloss.training.data.listing import pack, read_split, subset, unpack
+from depthloss.training.data.transforms import Frame
+
+_SUFFIXES = (".h5", ".hdf5")
+_LAYOUT = "files NAME.h5 with the keys rgb and depth"
+
+
+class NYUH5(StoredDataset):
+    """NYU Depth V2 as HDF5 files of one frame each.
+
+    Their keys: rgb, uint8 [3, H, W] or [H, W, 3], and depth, floating-point [H, W] in metres.
+
+    Args:
+        path: folder of the files, searched with its sub-folders.
+        split: text file, absolute or below `path`, whose lines begin with the path of a file below `path`;
+            None = all files, in sorted order.
+        input_depth: key of the sparse input depth in metres [H, W]; None = no input.
+        mask: key of the mask [H, W], non-zero = keep; None = no mask.
+        crop: what to use of every map, in training and in evaluation, as [y, height, x, width]: negative y
+            and x count from the bottom and right, height and width <= 0 end that far from them, a fraction as
+            y or x is the middle; or as [y, x], what to leave out at the top and left (bottom and right if
+            negative). [45, 426, 41, 560] leaves out the white border of 640x480 pixels. None = all.
+        offset: first frame to use.
+        stride: use every `stride`-th frame.
+        limit: use at most this many frames, after offset and stride.
+        **common: see `DepthDataset`.
+
+    Raises:
+        DataError: h5py is not installed, files are missing, or the first one is faulty.
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | Path,
+        split: str | Path | None = None,
+        input_depth: str | None = None,
+        mask: str | None = None,
+        crop: Sequence[int | float] | None = None,
+        offset: int = 0,
+        stride: int = 1,
+        limit: int | None = None,
+        **common: Any,
+    ) -> None:
+        if importlib.util.find_spec("h5py") is None:
+            raise DataError(
+                "the data set 'nyu-h5' reads HDF5 files with h5py, which is missing; pip install h5py"
+            )
+        super().__init__(path, _LAYOUT, crop, **common)
+        # Map -> key.
+        self._keys = {"rgb": "rgb", "depth": "depth"}
+        self._keys |= {part: key for part, key in (("input_depth", input_depth), ("mask", mask)) if key}
+        self.maps = tuple(part for part in self._keys if part in ("input_depth", "mask"))
+        if split is not None:
+            files = read_split(self.path, split, "path of an h5 file")
+        else:
+            below = (file.relative_to(self.path) for file in self.path.rglob("*") if file.suffix in _SUFFIXES)
+            files = sorted(f.as_posix() for f in below if not any(part.startswith(".") for part in f.parts))
+            if not files:
+                raise fault(self.path, "no h5 file", _LAYOUT, "check the option path")
+        files = subset(files, offset, stride, limit, self.path, _LAYOUT)
+        self._require_present(files, "check the options path and split")
+        self._files = pack(files)
+        self._check_start("is depth in metres?")
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        """Return the name of frame `index`: the path of its file below `path`, without the suffix."""
+        return unpack(self._files[index]).rsplit(".", 1)[0]
+
+    def load(self, index: int) -> Frame:
+        """Read frame `index` at its stored size, cropped."""
+        file = self.path / unpack(self._files[index])
+        arrays = _read(file, self._keys)
+        depth = arrays["depth"]
+        if depth.ndim != 2 or depth.dtype.kind != "f":
+            raise _fault(file, "depth", depth, "floating-point depth [H, W] in metres")
+        stored = arrays["rgb"]
+        # By the size of the depth map, not by which axis has length 3.
+        rgb = stored.transpose(1, 2, 0) if stored.shape == (3, *depth.shape) else stored
+        if rgb.shape != (*depth.shape, 3) or rgb.dtype != np.uint8:
+            h, w = depth.shape
+            raise _fault(file, "rgb", stored, f"uint8 rgb [3, {h}, {w}] or [{h}, {w}, 3], as large as depth")
+        for part in self.maps:
+            kinds = "f" if part == "input_depth" else "fbiu"
+            if arrays[part].shape != depth.shape or arrays[part].dtype.kind not in kinds:
+                expected = f"a map {list(depth.shape)} of numbers, as large as depth"
+                raise _fault(file, self._keys[part], arrays[part], expected)
+        sparse, mask = arrays.get("input_depth"), arrays.get("mask")
+        frame = Frame(
+            np.ascontiguousarray(rgb),
+            clean_depth(depth),
+            None if sparse is None else clean_depth(sparse),
+            None if mask is None else mask != 0,
+        )
+        return self._cut(frame, file)
+
+
+def _read(file: Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
+    """Read data sets of a file whole; the file is closed again, as an open one does not survive a fork."""
+    import h5py
+
+    wanted = " and ".join(keys.values())
+    expected = f"an HDF5 file with the keys {wanted}"
+    if not file.is_file():
+        raise fault(file, "no such file", expected, "check path and split")
+    try:
+        # No lock: it is only read, and some network file systems have none to give.
+        with h5py.File(file, "r", locking=False) as h5:
+            there = list(h5)
+            missing = [key for key in keys.values() if not isinstance(h5.get(key), h5py.Dataset)]
+            arrays = {} if missing else {part: np.asarray(h5[key][()]) for part, key in keys.items()}
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise fault(
+            file, f"a damaged or truncated file ({error})", expected, "copy or export it again"
+        ) from error
+    if missing:
+        got = f"no {' and no '.join(map(repr, missing))} (it has {', '.join(there) or 'no key'})"
+        raise fault(file, got, expected, "export it again")
+    return arrays
+
+
+def _fault(file: Path, key: str, array: np.ndarray, expected: str) -> DataError:
+    return fault(file, f"{key} of {array.dtype} {list(array.shape)}", expected, "export it again")

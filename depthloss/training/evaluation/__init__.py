@@ -1,0 +1,1 @@
+"""Evaluation of a trained network: metrics, tables, pictures; the command is `evaluate.py`."""

@@ -1,0 +1,280 @@
+"""The command `evaluate.py`: measures a checkpoint, alone or against another, and writes the report."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from depthloss.training.config import ConfigError
+from depthloss.training.data import DataError, DepthDataset
+from depthloss.training.evaluation.evaluate import evaluate
+from depthloss.training.evaluation.load import Run, build_data, load_run
+from depthloss.training.evaluation.page import write_page
+from depthloss.training.evaluation.protocol import Alignment, Crop, Protocol
+from depthloss.training.evaluation.result import Evaluation
+from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
+
+log = logging.getLogger("depthloss.evaluation")
+
+EPILOG = """Further flags --datasets.validation.KEY VALUE, --datasets.test.KEY VALUE override the
+configuration in the checkpoint, such as --datasets.test.depth_scale 1000."""
+
+
+@dataclass
+class Result:
+    """What the command found.
+
+    Attributes:
+        directory: holds metrics.json, metrics.csv and report.html.
+        candidate: of the checkpoint.
+        baseline: of the other one, if there is one.
+    """
+
+    directory: Path
+    candidate: Evaluation
+    baseline: Evaluation | None = None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; errors of the user's making end it with one line and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("depthloss").setLevel(logging.INFO)
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        sys.exit(_complain(error, 2))
+    except DataError as error:
+        # From a process of a DataLoader, the text of the error is its traceback.
+        sys.exit(_complain(str(error).rpartition("DataError: ")[2].strip(), 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped by Ctrl-C", 130))
+
+
+def run(argv: list[str]) -> Result:
+    """Evaluate as the command line says, print the tables and write the files.
+
+    Args:
+        argv: the command line without the program's name.
+
+    Raises:
+        ConfigError: something that cannot be evaluated, or written.
+        DataError: a file of the data is missing or faulty.
+        SystemExit: after `--help`.
+    """
+    options, overrides = _parse(argv)
+    device = _device(options.device)
+    run = load_run(Path(options.checkpoint), options.split, options.data, overrides)
+    other = None if options.baseline is None else load_run(Path(options.baseline), run.split)
+    protocol = _protocol(options, run)
+    out = _out(options, run, other, protocol)
+    _check_out(out)
+    data = build_data(run, protocol.min_depth, protocol.max_depth)
+    section = getattr(run.cfg.datasets, run.split)
+    log.info("%s: %s, %d frames", run.split, section.dataset, len(data))
+    names = _names(run, other)
+    common: dict[str, Any] = {
+        "device": device,
+        "batch_size": options.batch_size or section.batch_size,
+        "num_workers": section.num_workers if options.num_workers is None else options.num_workers,
+        "progress": not options.no_progress,
+    }
+    found: list[Evaluation] = []
+    for name, one in zip(names, filter(None, (run, other)), strict=True):
+        found.append(
+            evaluate(
+                one.model.to(device),
+                data,
+                protocol,
+                image_shape=tuple(one.cfg.datasets.image_shape),
+                use_input=_use_input(one, data),
+                name=name,
+                show=[sample.index for sample in found[0].samples] if found else None,
+                origin=_origin(argv, one, run, len(data)),
+                **common,
+            )
+        )
+        one.model.cpu()
+    print(text_tables(*found), flush=True)
+    with _whole_folder(out) as folder:
+        write_json(folder / "metrics.json", *found)
+        write_csv(folder / "metrics.csv", *found)
+        write_page(folder / "report.html", found[0], *(found[1:] or [None]), curves=run.directory)
+    log.info("%s: metrics.json, metrics.csv, report.html", out)
+    return Result(out, *found)
+
+
+def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
+    parser = ArgumentParser(
+        prog="evaluate.py",
+        usage="evaluate.py CHECKPOINT [--data DATA] [--baseline CHECKPOINT] [--flag value ...]",
+        description="Evaluate a checkpoint of train.py.",
+        epilog=EPILOG,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=str, help="file, or run directory: its best.ckpt, else last.ckpt")
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        help="data set in place of the run's: a path, or a name such as synthetic",
+    )
+    parser.add_argument("--baseline", type=str | None, help="checkpoint to compare with on the same frames")
+    parser.add_argument(
+        "--split",
+        type=Literal["validation", "test"] | None,
+        help="which data of the run; null is test if it has one, else validation",
+    )
+    parser.add_argument("--crop", type=Crop, default="none", help="part of the image that counts")
+    parser.add_argument(
+        "--alignment", type=Alignment, default="none", help="of each prediction to its ground truth"
+    )
+    parser.add_argument(
+        "--flip-tta", action="store_true", help="take the mean with the prediction for the mirrored image"
+    )
+    parser.add_argument(
+        "--resolution",
+        type=Literal["ground-truth", "network"],
+        default="ground-truth",
+        help="size at which prediction and ground truth are compared",
+    )
+    parser.add_argument("--min-depth", type=float | None, help="in metres; null is the network's")
+    parser.add_argument("--max-depth", type=float | None, help="in metres; null is the network's")
+    parser.add_argument(
+        "--out", type=str | None, help="folder of the files; null is evaluation/NAME beside the checkpoint"
+    )
+    parser.add_argument("--batch-size", type=int | None, help="frames at once; null is the configuration's")
+    parser.add_argument("--num-workers", type=int | None, help="processes that load; likewise")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps or auto")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    known = [option for action in parser._actions for option in action.option_strings]
+    rest, overrides = [], []
+    words = iter(argv)
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith(("--datasets.validation.", "--datasets.test.")):
+            overrides += [word] if "=" in word else [word, next(words, "")]
+        elif flag.startswith("--") and flag not in known:
+            match = difflib.get_close_matches(flag, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown flag {flag}; the nearest known one is {match}")
+        else:
+            rest.append(word)
+    try:
+        options = parser.parse_args(rest)
+    except ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if options[name] is not None and options[name] < least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be >= {least}, got {options[name]}")
+    return options, overrides
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
+    return device
+
+
+def _protocol(options: Namespace, run: Run) -> Protocol:
+    params = run.cfg.model.params
+    try:
+        return Protocol(
+            min_depth=params.min_depth if options.min_depth is None else options.min_depth,
+            max_depth=params.max_depth if options.max_depth is None else options.max_depth,
+            crop=options.crop,
+            alignment=options.alignment,
+            flip_tta=options.flip_tta,
+            resolution=options.resolution.replace("-", " "),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _out(options: Namespace, run: Run, other: Run | None, protocol: Protocol) -> Path:
+    if options.out is not None:
+        return Path(options.out)
+    # Another split or protocol is another evaluation, and replaces none.
+    words = [run.path.stem, run.split, Path(options.data).name if options.data else ""]
+    words += [getattr(protocol, key) for key in ("crop", "alignment") if getattr(protocol, key) != "none"]
+    words += ["flip"] * protocol.flip_tta + ["network-size"] * (protocol.resolution == "network")
+    words += [f"to-{protocol.max_depth:g}m"] * (protocol.max_depth != run.cfg.model.params.max_depth)
+    words += [f"from-{protocol.min_depth:g}m"] * (protocol.min_depth != run.cfg.model.params.min_depth)
+    words += [f"against-{other.name}-{other.path.stem}"] if other else []
+    return run.path.parent / "evaluation" / "-".join(filter(None, words))
+
+
+def _names(run: Run, other: Run | None) -> list[str]:
+    if other is None:
+        return [run.name]
+    names = [run.name, other.name]
+    for name in (lambda r: f"{r.name}/{r.path.stem}", lambda r: str(r.path)):
+        if names[0] == names[1]:
+            names = [name(run), name(other)]
+    return names if names[0] != names[1] else [names[0], f"{names[1]} (baseline)"]
+
+
+def _use_input(run: Run, data: DepthDataset) -> bool:
+    brings = "input_depth" in data.maps or data.augmentation.sparsity.eval_density is not None
+    if brings and not run.takes_input:
+        log.info("%s: the network has no sparse branch; it gets RGB alone", run.name)
+    return run.takes_input
+
+
+def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str, Any]:
+    section = getattr(candidate.cfg.datasets, candidate.split)
+    return {
+        "command": f"python evaluate.py {shlex.join(argv)}",
+        "checkpoint": str(run.path),
+        "weights": "running average" if run.averaged else "as trained",
+        "trained": f"{run.epochs} epochs, {run.steps} steps",
+        "split": candidate.split,
+        "data": " ".join(str(x) for x in (section.dataset, section.path) if x),
+        "frames": frames,
+    }
+
+
+def _check_out(out: Path) -> None:
+    # Before the work, not after it.
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is not writable" if there.is_dir() else "is a file"
+        raise ConfigError(f"--out {out}: {there} {what}; choose another folder")
+
+
+@contextlib.contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write to; its files take their place in `out` only if nothing went wrong."""
+    temporary = out.with_name(f".{out.name}-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        out.mkdir(exist_ok=True)
+        for file in temporary.iterdir():
+            os.replace(file, out / file.name)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: the files could not be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _complain(message: object, status: int) -> int:
+    print(f"evaluate.py: error: {message}", file=sys.stderr)
+    return status

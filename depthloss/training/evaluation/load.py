@@ -1,0 +1,179 @@
+"""A trained network and its data, rebuilt from a checkpoint alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from depthloss.training.build import build_model
+from depthloss.training.config import BEST, LAST, ConfigError
+from depthloss.training.data import DATASETS, DepthDataset, dataset_options
+from depthloss.training.loaders import build_split
+from depthloss.training.models import SemiSupCompletionModel
+from depthloss.training.parser import parse
+from depthloss.training.resume import read_checkpoint
+
+log = logging.getLogger("depthloss.evaluation")
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Run:
+    """A trained network.
+
+    Attributes:
+        path: of the checkpoint.
+        name: of the run.
+        cfg: its configuration, with the data that it is to be evaluated on.
+        split: section of that data, "validation" or "test".
+        model: the network, in evaluation mode, on the CPU.
+        averaged: whether its weights are a running average.
+        epochs: that it was trained for.
+        steps: of the optimiser.
+    """
+
+    path: Path
+    name: str
+    cfg: Namespace
+    split: str
+    model: SemiSupCompletionModel
+    averaged: bool
+    epochs: int
+    steps: int
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the network can take sparse input depth."""
+        return getattr(self.cfg.model.depth_net, "sparse_branch", True)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the run's metrics.csv lies, if it is found."""
+        guesses = (self.path.parent.parent, Path(self.cfg.trainer.default_root_dir or "runs") / self.name)
+        return next((path for path in guesses if (path / "metrics.csv").is_file()), None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path.is_dir():
+        names = [folder / f"{name}.ckpt" for name in (BEST, LAST) for folder in (path, path / "checkpoints")]
+        found = next((file for file in names if file.is_file()), None)
+        if found is None:
+            raise ConfigError(f"{path}: no best.ckpt or last.ckpt in this folder or in its checkpoints/")
+        return found
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such checkpoint")
+    return path
+
+
+def load_run(
+    path: Path, split: str | None = None, data: str | None = None, overrides: Sequence[str] = ()
+) -> Run:
+    """Rebuild a network and its configuration from a checkpoint; nothing in it is executed.
+
+    Args:
+        path: the checkpoint, or a run directory.
+        split: section of the data; None = test if the run has one, else validation.
+        data: replaces the split's data: a name such as "synthetic", or the path of a data set of the same
+            kind, of an rgbd-folder where the run has another kind that has no path.
+        overrides: further arguments for its configuration, such as "--datasets.test.depth_scale=1000".
+
+    Raises:
+        ConfigError: no checkpoint of `train.py`, or what it holds does not fit.
+    """
+    path = find_checkpoint(path)
+    try:
+        state = read_checkpoint(path)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("--resume ")) from error
+    tree, weights = state.get("config"), state.get("state_dict")
+    if not tree or not weights:
+        raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
+    network = tree.get("model", {}).get("depth_net", {})
+    if "weights" in network:
+        network["weights"] = None  # the start of the training, which need not be here
+    sections = tree.get("datasets", {})
+    if split is None:
+        split = "test" if (sections.get("test") or {}).get("dataset") else "validation"
+    chosen = (sections.get(split) or {}).get("dataset")
+    try:
+        cfg, _ = parse(tree, [*_data_arguments(split, data, chosen), *overrides])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    model = build_model(cfg)
+    _fill(model, weights, path)
+    epochs = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return Run(
+        path=path,
+        name=cfg.name,
+        cfg=cfg,
+        split=split,
+        model=model.eval(),
+        averaged=state.get("weights") == "averaged",
+        epochs=int(epochs.get("processed", state.get("epoch", 0))),
+        steps=int(state.get("global_step", 0)),
+    )
+
+
+def build_data(run: Run, min_depth: float, max_depth: float) -> DepthDataset:
+    """Build the data set of a run's split, for a range of depth that holds the network's and the given one.
+
+    Raises:
+        ConfigError: there is none, or it cannot be built.
+    """
+    datasets, params = run.cfg.datasets, run.cfg.model.params
+    section = getattr(datasets, run.split)
+    if section.dataset is None:
+        there = [split for split in SPLITS[1:] if getattr(datasets, split).dataset]
+        fix = f", or use --split {there[0]}" if there else ""
+        raise ConfigError(f"datasets.{run.split}: the run has no such data; give it by --data{fix}")
+    return build_split(
+        run.split,
+        section,
+        image_shape=datasets.image_shape,
+        min_depth=min(params.min_depth, min_depth),
+        max_depth=max(params.max_depth, max_depth),
+        augmentation=datasets.augmentation,
+        # The seed that the training gives it, which decides what a rendered data set shows.
+        seed=run.cfg.seed + SPLITS.index(run.split),
+        skip_bad_frames=datasets.skip_bad_frames,
+    )
+
+
+def _data_arguments(split: str, data: str | None, chosen: str | None) -> list[str]:
+    if data is None:
+        return []
+    key = f"--datasets.{split}"
+    if data in DATASETS:
+        return [f"{key}.dataset={data}"]
+    if not Path(data).expanduser().exists():
+        raise ConfigError(f"--data {data}: no such path, and no data set; known: {', '.join(DATASETS)}")
+    arguments = [f"{key}.path={data}"]
+    if chosen is None or "path" not in dataset_options(chosen):
+        log.info("--data %s: read as an rgbd-folder; %s.dataset NAME chooses another kind", data, key)
+        arguments.append(f"{key}.dataset=rgbd-folder")
+    return arguments
+
+
+def _fill(model: SemiSupCompletionModel, weights: dict[str, Any], path: Path) -> None:
+    own = {
+        name.removeprefix("model."): value
+        for name, value in weights.items()
+        if name.startswith("model.") and isinstance(value, torch.Tensor)
+    }
+    try:
+        model.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: its weights do not fit the network that it names: {reason}") from error

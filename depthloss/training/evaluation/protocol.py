@@ -1,0 +1,118 @@
+"""How predictions are compared with the ground truth; every table prints it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+Crop = Literal["none", "garg", "eigen"]
+Alignment = Literal["none", "median", "lstsq"]
+Resolution = Literal["ground truth", "network"]
+
+# Rows from, rows to, columns from, columns to, as shares of the height and width; of KITTI.
+CROPS: dict[str, tuple[float, float, float, float]] = {
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "eigen": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What counts, and what is done to a prediction before it is measured.
+
+    Attributes:
+        min_depth: in metres, > 0; ground truth counts strictly above it, predictions are clamped to it.
+        max_depth: in metres; ground truth counts strictly below it, predictions are clamped to it.
+        crop: part of the image that counts: "garg" or "eigen" as on KITTI, or "none", all of it.
+        alignment: of each image's prediction to its ground truth, before the clamp. "median" multiplies depth
+            by the ratio of the medians; "lstsq" fits scale and shift of inverse depth by least squares.
+        flip_tta: whether the prediction is the mean, in inverse depth, with that of the mirrored image.
+        resolution: "ground truth": the prediction is resized to the ground truth's stored size, bilinearly in
+            inverse depth, in which planes are linear; "network": the ground truth is scattered to the
+            network's input size.
+        ranges: where the ranges of depth begin, in metres, ascending; the last one ends at max_depth.
+        edges: whether to measure near depth discontinuities, where the ground truth is dense.
+        edge_ratio: ratio of two neighbouring depths beyond which there is a discontinuity, > 1.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    min_depth: float = 0.05
+    max_depth: float = 100.0
+    crop: Crop = "none"
+    alignment: Alignment = "none"
+    flip_tta: bool = False
+    resolution: Resolution = "ground truth"
+    ranges: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 10.0)
+    edges: bool = True
+    edge_ratio: float = 1.1
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_depths(self.min_depth, self.max_depth)
+        for name, choices in (("crop", Crop), ("alignment", Alignment), ("resolution", Resolution)):
+            if (value := getattr(self, name)) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+        low = tuple(float(x) for x in self.ranges)
+        if not low or low[0] < 0 or any(not a < b for a, b in zip(low, low[1:], strict=False)):
+            raise ValueError(f"ranges must be ascending depths >= 0 in metres, got {self.ranges!r}")
+        if not self.edge_ratio > 1:
+            raise ValueError(f"edge_ratio must be > 1, got {self.edge_ratio!r}")
+        object.__setattr__(self, "ranges", low)
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        """The ranges of depth, [low, high) in metres; one that begins beyond max_depth is left out."""
+        low = [x for x in self.ranges if x < self.max_depth]
+        return list(zip(low, [*low[1:], self.max_depth], strict=True))
+
+    def text(self) -> str:
+        """Return the protocol as one line."""
+        parts = [
+            f"{self.min_depth:g} m < gt < {self.max_depth:g} m, prediction clamped to it",
+            f"crop {self.crop}",
+            {
+                "none": "no alignment",
+                "median": "each image aligned by its median",
+                "lstsq": "each image aligned by least squares (scale and shift of inverse depth)",
+            }[self.alignment],
+            "mean of image and mirrored image" if self.flip_tta else "image not mirrored",
+            f"at the size of the {'ground truth' if self.resolution == 'ground truth' else 'network input'}",
+        ]
+        if self.edges:
+            parts.append(f"depth edge beyond a ratio of {self.edge_ratio:g}")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and "text"."""
+        return {**dataclasses.asdict(self), "text": self.text()}
+
+
+def check_depths(min_depth: float, max_depth: float) -> None:
+    """Check a range of depth.
+
+    Raises:
+        ValueError: not 0 < min_depth < max_depth < infinity.
+    """
+    if not 0 < min_depth < max_depth < float("inf"):
+        raise ValueError(f"0 < min_depth < max_depth needed (metres), got {min_depth!r} and {max_depth!r}")
+
+
+def range_name(low: float, high: float) -> str:
+    """Return "[0, 1) m"."""
+    return f"[{low:g}, {high:g}) m"
+
+
+def crop_mask(crop: str, height: int, width: int, device: torch.device | str | None = None) -> Tensor | None:
+    """Return the pixels of a crop, bool [H, W], or None for "none"; bounds are rounded down."""
+    if crop == "none":
+        return None
+    top, bottom, left, right = CROPS[crop]
+    mask = torch.zeros(height, width, dtype=torch.bool, device=device)
+    mask[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True
+    return mask

@@ -1,0 +1,168 @@
+"""The words and numbers of the report: metrics and their units, protocols, differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+DASH = "–"
+COUNTS = ("images", "empty", "nonfinite", "pixels", "valid", "index", "low", "high")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called and means.
+
+    Attributes:
+        unit: "" = none.
+        more: True = more is better, False = less is better, None = unknown.
+        text: what it is, in a line of words and formulas.
+    """
+
+    unit: str = ""
+    more: bool | None = None
+    text: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """An arrow up where more is better, down where less is, else nothing."""
+        return {True: "↑", False: "↓", None: ""}[self.more]
+
+
+# p: prediction, g: ground truth, d = ln p − ln g.
+METRICS = {
+    "abs_rel": Metric("", False, "mean of |p − g| / g"),
+    "sq_rel": Metric("m", False, "mean of (p − g)² / g"),
+    "rmse": Metric("m", False, "root of the mean of (p − g)²"),
+    "rmse_log": Metric("", False, "root of the mean of d², d = ln p − ln g"),
+    "log10": Metric("", False, "mean of |log₁₀ p − log₁₀ g|"),
+    "silog": Metric("×100", False, "100 · standard deviation of d: blind to a wrong scale"),
+    "a1": Metric("share", True, "share of the pixels with max(p / g, g / p) < 1.25"),
+    "a2": Metric("share", True, "the same with 1.25²"),
+    "a3": Metric("share", True, "the same with 1.25³"),
+    "mae": Metric("m", False, "mean of |p − g|"),
+    "irmse": Metric("1/km", False, "root of the mean of (1/p − 1/g)²"),
+    "imae": Metric("1/km", False, "mean of |1/p − 1/g|"),
+    "srmse": Metric("", False, "rmse of both maps standardised by mean and mean absolute deviation (G2)"),
+    "ordinal_error": Metric("share", False, "share of drawn pairs of pixels in another order of depth (G2)"),
+    "edge_abs_rel": Metric("", False, "abs_rel within 3 px of a depth discontinuity"),
+    "flat_abs_rel": Metric("", False, "abs_rel elsewhere"),
+    "boundary_f1": Metric("share", True, "F1 of the depth steps between neighbours, at ratios 1.05 to 1.25"),
+    "boundary_precision": Metric("share", True, "share of the predicted steps that are true"),
+    "boundary_recall": Metric("share", True, "share of the true steps that are predicted"),
+}
+
+
+def metric(name: str) -> Metric:
+    """Return what is known of a metric, also of one that is new here."""
+    known = METRICS.get(name, Metric())
+    if known.more is not None:
+        return known
+    if name.endswith(("_f1", "_precision", "_recall")):
+        return Metric("share", True)
+    return Metric("", False) if name.endswith(("abs_rel", "rmse", "mae")) else known
+
+
+def metric_names(rows: Iterable[Row]) -> list[str]:
+    """Return the metrics that are in any of the rows, in their order: numbers that are no counts."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in COUNTS and (value is None or isinstance(value, (int, float))):
+                names[key] = None
+    return list(names)
+
+
+def value_of(row: Row, name: str) -> float:
+    """Return a metric of a row; NaN if it has none."""
+    value = row.get(name)
+    return math.nan if value is None else float(value)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many significant digits, "–" for one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    rounded = float(f"{value:.{digits - 1}e}")  # 0.99999 has as many places as 1
+    places = digits - 1 - (math.floor(math.log10(abs(rounded))) if value else 0)
+    return f"{value:.{min(max(places, 0), 5)}f}".replace("-", "−")
+
+
+def count(value: float | int | None) -> str:
+    """Return a whole number with thin gaps between thousands."""
+    return DASH if value is None or value != value else f"{int(value):,}".replace(",", "\u202f")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Return a difference with its sign: "+0.0123", "−0.0123", "±0"."""
+    if not math.isfinite(value):
+        return DASH
+    return ("+" if value > 0 else "") + number(value, digits) if value else "±0"
+
+
+def judge(name: str, candidate: float, baseline: float) -> str:
+    """Return whether the candidate is "better", "worse" or the "same" in a metric; "" if that is unknown.
+
+    A NaN is worse than any number: both are of the same pixels, so it is a prediction that is not finite.
+    """
+    more = metric(name).more
+    finite = math.isfinite(candidate), math.isfinite(baseline)
+    if more is None or not any(finite):
+        return ""
+    if not all(finite):
+        return "better" if finite[0] else "worse"
+    if number(candidate) == number(baseline):
+        return "same"
+    return "better" if (candidate > baseline) == more else "worse"
+
+
+def plural(number_of: int, one: str, more: str = "") -> str:
+    """Return "1 image", "2 images"."""
+    return f"{count(number_of)} {one if number_of == 1 else more or one + 's'}"
+
+
+def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
+    """Return a protocol in words; of an unknown field the name and value."""
+    p = dict(protocol)
+    text = p.pop("text", "")
+    if "min_depth" not in p or "max_depth" not in p:
+        return [str(text)] if text else [f"{key}: {value}" for key, value in p.items()]
+    low, high = p.pop("min_depth"), p.pop("max_depth")
+    crop = str(p.pop("crop", "none"))
+    within = "anywhere in the image" if crop == "none" else f"within the {crop.capitalize()} crop"
+    alignment = p.pop("alignment", "none")
+    aligned = {
+        "none": "Predictions are not aligned to the ground truth: their scale counts.",
+        "median": "Each prediction is scaled by the ratio of the medians of ground truth and prediction.",
+        "lstsq": "Each prediction is aligned by the scale and shift of inverse depth with the least squares.",
+    }.get(alignment, f"Alignment: {alignment}.")
+    flipped = "averaged with that for the mirrored image, " if p.pop("flip_tta", False) else ""
+    place = {
+        "ground truth": "at the stored size of the ground truth",
+        "network": "at the size of the network's input",
+    }.get(str(p.get("resolution")), f"at the resolution: {p.get('resolution', 'unknown')}")
+    p.pop("resolution", None)
+    sentences = [
+        f"A pixel counts where {low:g} m < ground truth < {high:g} m, {within}.",
+        f"Each prediction is {flipped}clamped to [{low:g}, {high:g}] m and compared {place}.",
+        aligned,
+    ]
+    p.pop("ranges", None)  # the table by distance names them
+    ratio = p.pop("edge_ratio", None)
+    if p.pop("edges", False) and ratio is not None:
+        sentences.append(f"A depth discontinuity: neighbours whose depths differ by a factor over {ratio:g}.")
+    return [*sentences, *(f"{key}: {value}." for key, value in p.items())]
+
+
+def compare_frames(candidate: Sequence[Row], baseline: Sequence[Row]) -> list[tuple[float, float]]:
+    """Return abs_rel of the candidate and the baseline for each frame on which both have a finite one."""
+    other = {(row["index"], row["name"]): row for row in baseline}
+    pairs = [(row, other.get((row["index"], row["name"]), {})) for row in candidate]
+    values = [(value_of(row, "abs_rel"), value_of(base, "abs_rel")) for row, base in pairs]
+    return [pair for pair in values if all(map(math.isfinite, pair))]

@@ -1,0 +1,285 @@
+"""What a run survives: kills, damaged files, full disks, bad frames and files that ask for code to be run."""
+
+import errno
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from depthloss.training import cli
+from depthloss.training.checkpoints import CheckpointError, WholeCheckpointIO
+from depthloss.training.config import ConfigError
+from depthloss.training.data import DataError, SyntheticDataset
+from depthloss.training.models import SemiSupCompletionModel
+from depthloss.training.resume import find_checkpoint, read_checkpoint
+
+from .test_resume import assert_same, load, rows
+
+ROOT = Path(__file__).parents[2]
+LAST = Path("runs/run/checkpoints/last.ckpt")
+PREVIOUS = LAST.with_name("previous.ckpt")
+
+
+def victim(how: str, *arguments: str) -> subprocess.CompletedProcess:
+    script = str(Path(__file__).with_name("victim.py"))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, script, how, *arguments], env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+# ---- kills
+
+
+def test_kill_9_in_the_middle_of_an_epoch(train):
+    arguments = ["--max-epochs=3", "--supervised-method=sparse-adaptive-multi-domain", "--ema.decay=0.9"]
+    done = victim("kill-5", "tiny.yaml", "--name=part", *arguments)  # the second step of the second epoch
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    part = train("--name=part", "--resume", "last", *arguments)
+    whole = train("--name=whole", *arguments)
+    a, b = load(whole), load(part)
+    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+        assert_same(a[key], b[key], key)
+    assert [r["train/loss_step"] for r in rows(part)] == [r["train/loss_step"] for r in rows(whole)]
+
+
+def test_what_a_killed_process_was_writing_is_removed(train, caplog):
+    train("--max-epochs=1")
+    half = LAST.with_name(".last-12345.ckpt")
+    half.write_bytes(b"half")
+    with caplog.at_level(logging.INFO, "depthloss"):
+        train("--max-epochs=2", "--resume")
+    assert not half.exists() and f"{half}: removed, a killed process did not finish it" in caplog.messages
+
+
+# ---- damaged files
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def test_the_last_two_are_kept(train):
+    train("--max-epochs=3")
+    assert [torch.load(p, weights_only=True)["epoch"] for p in (PREVIOUS, LAST)] == [1, 2]
+    assert PREVIOUS.stat().st_ino != LAST.stat().st_ino
+
+
+@pytest.mark.parametrize(("which", "how"), [("last", cut), (str(LAST), cut), ("last", Path.unlink)])
+def test_the_one_before_a_damaged_one_is_used_and_it_says_so(train, caplog, which, how):
+    whole = train("--name=whole", "--max-epochs=3")
+    train("--max-epochs=2")
+    how(LAST)
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        part = train("--max-epochs=3", "--resume", which)
+    assert_same(load(part)["state_dict"], load(whole)["state_dict"])
+    text = "\n".join(caplog.messages)
+    assert f"going on from the checkpoint before it, {PREVIOUS}" in text
+    if how is cut:
+        assert f"{LAST}: the file is damaged, or no checkpoint (it is not the whole zip archive" in text
+        # nor does the damaged one come back as the previous one
+        assert LAST.with_name("last.ckpt.damaged").exists()
+    assert torch.load(PREVIOUS, weights_only=True)["epoch"] == 1
+
+
+def test_without_a_file_the_one_before_is_used_as_well(train, caplog):
+    train("--max-epochs=2")
+    cut(LAST)
+    with caplog.at_level(logging.WARNING, "depthloss"):
+        again = cli.run([f"--resume={LAST}", "--max-epochs=3"])
+    assert load(again)["epoch"] == 2
+    assert len([m for m in caplog.messages if "going on from the checkpoint before it" in m]) == 1
+
+
+def test_going_on_from_the_previous_one_on_purpose(train):
+    train("--max-epochs=2")
+    train("--max-epochs=3", f"--resume={PREVIOUS}")
+    assert not list(LAST.parent.glob("*.damaged"))
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for epoch in range(3):
+        WholeCheckpointIO().save_checkpoint({"epoch": epoch}, tmp_path / "last.ckpt")
+    assert [read_checkpoint(tmp_path / f"{n}.ckpt")["epoch"] for n in ("previous", "last")] == [1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_auto_is_the_last_or_none(train, tmp_path):
+    assert find_checkpoint("auto", tmp_path / "absent") is None
+    first = train("--max-epochs=1", "--resume", "auto")
+    assert load(first)["epoch"] == 0
+    assert load(train("--max-epochs=2", "--resume", "auto"))["epoch"] == 1
+    LAST.unlink()
+    assert find_checkpoint("auto", LAST.parent) == PREVIOUS
+    PREVIOUS.unlink()
+    assert find_checkpoint("auto", LAST.parent) == LAST.with_name("best.ckpt")
+
+
+# ---- full disks
+
+
+def test_a_full_disk(train):
+    train("--max-epochs=1")
+    before = LAST.read_bytes()
+    limit = len(before) // 2
+    done = victim(f"limit-{limit}", "tiny.yaml", "--max-epochs=2", "--resume", "--checkpoint.save_top_k=0")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"train.py: error: {LAST.resolve()} could not be written: file too large: raise the limit "
+        f"(ulimit -f); what was there before is intact; go on with: train.py --resume {LAST}"
+    )
+    assert LAST.read_bytes() == before
+    assert sorted(p.name for p in LAST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert load(train("--max-epochs=2", "--resume"))["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "no space left on device: make room on its file system",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk quota exceeded: make room on its file system"),
+        (PermissionError(errno.EACCES, "Permission denied"), "permission denied; what was there"),
+        (RuntimeError("unexpected pos 64 vs 0"), "unexpected pos 64 vs 0; what was there"),
+    ],
+)
+def test_why_a_checkpoint_was_not_written(tmp_path, monkeypatch, error, text):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(CheckpointError) as found:
+        WholeCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert str(found.value).startswith(f"{tmp_path / 'last.ckpt'} could not be written: {text}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_the_log(main, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger.save", full)
+    status, line = main()
+    assert status == 1
+    assert line.startswith(
+        f"train.py: error: a file in {Path('runs/run').resolve()} could not be written: no space left on "
+        "device: make room on its file system"
+    )
+    assert line.endswith("so there is no checkpoint to go on from; the same command starts over")
+
+
+# ---- bad frames and bad losses
+
+
+def test_a_corrupt_frame_is_named(main, monkeypatch):
+    original = SyntheticDataset.load
+
+    def load_or_fail(self, index):
+        if index == 3:
+            raise DataError("depth/0003.png: cut short")
+        return original(self, index)
+
+    monkeypatch.setattr(SyntheticDataset, "load", load_or_fail)
+    assert main("--max-epochs=1") == (2, "train.py: error: depth/0003.png: cut short")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_frame_is_skipped_and_counted(train, monkeypatch, workers):
+    original = SyntheticDataset.load
+
+    def load_or_fail(self, index):
+        if index == 2:
+            raise DataError("frame 2: cut short")
+        return original(self, index)
+
+    monkeypatch.setattr(SyntheticDataset, "load", load_or_fail)
+    settings = ["--skip-bad-frames", f"--datasets.train.num_workers={workers}"]
+    train("--max-epochs=1", *settings)
+    run = train("--max-epochs=2", *settings, "--resume")
+    logged = [r for r in rows(run) if r["train/skipped_frames"]]
+    assert [float(r["train/skipped_frames"]) for r in logged] == [1, 2]
+    # the third frame of the validation set as well: it is one without valid pixels there
+    validated = [r for r in rows(run) if r["val/images"]]
+    assert [(float(r["val/images"]), float(r["val/empty"])) for r in validated] == [(2, 1), (2, 1)]
+    assert load(run)["skipped_frames"] == 2
+
+
+def test_a_loss_that_turns_nan(main, monkeypatch):
+    original, steps = SemiSupCompletionModel.forward, []
+
+    def forward(self, *args, **kwargs):
+        output = original(self, *args, **kwargs)
+        if self.training:
+            steps.append(None)
+            if len(steps) > 4:
+                output["loss"] = output["loss"] * torch.nan
+        return output
+
+    monkeypatch.setattr(SemiSupCompletionModel, "forward", forward)
+    status, line = main("--max-epochs=6")
+    assert (status, len(steps)) == (1, 14)
+    assert line.startswith(
+        "train.py: error: 10 steps in a row had a loss or gradient that is not finite, the last in "
+    )
+    assert all(v.isfinite().all() for v in torch.load(LAST, weights_only=True)["state_dict"].values())
+
+
+# ---- files from elsewhere
+
+
+class Code:
+    def __reduce__(self):
+        return (os.system, ("touch executed",))
+
+
+def test_a_checkpoint_that_asks_for_code_is_refused(train, main):
+    train("--max-epochs=2")
+    state = load(Path("runs/run"))
+    torch.save({**state, "more": Code()}, LAST)
+    for arguments in (["--resume"], ["--resume", str(LAST)]):
+        with pytest.raises(ConfigError) as error:
+            train("--max-epochs=3", *arguments)
+        assert f"--resume {LAST}: refused, and nothing of it was run: it asks for posix.system" in str(
+            error.value
+        )
+    (LAST.parent / "best.ckpt").write_bytes(pickle.dumps({"more": Code()}))
+    status, line = main("--max-epochs=3", "--resume=best")
+    assert status == 2 and "best.ckpt: the file is damaged, or no checkpoint" in line
+    assert not Path("executed").exists()
+
+
+def test_weights_that_ask_for_code_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Code()}, "resnet18.pth")
+    with pytest.raises(ConfigError, match="resnet18.pth' cannot be read as a plain state dict of tensors"):
+        cli.run(["--gpus=cpu", "--model.depth_net.weights=resnet18.pth"])
+    assert not Path("executed").exists()
+
+
+# ---- pictures
+
+
+@pytest.mark.parametrize("pictures", [True])
+def test_a_picture_that_fails_stops_nothing(train, monkeypatch, caplog, pictures):
+    def fail(*args, **kwargs):
+        raise ValueError("no such colour")
+
+    ticks = []  # a minute each, so that they are due after every validation
+    monkeypatch.setattr("depthloss.training.callbacks.write_curves", fail)
+    monkeypatch.setattr("depthloss.training.callbacks.time.monotonic", lambda: ticks.append(61) or sum(ticks))
+    run = train("--max-epochs=2")
+    assert run.trainer.global_step == 6 and load(run)["epoch"] == 1
+    assert [m for m in caplog.messages if m.startswith("the pictures could not be written")]
+    assert "no such colour" in caplog.text

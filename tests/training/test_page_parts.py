@@ -1,0 +1,100 @@
+"""What the report is made of: pictures of a frame, charts, words and numbers."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from depthloss.training.evaluation import charts, panels
+from depthloss.training.evaluation.wording import judge, number, protocol_sentences, signed
+from depthloss.training.report import Sample
+
+PROTOCOL = {
+    "min_depth": 0.05,
+    "max_depth": 80.0,
+    "crop": "garg",
+    "alignment": "median",
+    "flip_tta": True,
+    "resolution": "ground truth",
+    "ranges": (0.0, 1.0, 10.0),
+    "edges": True,
+    "edge_ratio": 1.1,
+    "text": "one line",
+}
+
+
+def test_panels_of_a_frame():
+    depth = np.zeros((4, 6))
+    depth[1:] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    prediction = np.full((4, 6), 8.0)
+    prediction[1, 0] = np.nan
+    sample = Sample(np.ones((4, 6, 3)), depth, prediction, np.where(np.arange(6) == 2, depth, 0), "x")
+    shown = {p.title: p for p in panels.draw_panels(sample, 0.5)}
+    assert list(shown) == ["RGB", "sparse input", "prediction", "ground truth", "error (pred − gt) / gt"]
+    grey = [153, 153, 153]
+    gt, error = shown["ground truth"].image, shown["error (pred − gt) / gt"]
+    assert gt.shape == (4, 6, 3) and gt.dtype == np.uint8
+    assert (gt[0] == grey).all() and not (gt[1:] == grey).all(-1).any()
+    np.testing.assert_array_equal(gt[1, 2], shown["prediction"].image[1, 2])
+    np.testing.assert_array_equal(gt[1, 2], shown["sparse input"].image[0, 1])  # a point is drawn as 3 x 3
+    assert (shown["prediction"].image[1, 0] == grey).all() and (shown["RGB"].image == 255).all()
+    assert (error.image[1, 0] == grey).all() and (error.image[0] == grey).all()
+    red, white, blue = (
+        error.image[2, 0].astype(int),
+        error.image[1, 2].astype(int),
+        error.image[1, 5].astype(int),
+    )
+    assert red[0] > red[2] + 50 and white.min() > 240 and blue[2] > blue[0] + 50, "too far, right, too near"
+    assert error.note == "1 px not finite" and not shown["prediction"].note
+
+
+def test_large_frames_are_shrunk():
+    wide = Sample(np.ones((50, 1200, 3)), np.full((50, 1200), 3.0), np.full((50, 1200), 3.0))
+    assert {p.image.shape for p in panels.draw_panels(wide, 0.1)} == {(17, 400, 3)}
+
+
+def test_the_histogram_counts_every_image():
+    values = np.array([*np.linspace(0, 0.4, 99), 50.0])
+    width, count = charts.bins(values)
+    assert width == 0.02 and 20 <= count <= 21
+    titles = re.findall(
+        r"<title>\[([\d.]+), ([\d.∞]+)\): (\d+)</title>", charts.histogram([values, values[:2]])
+    )
+    assert sum(int(n) for *_, n in titles) == 100 and titles[-1][1] == "∞"
+    np.testing.assert_allclose([float(low) for low, *_ in titles], width * np.arange(count))
+    assert "Fair" in charts.histogram([values])
+    assert "Excellent" not in charts.histogram([np.full(9, 50.0)]), "no room for it"
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.05, 0.1, 0.2, 0.3], [1e-9, 1e9], [0.3]])
+def test_grades_hold_every_image(values):
+    held = charts.grades(np.array(values))
+    assert [g[1] for g in held] == ["[0, 0.05)", "[0.05, 0.1)", "[0.1, 0.2)", "[0.2, 0.3)", "≥ 0.3"]
+    assert sum(g[2] for g in held) == len(values) and held[-1][2] == sum(v >= 0.3 for v in values)
+    charts.histogram([np.array(values)])
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(0.0612, "0.06120"), (0.99996, "1.000"), (12.345, "12.35"), (1234.5, "1234"), (0.0, "0.000"),
+     (-0.5, "−0.5000"), (1e-7, "1.000e−07"), (math.nan, "–"), (None, "–")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_signs():
+    assert [signed(x) for x in (0.0123, -0.0123, 0.0, math.nan)] == ["+0.0123", "−0.0123", "±0", "–"]
+    assert judge("rmse", 1.0, 2.0) == judge("a1", 0.9, 0.8) == judge("rmse", 1.0, math.nan) == "better"
+    assert judge("rmse", 2.0, 1.0) == judge("a1", math.nan, 0.8) == "worse"
+    assert judge("rmse", 1.00001, 1.0) == "same" and judge("unheard_of", 1.0, 2.0) == ""
+
+
+def test_protocols_in_words():
+    words = " ".join(protocol_sentences(PROTOCOL))
+    for part in ("Garg crop", "ratio of the medians", "mirrored image", "stored size", "factor over 1.1"):
+        assert part in words
+    words = " ".join(protocol_sentences({**PROTOCOL, "crop": "none", "alignment": "none", "flip_tta": False}))
+    assert "anywhere in the image" in words and "their scale counts" in words and "mirrored" not in words
+    assert protocol_sentences({"text": "as is"}) == ["as is"] and protocol_sentences({}) == []
