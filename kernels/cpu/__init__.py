@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from ctypes import addressof, c_double
 
 import torch
 import torch.distributed as dist
@@ -102,31 +103,28 @@ def forward(
     lib, plan = library(), _plan(spec.key)
     call, kept = _call(pred, gt, mask, abs_mask, dtype)
     b, h, w = pred.shape
-    wide = torch.float64
     codes = torch.empty(code_count(spec, b, h, w) if saves else 0, dtype=torch.uint8)
     coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype)
-    own = (
-        torch.tensor([*weights], dtype=wide)
-        if not isinstance(weights, Tensor)
-        else weights.to(wide).contiguous()
-    )
-    s = torch.stack([v.detach().to(wide) for v in log_vars]) if log_vars else own
-    terms, totals = torch.empty(len(spec.metric_names), dtype=wide), torch.empty(1, TOTALS, dtype=wide)
+    # Plain arrays of doubles: a tensor costs microseconds.
+    numbers = (c_double * spec.num_weights)(*(weights.tolist() if isinstance(weights, Tensor) else weights))
+    s = (c_double * len(log_vars))(*[v.item() for v in log_vars])
+    totals, terms = (c_double * TOTALS)(), torch.empty(len(spec.metric_names), dtype=torch.float64)
     call.saves = saves
     call.world = 1
-    call.weights, call.log_vars, call.terms = own.data_ptr(), s.data_ptr(), terms.data_ptr()
+    call.weights, call.log_vars, call.terms = addressof(numbers), addressof(s), terms.data_ptr()
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
-    state = lib.dl_measure(plan, call, totals.data_ptr())
+    state = lib.dl_measure(plan, call, totals)
     if not state:
         raise MemoryError(
             f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"
         )
     if process_group is not None:
         call.world = dist.get_world_size(process_group)
-        rows = [torch.empty_like(totals) for _ in range(call.world)]
-        dist.all_gather(rows, totals, group=process_group)
-        totals = torch.cat(rows)
-    call.totals = totals.data_ptr()
+        own = torch.tensor(totals, dtype=torch.float64)
+        rows = [torch.empty_like(own) for _ in range(call.world)]
+        dist.all_gather(rows, own, group=process_group)
+        totals = (c_double * (TOTALS * call.world))(*torch.cat(rows).tolist())
+    call.totals = addressof(totals)
     lib.dl_combine(call, state)
     del kept
     terms = terms.to(dtype)
@@ -150,8 +148,10 @@ def backward(
     Without `wants_pred` the first is empty.
     """
     plan = _plan(spec.key)
-    wide = coefficients.view(torch.float64) if dtype != torch.float64 else coefficients
-    log_vars = (wide[_LOG_VAR : _LOG_VAR + plan.num_log_vars] * grad_output.double()).to(dtype)
+    log_vars = coefficients.new_empty(0)
+    if plan.num_log_vars:
+        slopes = coefficients.view(torch.float64)[_LOG_VAR : _LOG_VAR + plan.num_log_vars]
+        log_vars = (slopes * grad_output).to(dtype)
     if not wants_pred or not pred.numel():
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
     grad = torch.empty_like(pred)
