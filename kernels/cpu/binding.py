@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from depthloss import spec as s
 
 from ..plan import Plan
 
-LEVELS, GROUPS, ENTRIES = 6, 4, 6
+LEVELS, GROUPS, ENTRIES = 6, 5, 6
 KINDS = ("absolute", "relative", "gradient", "difference", "log")
 TOTALS = 12 + 3 * LEVELS
 HEAD, COEFFICIENTS = LEVELS + GROUPS, 11
@@ -93,6 +94,7 @@ def set_map(place: _Map, x: Tensor | None) -> Tensor | None:
     if x is None:
         place.dtype = NONE
         return None
+    x = x.resolve_neg()  # A view that negates, such as the imaginary part of a conjugate.
     if x.dtype in FLOATS:
         place.dtype = FLOATS[x.dtype]
     elif x.dtype == torch.bool:
@@ -177,12 +179,13 @@ def c_plan(plan: Plan) -> CPlan:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled engine.
+    """The compiled engine: that of this installation, or the file that DEPTHLOSS_CPU_LIBRARY names.
 
     Raises:
         OSError: it was not built, does not load, or is of another version of this package.
     """
-    found = sorted(Path(__file__).parent.glob("_engine*.so"))
+    named = os.environ.get("DEPTHLOSS_CPU_LIBRARY")
+    found = [Path(named)] if named else sorted(Path(__file__).parent.glob("_engine*.so"))
     if not found:
         raise OSError("it was not built: install a C++17 compiler (g++ or clang++) and this package again")
     lib = ctypes.CDLL(str(found[0]))

@@ -2,13 +2,17 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <vector>
+
+#include <pthread.h>
 
 #include "threads.h"
 
@@ -43,8 +47,11 @@ int best() {
     return 0;
 #endif
 }
-int chosen = -1;
-int instruction_set() { return chosen < 0 ? best() : chosen; }
+std::atomic<int> chosen{-1};
+int instruction_set() {
+    const int isa = chosen;
+    return isa < 0 ? best() : isa;
+}
 
 const Phases& phases(bool wide) {
 #ifdef DL_X86
@@ -58,12 +65,18 @@ const Phases& phases(bool wide) {
     return wide ? base::twice : base::single;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool REUSED = false;  // so that it sees the end of what this call asked for
+#else
+constexpr bool REUSED = true;
+#endif
+
 // Memory that grows and is used again: fresh pages cost more than the arithmetic on them.
 struct Buffer {
     char* data = nullptr;
     int64_t size = 0;
     char* take(int64_t bytes) {
-        if (bytes > size) {
+        if (bytes > size || !REUSED) {
             std::free(data);
             size = 0;
             data = static_cast<char*>(std::aligned_alloc(ALIGN, static_cast<size_t>(up(bytes))));
@@ -91,6 +104,9 @@ std::vector<std::unique_ptr<Workspace>>& idle() {
     static auto* all = new std::vector<std::unique_ptr<Workspace>>;
     return *all;
 }
+// A child that is forked while another thread holds the lock could never take it.
+[[maybe_unused]] const int at_fork =
+    pthread_atfork([] { idle_mutex.lock(); }, [] { idle_mutex.unlock(); }, [] { idle_mutex.unlock(); });
 std::unique_ptr<Workspace> take() {
     std::lock_guard<std::mutex> lock(idle_mutex);
     if (idle().empty()) return std::make_unique<Workspace>();
@@ -108,16 +124,16 @@ Layout layout_of(const Plan& plan, int64_t h, int64_t w) {
     const int smallest = plan.border == VALID ? 3 : 1;
     int64_t o = 0;
     for (int k = 0; k < plan.levels; k++) {
-        layout.h[k] = static_cast<int>(h >> k), layout.w[k] = static_cast<int>(w >> k);
+        layout.h[k] = h >> k, layout.w[k] = w >> k;
         layout.active[k] = std::min(layout.h[k], layout.w[k]) >= smallest;
         if (k < 2) continue;
         layout.cells[k] = o;
-        o += 2 * static_cast<int64_t>(layout.h[k]) * layout.w[k];
+        o += 2 * layout.h[k] * layout.w[k];
     }
     layout.code = o;
     layout.adjoint = o + h * w;
     layout.cells[1] = o + 2 * h * w;
-    if (plan.levels > 1) o += static_cast<int64_t>(layout.h[1]) * layout.w[1];
+    if (plan.levels > 1) o += layout.h[1] * layout.w[1];
     layout.size = up(o + 2 * h * w, 2);
     return layout;
 }
@@ -172,16 +188,22 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
     space.work.pyramids = space.maps.data();
 }
 
+// Of differences from a valid pixel: the mean of a constant image is its constant.
 void set_means(Workspace& space, int64_t b) {
     const Work& work = space.work;
-    double p = 0, g = 0, n = 0;
+    double p = 0, g = 0, n = 0, base_p = 0, base_g = 0;
     for (int i = 0; i < work.bands_per_image; i++) {
         const Band& band = work.bands[b * work.bands_per_image + i];
-        p += band.p, g += band.g, n += static_cast<double>(band.n_all);
+        const double here = static_cast<double>(band.n_all);
+        if (here == 0) continue;
+        if (n == 0) base_p = band.base_p, base_g = band.base_g;
+        p += band.p + (band.base_p - base_p) * here;
+        g += band.g + (band.base_g - base_g) * here;
+        n += here;
     }
     Image& image = space.images[static_cast<size_t>(b)];
     image = Image{0, 0, 1, 1};
-    if (work.plan->standardised && n > 0) image.mu_p = p / n, image.mu_g = g / n;
+    if (work.plan->standardised && n > 0) image.mu_p = base_p + p / n, image.mu_g = base_g + g / n;
 }
 
 void set_scales(Workspace& space, int64_t b) {
@@ -246,7 +268,8 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Every function that can run out of memory returns NULL or 1 then.
+// Every function that can run out of memory (std::length_error: of what a vector can count) returns NULL or 1
+// then.
 
 // Phases 1 to 3 and the totals of this rank; what `dl_combine` goes on from.
 EXPORT void* dl_measure(const Plan* plan, const Call* call, double* totals) {
@@ -255,7 +278,7 @@ EXPORT void* dl_measure(const Plan* plan, const Call* call, double* totals) {
         measure(*space, *plan, *call);
         collect(space->work, totals);
         return space.release();
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         return nullptr;
     }
 }
@@ -280,7 +303,7 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         });
         give_back(std::move(space));
         return 0;
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         return 1;
     }
 }

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 constexpr int LEVELS = 6;
-constexpr int GROUPS = 4;
+constexpr int GROUPS = 5;
 constexpr int ENTRIES = 6;
 constexpr int BAND = 64;  // rows that are summed on their own: the same for any number of threads
 
@@ -77,6 +77,7 @@ struct Spread {
 
 struct Band {
     int64_t n, n_abs, n_all;
+    double base_p, base_g;  // a valid pixel of it: p and g are sums of differences from them
     double absolute, p, g, visible;
     Spread difference, log;
     double dev_p, dev_g;
@@ -96,8 +97,8 @@ struct Image {
 
 // Where the parts of `codes` of an image lie: one byte a pixel, the adjoint of level 0, the coarse levels.
 struct Layout {
-    int64_t code, adjoint, cells[LEVELS], size;
-    int h[LEVELS], w[LEVELS], active[LEVELS];
+    int64_t code, adjoint, cells[LEVELS], size, h[LEVELS], w[LEVELS];
+    int active[LEVELS];
 };
 
 // The maps of the levels k >= 1 of one image, freed after the forward: rows of `stride` with a margin.

@@ -216,7 +216,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 total = u * scale + signs(SIGN_D) * w_a;
                 if (converts) {
                     const Mask<T> touched = v | ((shifted(field, -SIGN_D) & two_bits) != all(Int<T>(1)));
-                    total = total * slope(load(line.p.at(x)), touched, plan.structure);
+                    // By selection: the slope of what no term reads may be no number.
+                    total = select(total != zero, total * slope(load(line.p.at(x)), touched, plan.structure));
                 }
             }
             if (moments)

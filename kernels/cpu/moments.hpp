@@ -23,17 +23,26 @@ INLINE void merge(Spread& a, const Spread& b) {
 template <class T>
 Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
     if (n == 0) return {0, 0, 0};
-    Vec<T> total = all(T(0));
-    for (int64_t i = 0; i < w; i += LANES) total = total + select(mask_of<T>(m.at(i)), load(x + i));
-    double mean = sum(total) / n;
-    const Vec<T> centre = all(static_cast<T>(mean));
-    Vec<T> shift = all(T(0)), square = all(T(0));
-    for (int64_t i = 0; i < w; i += LANES) {
-        const Vec<T> d = select(mask_of<T>(m.at(i)), load(x + i) - centre);
-        shift = shift + d;
-        square = square + d * d;
+    double total = 0, shifts = 0, all_squares = 0;
+    for (int64_t o = 0; o < w; o += STRETCH) {
+        Vec<T> part = all(T(0));
+        for (int64_t i = o; i < stretch_end(o, w); i += LANES)
+            part = part + select(mask_of<T>(m.at(i)), load(x + i));
+        total += sum(part);
     }
-    const double moved = sum(shift) / n, squares = sum(square) - n * moved * moved;
+    double mean = total / n;
+    const Vec<T> centre = all(static_cast<T>(mean));
+    for (int64_t o = 0; o < w; o += STRETCH) {
+        Vec<T> shift = all(T(0)), square = all(T(0));
+        for (int64_t i = o; i < stretch_end(o, w); i += LANES) {
+            const Vec<T> d = select(mask_of<T>(m.at(i)), load(x + i) - centre);
+            shift = shift + d;
+            square = square + d * d;
+        }
+        shifts += sum(shift);
+        all_squares += sum(square);
+    }
+    const double moved = shifts / n, squares = all_squares - n * moved * moved;
     mean = static_cast<double>(static_cast<T>(mean)) + moved;
     return {n, mean, squares < 0 ? 0 : squares};
 }
@@ -79,32 +88,34 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             base_g = first_valid(*line.g_d, *line.m, w, found_g, base_g);
         }
         const Vec<T> from_p = all(base_p), from_g = all(base_g);
-        Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
-        Mask<T> n = all(Int<T>(0)), n_abs = n, n_all = n;
-        for (int64_t x = 0; x < w; x += LANES) {
-            const Mask<T> m = mask_of<T>(line.m->at(x)), m_abs = mask_of<T>(line.m_abs->at(x));
-            n = n + mask_of<T>(line.valid.at(x));
-            n_all = n_all + m;
-            n_abs = n_abs + m_abs;
-            const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
-            if (plan.standardised) {
-                sum_p = sum_p + select(m, p - from_p);
-                sum_g = sum_g + select(m, g - from_g);
-            } else if (plan.has[GRADIENT]) {
-                visible = visible + select(m, p - g);
+        int64_t row_n = 0;
+        for (int64_t o = 0; o < w; o += STRETCH) {
+            Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
+            Mask<T> n = all(Int<T>(0)), n_abs = n, n_all = n;
+            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x)), m_abs = mask_of<T>(line.m_abs->at(x));
+                n = n + mask_of<T>(line.valid.at(x));
+                n_all = n_all + m;
+                n_abs = n_abs + m_abs;
+                const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
+                if (plan.standardised) {
+                    sum_p = sum_p + select(m, p - from_p);
+                    sum_g = sum_g + select(m, g - from_g);
+                } else if (plan.has[GRADIENT]) {
+                    visible = visible + select(m, p - g);
+                }
+                if (plan.has[ABSOLUTE]) absolute = absolute + select(m_abs, abs(p - g));
             }
-            if (plan.has[ABSOLUTE]) absolute = absolute + select(m_abs, abs(p - g));
-        }
-        const int64_t row_n = count_of<T>(n_all);
-        out.n += count_of<T>(n);
-        out.n_all += row_n;
-        out.n_abs += count_of<T>(n_abs);
-        if (structure) {
+            row_n += count_of<T>(n_all);
+            out.n += count_of<T>(n);
+            out.n_abs += count_of<T>(n_abs);
+            if (!structure) continue;
             out.p += sum(sum_p);
             out.g += sum(sum_g);
             out.absolute += sum(absolute);
             out.visible += sum(visible);
         }
+        out.n_all += row_n;
         if (plan.has[DIFFERENCE]) {
             for (int64_t x = 0; x < w; x += LANES) {
                 const Mask<T> m = mask_of<T>(line.m->at(x));
@@ -122,9 +133,8 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             merge(out.log, spread_of(values, *line.m, w, static_cast<double>(row_n)));
         }
     }
-    // As sums of the values themselves.
-    out.p += static_cast<double>(base_p) * static_cast<double>(out.n_all);
-    out.g += static_cast<double>(base_g) * static_cast<double>(out.n_all);
+    out.base_p = static_cast<double>(base_p);
+    out.base_g = static_cast<double>(base_g);
     work.bands[b * work.bands_per_image + band] = out;
 }
 
@@ -142,14 +152,16 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
     double total_p = 0, total_g = 0;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
-        Vec<T> sum_p = zero, sum_g = zero;
-        for (int64_t x = 0; x < w; x += LANES) {
-            const Mask<T> m = mask_of<T>(line.m->at(x));
-            sum_p = sum_p + select(m, abs(load(line.p_d->at(x)) - mu_p));
-            sum_g = sum_g + select(m, abs(load(line.g_d->at(x)) - mu_g));
+        for (int64_t o = 0; o < w; o += STRETCH) {
+            Vec<T> sum_p = zero, sum_g = zero;
+            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                sum_p = sum_p + select(m, abs(load(line.p_d->at(x)) - mu_p));
+                sum_g = sum_g + select(m, abs(load(line.g_d->at(x)) - mu_g));
+            }
+            total_p += sum(sum_p);
+            total_g += sum(sum_g);
         }
-        total_p += sum(sum_p);
-        total_g += sum(sum_g);
     }
     Band& out = work.bands[b * work.bands_per_image + band];
     out.dev_p = total_p;

@@ -141,7 +141,7 @@ struct CellSums {
             for (int64_t j = 0; j < n; j++) half[j] = 2 * m[j] > area;
         else
             for (int64_t j = 0; j < n; j++) half[j] = m[j] > 0;
-        int32_t cells = 0;
+        int64_t cells = 0;
         if (plan.mask == CENTRE)
             for (int64_t j = 0; j < n; j++) cells += half[j];
         else

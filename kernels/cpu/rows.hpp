@@ -26,6 +26,10 @@ struct Row {
 
 INLINE int64_t blocks(int64_t w) { return (w + LANES - 1) / LANES * LANES; }
 
+// Where the sums of the lanes go on into double: in a row of any length float32 adds up no more than this.
+constexpr int64_t STRETCH = 1024;
+INLINE int64_t stretch_end(int64_t x, int64_t w) { return w - x < STRETCH ? w : x + STRETCH; }
+
 // Rows in a thread's own memory, with a margin on both sides.
 struct Arena {
     char* next;

@@ -25,22 +25,27 @@ struct SignRow {
 template <class T>
 double respond(const T* r0, const T* r1, const T* r2, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
                int64_t& kept) {
-    Vec<T> total = all(T(0));
-    Mask<T> n = all(Int<T>(0));
-    for (int64_t x = 0; x < w; x += LANES) {
-        const Mask<T> on = mask_of<T>(keep + x);
-        const Vec<T> a0 = load(r0 + x - 1), b0 = load(r0 + x), c0 = load(r0 + x + 1);
-        const Vec<T> a1 = load(r1 + x - 1), c1 = load(r1 + x + 1);
-        const Vec<T> a2 = load(r2 + x - 1), b2 = load(r2 + x), c2 = load(r2 + x + 1);
-        const Vec<T> gx = ((c0 + c2) + (c1 + c1)) - ((a0 + a2) + (a1 + a1));
-        const Vec<T> gy = ((a2 + c2) + (b2 + b2)) - ((a0 + c0) + (b0 + b0));
-        total = total + select(on, abs(gx) + abs(gy));
-        n = n + on;
-        to_bytes(sx + x, sign(gx, on));
-        to_bytes(sy + x, sign(gy, on));
+    double response = 0;
+    kept = 0;
+    for (int64_t o = 0; o < w; o += STRETCH) {
+        Vec<T> total = all(T(0));
+        Mask<T> n = all(Int<T>(0));
+        for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
+            const Mask<T> on = mask_of<T>(keep + x);
+            const Vec<T> a0 = load(r0 + x - 1), b0 = load(r0 + x), c0 = load(r0 + x + 1);
+            const Vec<T> a1 = load(r1 + x - 1), c1 = load(r1 + x + 1);
+            const Vec<T> a2 = load(r2 + x - 1), b2 = load(r2 + x), c2 = load(r2 + x + 1);
+            const Vec<T> gx = ((c0 + c2) + (c1 + c1)) - ((a0 + a2) + (a1 + a1));
+            const Vec<T> gy = ((a2 + c2) + (b2 + b2)) - ((a0 + c0) + (b0 + b0));
+            total = total + select(on, abs(gx) + abs(gy));
+            n = n + on;
+            to_bytes(sx + x, sign(gx, on));
+            to_bytes(sy + x, sign(gy, on));
+        }
+        kept -= static_cast<int64_t>(sum(n));
+        response += sum(total);
     }
-    kept = -static_cast<int64_t>(sum(n));
-    return sum(total);
+    return response;
 }
 
 // The two sums along x of which the adjoint is made; beyond the border lies what folds back.
@@ -138,10 +143,12 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
                         w);
             const T* centred = source.centred(centre);
             if (centred) {
-                Vec<T> z = all(T(0));
-                for (int64_t x = 0; x < w; x += LANES)
-                    z = z + converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
-                out.u_z += sum(z);
+                for (int64_t o = 0; o < w; o += STRETCH) {
+                    Vec<T> z = all(T(0));
+                    for (int64_t x = o; x < stretch_end(o, w); x += LANES)
+                        z = z + converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
+                    out.u_z += sum(z);
+                }
                 out.u_one += source.weigh(centre, adjoint);
             }
             source.store(centre, adjoint);
@@ -201,8 +208,12 @@ struct FullResolution {
     int64_t weigh(int64_t y, const int8_t* a) const {
         if (plan.mask == SUPPORT) return 0;
         const uint8_t* m = read_[y % SLOTS];
-        int32_t total = 0;
-        for (int64_t x = 0; x < w; x++) total += a[x] * m[x];
+        int64_t total = 0;
+        for (int64_t o = 0; o < w; o += STRETCH) {
+            int32_t part = 0;
+            for (int64_t x = o; x < stretch_end(o, w); x++) part += a[x] * m[x];
+            total += part;
+        }
         return total;
     }
     void store(int64_t y, const int8_t* a) const {
@@ -239,48 +250,50 @@ struct FullResolution {
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
         // Whole blocks go straight into `codes`; the last one may reach beyond the row.
         uint8_t* to_code = codes ? codes + y * w : code_buffer;
-        Vec<T> relative = zero, signed_dev = zero;
-        Mask<T> sum_r_ = all(Int<T>(0)), sum_p_ = sum_r_;
-        for (int64_t x = 0; x < w; x += LANES) {
-            const Mask<T> m = mask_of<T>(line.m->at(x));
-            Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
-            const Mask<T> s_d = sign(p - g, mask_of<T>(line.m_abs->at(x)));
-            Mask<T> keep = m;
-            if (centre) {
-                keep = identity ? m | ((abs(p) < inf) & (abs(g) < inf)) : all(Int<T>(-1));
-                if (x + LANES > w) keep = keep & mask_of<T>(buffers.ones + x);
-                // A conversion makes an invalid pixel depth 0, valid for the absolute term or not.
-                if (!identity) p = select(m, p), g = select(m, g);
-            }
-            const Vec<T> dev = p - mu_p;
-            const Vec<T> residual = standardised ? dev * inv_p - (g - mu_g) * inv_g : p - g;
-            ::DL_ISA::store(to_r + x, select(keep, residual));
-            to_bytes(to_cover + x, m & one);
-            if (standardised) {
-                ::DL_ISA::store(to_z + x, select(keep, dev));
-                to_bytes(to_read + x, keep & one);
+        for (int64_t o = 0; o < w; o += STRETCH) {
+            Vec<T> relative = zero, signed_dev = zero;
+            Mask<T> sum_r_ = all(Int<T>(0)), sum_p_ = sum_r_;
+            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
+                const Mask<T> s_d = sign(p - g, mask_of<T>(line.m_abs->at(x)));
+                Mask<T> keep = m;
+                if (centre) {
+                    keep = identity ? m | ((abs(p) < inf) & (abs(g) < inf)) : all(Int<T>(-1));
+                    if (x + LANES > w) keep = keep & mask_of<T>(buffers.ones + x);
+                    // A conversion makes an invalid pixel depth 0, valid for the absolute term or not.
+                    if (!identity) p = select(m, p), g = select(m, g);
+                }
+                const Vec<T> dev = p - mu_p;
+                const Vec<T> residual = standardised ? dev * inv_p - (g - mu_g) * inv_g : p - g;
+                ::DL_ISA::store(to_r + x, select(keep, residual));
+                to_bytes(to_cover + x, m & one);
+                if (standardised) {
+                    ::DL_ISA::store(to_z + x, select(keep, dev));
+                    to_bytes(to_read + x, keep & one);
+                }
+                if (!OWN) continue;
+                const Mask<T> s_r = sign(residual, m), s_p = sign(dev, m);
+                relative = relative + select(m, abs(residual));
+                signed_dev = signed_dev + select(m, dev) * converted<T>(s_r);
+                sum_r_ = sum_r_ + s_r;
+                sum_p_ = sum_p_ + s_p;
+                if (!codes) continue;
+                const Mask<T> code = (s_r + one) + shifted(s_d + one, SIGN_D) + shifted(s_p + one, SIGN_P) +
+                                     (m & all(Int<T>(VALID_BIT))) + (keep & all(Int<T>(READ_BIT)));
+                if (x + LANES <= w)
+                    to_bytes(to_code + x, code);
+                else {
+                    to_bytes(code_buffer, code);
+                    memcpy(to_code + x, code_buffer, static_cast<size_t>(w - x));
+                }
             }
             if (!OWN) continue;
-            const Mask<T> s_r = sign(residual, m), s_p = sign(dev, m);
-            relative = relative + select(m, abs(residual));
-            signed_dev = signed_dev + select(m, dev) * converted<T>(s_r);
-            sum_r_ = sum_r_ + s_r;
-            sum_p_ = sum_p_ + s_p;
-            if (!codes) continue;
-            const Mask<T> code = (s_r + one) + shifted(s_d + one, SIGN_D) + shifted(s_p + one, SIGN_P) +
-                                 (m & all(Int<T>(VALID_BIT))) + (keep & all(Int<T>(READ_BIT)));
-            if (x + LANES <= w)
-                to_bytes(to_code + x, code);
-            else {
-                to_bytes(code_buffer, code);
-                memcpy(to_code + x, code_buffer, static_cast<size_t>(w - x));
-            }
+            out.relative += sum(relative);
+            out.sign_dev_r += sum(signed_dev);
+            out.sign_r += static_cast<int64_t>(sum(sum_r_));
+            out.sign_p += static_cast<int64_t>(sum(sum_p_));
         }
-        if (!OWN) return;
-        out.relative += sum(relative);
-        out.sign_dev_r += sum(signed_dev);
-        out.sign_r += static_cast<int64_t>(sum(sum_r_));
-        out.sign_p += static_cast<int64_t>(sum(sum_p_));
     }
 };
 

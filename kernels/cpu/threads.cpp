@@ -2,9 +2,12 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,6 +21,7 @@ struct Pool {
     std::condition_variable wake;
     int workers = 0, wanted = 0;
     const Task* task = nullptr;
+    std::fenv_t arithmetic{};  // of the caller: rounding, and whether subnormal numbers are flushed to zero
     int64_t count = 0;
     std::atomic<uint64_t> round{0};
     std::atomic<int64_t> next{0};
@@ -39,6 +43,7 @@ struct Pool {
             seen = round.load(std::memory_order_relaxed);
             if (worker > wanted) continue;
             const Task* work = task;
+            std::fesetenv(&arithmetic);
             lock.unlock();
             run(*work, worker);
             running.fetch_sub(1, std::memory_order_release);
@@ -47,13 +52,16 @@ struct Pool {
     void spread(int64_t n, int threads, const Task& work) {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            while (workers < threads - 1) {
-                const int worker = ++workers;
-                std::thread(&Pool::serve, this, worker, round.load()).detach();
+            try {
+                for (; workers < threads - 1; workers++)
+                    std::thread(&Pool::serve, this, workers + 1, round.load()).detach();
+            } catch (const std::system_error&) {
+                // The system gives no more threads: the result is the same with those there are.
             }
             task = &work;
             count = n;
-            wanted = threads - 1;
+            wanted = std::min(workers, threads - 1);
+            std::fegetenv(&arithmetic);
             next.store(0);
             running.store(wanted);
             round.fetch_add(1, std::memory_order_release);

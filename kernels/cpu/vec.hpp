@@ -77,7 +77,8 @@ INLINE Vec<T> all(T value) {
         return x;                                                 \
     }
 BINARY(+)
-BINARY(-) BINARY(*) BINARY(/) BINARY(&) BINARY(|)
+BINARY(-)
+BINARY(*) BINARY(/) BINARY(&) BINARY(|)
 #undef BINARY
 #define COMPARE(op)                                                \
     template <class T>                                             \
@@ -185,7 +186,8 @@ INLINE __m128i longs(__m128i w) {
 #endif
 #if defined(__SSE2__)
 WIDEN(u8, uint8_t)
-WIDEN(i8, int8_t) WIDEN(u16, uint16_t)
+WIDEN(i8, int8_t)
+WIDEN(u16, uint16_t)
 #undef WIDEN
     template <class T, class Narrow>
     INLINE Vec<T> widened(const Narrow* p) {
