@@ -25,7 +25,7 @@ from depthloss.training.ablation.results import Run, Table, trajectory
 from depthloss.training.ablation.study import Study, Trial, read_study
 from depthloss.training.ablation.trials import check_trials, train
 from depthloss.training.config import ConfigError
-from depthloss.training.report import whole_file
+from depthloss.training.files import check_folder, whole_file
 
 log = logging.getLogger("depthloss.training")
 
@@ -79,6 +79,8 @@ def run(argv: list[str]) -> int:
         torch.set_num_threads(options.threads)
     root = options.runs / study.name
     out = options.out or root
+    check_folder("--runs", root)
+    check_folder("--out", out)
     trials = list(study.trials(root, options.seeds, options.only, _overrides(rest)))
     make_protocol(trials[0], study.evaluation)
     epochs = check_trials(trials)

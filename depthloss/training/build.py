@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from jsonargparse import Namespace
 
 import depthloss
 from depthloss.training.config import NETWORKS, OF_PARAMS, ConfigError, options
+from depthloss.training.data import dataset_options
 from depthloss.training.loaders import DepthData
 from depthloss.training.models import SemiSupCompletionModel
 
+log = logging.getLogger("depthloss.training")
 
-def build_model(cfg: Namespace) -> SemiSupCompletionModel:
-    """Build the network and its loss from a configuration."""
+
+def build_model(cfg: Namespace, pretrained: bool = True) -> SemiSupCompletionModel:
+    """Build the network and its loss from a configuration.
+
+    Args:
+        cfg: the configuration.
+        pretrained: false leaves out the weights that the training started from: a checkpoint has all of them,
+            and their file need not be here.
+    """
     params, loss_config = cfg.model.params, cfg.model.loss
     network = cfg.model.depth_net.as_dict()
     name = network.pop("name")
+    if not pretrained and network.get("weights"):
+        network |= {"weights": None, "version": network["version"].removesuffix("pt")}
     try:
         net = NETWORKS[name](min_depth=params.min_depth, max_depth=params.max_depth, **network)
     except (TypeError, ValueError, OSError) as error:
@@ -55,18 +67,24 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
 
 
 def check_input(cfg: Namespace, data: DepthData) -> None:
-    """Check that a network without sparse branch gets no sparse depth.
+    """Check that sparse depth meets a network that takes it; one that gets none is named.
 
     Raises:
-        ConfigError: a data set brings `input_depth`.
-        DataError: its first sample cannot be read.
+        ConfigError: a data set brings `input_depth` to a network without sparse branch.
     """
-    if getattr(cfg.model.depth_net, "sparse_branch", True):
-        return
+    takes = getattr(cfg.model.depth_net, "sparse_branch", None)
     for split, dataset in data.datasets.items():
-        if "input_depth" not in dataset[0]:
+        if takes is None or takes == dataset.gives_input:
             continue
-        brings, fix = "it brings input_depth", f"datasets.{split}.input_depth: null"
+        option = input_option(cfg, split)
+        if takes:
+            log.info(
+                "datasets.%s has no sparse depth for the network's sparse branch: RGB alone; set %s, or "
+                "model.depth_net.sparse_branch: false",
+                split, option,
+            )  # fmt: skip
+            continue
+        brings, fix = "it brings input_depth", f"{option}: null"
         sparsity = "datasets.augmentation.sparsity"
         if dataset.train and dataset.augmentation.sparsity.simulate:
             brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.simulate: false"
@@ -76,3 +94,9 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
             f"datasets.{split}: {brings} and model.depth_net.sparse_branch is false; "
             f"set {fix}, or sparse_branch: true"
         )
+
+
+def input_option(cfg: Namespace, split: str) -> str:
+    """Return the key that says where the data set of a split has its sparse input depth."""
+    known = dataset_options(getattr(cfg.datasets, split).dataset)
+    return f"datasets.{split}.{next(key for key in known if key.startswith('input_depth'))}"

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from depthloss.training.config import BEST, LAST, PREVIOUS
-from depthloss.training.report import whole_file
+from depthloss.training.files import whole_file
 
 log = logging.getLogger("depthloss.training")
 

@@ -21,12 +21,15 @@ from depthloss.training.build import build_model, check_input
 from depthloss.training.checkpoints import NO_ROOM, CheckpointError, chain, reason, remove_unfinished
 from depthloss.training.config import LAST, ConfigError
 from depthloss.training.data import DataError
+from depthloss.training.evaluation.protocol import Protocol
+from depthloss.training.evaluation.result import Evaluation
+from depthloss.training.evaluation.tables import summary_table
+from depthloss.training.files import check_folder, whole_file
 from depthloss.training.flags import split_arguments
 from depthloss.training.guard import TrainingDiverged
 from depthloss.training.loaders import DepthData
 from depthloss.training.module import DepthModule
 from depthloss.training.parser import parse
-from depthloss.training.report import whole_file
 from depthloss.training.resume import (
     check_fits,
     check_resume,
@@ -135,7 +138,14 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
     run_dir = Path(cfg.trainer.default_root_dir) / cfg.name
     checkpoint_dir = Path(cfg.checkpoint.dirpath or run_dir / "checkpoints")
     checkpoint = find_checkpoint(resume, checkpoint_dir) if resume else None
+    events = Path(cfg.tensorboard.log_dir) / cfg.name if cfg.tensorboard.log_dir else run_dir / "tensorboard"
     if rank_zero_only.rank == 0:
+        for key, folder in (
+            ("trainer.default_root_dir", run_dir),
+            ("checkpoint.dirpath", checkpoint_dir),
+            ("tensorboard.log_dir", events),
+        ):
+            check_folder(key, folder)
         refuse_other_run(cfg.name, run_dir, checkpoint_dir, checkpoint)
         remove_unfinished(checkpoint_dir)
     tree = yaml.safe_load(text)
@@ -145,7 +155,7 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     params = cfg.model.params
     module = DepthModule(
-        build_model(cfg),
+        build_model(cfg, pretrained=checkpoint is None),
         cfg.model.optimizer,
         cfg.model.scheduler,
         params.min_depth,
@@ -178,7 +188,6 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
     if cfg.check_data:
         data.check()
 
-    events = Path(cfg.tensorboard.log_dir) / cfg.name if cfg.tensorboard.log_dir else run_dir / "tensorboard"
     if rank_zero_only.rank == 0:
         if checkpoint is None and (run_dir / "config.yaml").exists():
             log.info("%s: starting over, the run in it has no checkpoint", run_dir)
@@ -199,7 +208,9 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
             log.info("test: %s", best)
             advice = f"the training is done, only the test of {best} is not"
             with _stoppable(trainer, run_dir, lambda: advice):
-                trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True)
+                trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            if trainer.is_global_zero:
+                print(_test_table(cfg, trainer), flush=True)
     if trainer.is_global_zero:
         log.info("%s", _summary(run_dir, checkpoint_dir, trainer))
     return Run(run_dir, trainer, module)
@@ -243,13 +254,21 @@ def _to_test(trainer: L.Trainer, checkpoint_dir: Path) -> Path | None:
     return next((p for p in (*best, checkpoint_dir / f"{LAST}.ckpt") if p.is_file()), None)
 
 
+def _test_table(cfg: Namespace, trainer: L.Trainer) -> str:
+    found = {key.removeprefix("test/"): float(value) for key, value in trainer.callback_metrics.items()}
+    found |= {key: int(found[key]) for key in ("images", "empty", "nonfinite")}
+    params = cfg.model.params
+    protocol = Protocol(params.min_depth, params.max_depth, resolution="network", edges=False)
+    return summary_table(Evaluation(f"{cfg.name}, test", protocol.to_dict(), found))
+
+
 def _summary(run_dir: Path, checkpoint_dir: Path, trainer: L.Trainer) -> str:
     values = {
         k: float(v) for k, v in trainer.callback_metrics.items() if k in ("val/abs_rel", "test/abs_rel")
     }
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
-    pictures = "curves.png, predictions.png, metrics.csv"
-    return f"{run_dir}: {metrics and metrics + '; '}{pictures}; checkpoints in {checkpoint_dir}"
+    files = [n for n in ("curves.png", "predictions.png", "metrics.csv") if (run_dir / n).exists()]
+    return f"{run_dir}: {metrics and metrics + '; '}{', '.join(files)}; checkpoints in {checkpoint_dir}"
 
 
 def _complain(message: object, status: int) -> int:

@@ -189,9 +189,20 @@ class TensorboardConfig:
     log_frequency: int = 10
 
 
+@dataclasses.dataclass
+class WandbConfig:
+    """Logging to Weights & Biases as well; it needs the package wandb.
+
+    Args:
+        project: name of the project; null is not to.
+    """
+
+    project: str | None = None
+
+
 # Keys of lightning.Trainer that this project sets itself, and what to use instead.
 OWNED_TRAINER_KEYS = {
-    "logger": "metrics.csv and TensorBoard events are always written; see the section tensorboard",
+    "logger": "metrics.csv and TensorBoard events are always written; see the sections tensorboard and wandb",
     "callbacks": "see the sections checkpoint and tensorboard",
     "log_every_n_steps": "use tensorboard.log_frequency",
     "enable_checkpointing": "see the section checkpoint",
@@ -323,7 +334,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{f"datasets.{split}.batch_size": _at_least(1) for split in ("train", "validation", "test")},
     **{f"datasets.{split}.num_workers": _at_least(0) for split in ("train", "validation", "test")},
     "trainer.gradient_clip_val": _at_least(0),
+    "trainer.accumulate_grad_batches": _at_least(1),
+    "trainer.limit_train_batches": (lambda limit: limit > 0, "> 0 (null: all)"),
+    # Lightning would put a sampler of its own in the place of the one that knows the epoch.
+    "trainer.overfit_batches": (lambda n: n == 0, "0 (see datasets.train.limit, or length)"),
     "checkpoint.save_top_k": _at_least(-1),
+    "checkpoint.every_n_epochs": _at_least(1),
+    "tensorboard.log_frequency": _at_least(1),
 }
 
 

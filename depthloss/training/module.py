@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from depthloss.training.config import OptimizerConfig, SchedulerConfig
+from depthloss.training.evaluation.metrics import DepthMetrics
 from depthloss.training.guard import StepGuard
 from depthloss.training.loaders import real_samples
-from depthloss.training.metrics import DepthMetrics
 from depthloss.training.schedule import build_schedulers, follow_max_epochs, group_table
 
 log = logging.getLogger("depthloss.training")

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,17 @@ from depthloss.training.config import (
     RangeConfig,
     SchedulerConfig,
     TensorboardConfig,
+    WandbConfig,
     check_values,
     open_options,
 )
-from depthloss.training.data import Augmentation
+from depthloss.training.data import Augmentation, dataset_options
 from depthloss.training.flags import EPILOG, OTHER_FLAGS, SHORT_FLAGS
 
 log = logging.getLogger("depthloss.training")
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
+def _nearest(key: str, known: Iterable[str]) -> str:
     """Return the known key that `key` most likely means: a similar name, or the same last part elsewhere."""
     known = list(known)
     parent, _, leaf = key.rpartition(".")
@@ -70,7 +71,7 @@ def unknown_key(key: str, known: Iterable[str], where: str, choices: Mapping[str
     opened = next((s for s in choices if key.startswith(f"{s}.")), None)
     if opened and choices[opened] is None:
         return ConfigError(f"{text}: no data set is chosen; {opened}.dataset is synthetic, rgbd-folder ...")
-    found = nearest(key, known)
+    found = _nearest(key, known)
     short = next((flag for flag, target in SHORT_FLAGS.items() if target == f"--{found}"), None)
     text = f"{text}; the nearest known one is {found!r}"
     if opened:
@@ -109,14 +110,16 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     elif config_file is None:
         # The quick start's rooms and streets say nothing about other data.
         tree = {**tree, "datasets": {k: v for k, v in tree["datasets"].items() if k != "validation"}}
-    mentioned = {*_leaves(tree), *(_flag_key(a) for a in arguments if a.startswith("--"))}
+    flags = {_flag_key(a) for a in arguments if a.startswith("--")}
+    mentioned = {*_leaves(tree), *flags}
     choices, opened = {}, {}
     for section, default in defaults.items():
         key = _chooser(section)
         first = getattr(default, key.rpartition(".")[2])
         choices[section] = _last_value(key, tree, arguments, first)
         opened[section] = open_options(section, choices[section], mentioned)
-        tree = _leave_out(section, tree, _last_value(key, tree, [], first), choices[section], opened[section])
+        before = _last_value(key, tree, [], first)
+        tree = _leave_out(section, tree, before, choices[section], opened[section], flags)
     stem = Path(config_file).stem if isinstance(config_file, (str, Path)) else QUICK_START["name"]
     parser = _build_parser(name, stem, defaults, opened)
 
@@ -202,6 +205,7 @@ def _build_parser(
     parser.add_class_arguments(L.Trainer, "trainer", skip=owned, instantiate=False)
     section("checkpoint", CheckpointConfig())
     section("tensorboard", TensorboardConfig())
+    section("wandb", WandbConfig())
     parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
     return parser
 
@@ -226,7 +230,7 @@ def _without_null_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, 
     """Read `test: null` as no data set, and another section that is null as one with nothing in it."""
     sections = {
         *OPEN_SECTIONS,
-        *"model ema datasets trainer checkpoint tensorboard".split(),
+        *"model ema datasets trainer checkpoint tensorboard wandb".split(),
         *("datasets.augmentation", "datasets.augmentation.sparsity"),
     }
     sections |= {
@@ -256,21 +260,33 @@ def _spell_out_null(arguments: list[str]) -> list[str]:
 
 
 def _leave_out(
-    section: str, tree: dict[str, Any], before: Any, now: Any, options: Mapping[str, Option]
+    section: str,
+    tree: dict[str, Any],
+    before: Any,
+    now: Any,
+    options: Mapping[str, Option],
+    flags: Container[str],
 ) -> dict[str, Any]:
-    """Leave out what the file says of a loss or data set that the command line replaced or switched off."""
+    """Leave out what the file says of a loss or data set that the command line replaced or switched off.
+
+    Of another loss, keywords that both have stay; of another data set, nothing that was said of its files.
+    """
     parts = section.split(".")
     values = tree.get(parts[0], {}).get(parts[1], {})
     off = now is None and (before is not None or _chooser(section).rpartition(".")[2] in values)
     if not off and before == now:
         return tree
+    of_data = section != "model.loss"
     given = set(values) - {f.name for f in dataclasses.fields(OPEN_SECTIONS[section])}
     former = open_options(section, before, [f"{section}.{key}" for key in values])
     # A file that was printed holds the defaults as well.
     unchanged = {k for k in given if k in former and _plain(former[k].default) == values[k]}
-    foreign = {k for k in given if k not in options and (off or k in former)}
-    if named := sorted(foreign - unchanged):
-        log.warning("%s: %s left out: it is of %s, not of %s", section, ", ".join(named), before, now)
+    foreign = {k for k in given if off or (k in former and (of_data or k not in options))}
+    if of_data and before and values.get("path") is not None and "path" in dataset_options(before):
+        foreign.add("path")
+    if named := sorted(k for k in foreign - unchanged if f"{section}.{k}" not in flags):
+        instead = f"not of {now}" if now else "which is switched off"
+        log.warning("%s: %s left out: it is of %s, %s", section, ", ".join(named), before, instead)
     kept = {key: value for key, value in values.items() if key not in unchanged | foreign}
     return {**tree, parts[0]: {**tree.get(parts[0], {}), parts[1]: kept}}
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from depthloss.training.colours import (
     relative_error,
     ticks,
 )
+from depthloss.training.files import whole_file
 
 PIXELS = 400  # widest map of predictions.png: what a cell of the figure can show
 
@@ -147,19 +146,6 @@ def figure_png(fig: Figure, dpi: int = 110) -> bytes:
     file = io.BytesIO()
     FigureCanvasAgg(fig).print_figure(file, format="png", dpi=dpi)
     return file.getvalue()
-
-
-@contextlib.contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """Give a path to write to; the file takes its place at `out` only if nothing went wrong."""
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.stem}-{os.getpid()}{out.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _curve_panels(series: dict[str, Series]) -> list[tuple[str, str, dict[str, Series]]]:

@@ -252,7 +252,7 @@ def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], 
     if refused := {key: v for key, v in changed.items() if key.startswith(FIXED) and key in before}:
         raise _changed(checkpoint, refused)
     for key, values in changed.items():
-        if key.split(".")[0] not in ("name", "checkpoint", "tensorboard"):
+        if key.split(".")[0] not in ("name", "checkpoint", "tensorboard", "wandb"):
             log.warning("resuming with another %s: %r, was %r", key, *values)
     log.info("resuming after epoch %d of %d, step %d, from %s", done, max_epochs, step, checkpoint)
     return step

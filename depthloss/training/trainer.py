@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from lightning.fabric.plugins.environments import (
 )
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -27,10 +28,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from depthloss.training.callbacks import Averaging, LossProfiler, Pictures
 from depthloss.training.checkpoints import WholeCheckpointIO, checkpoint_callbacks
 from depthloss.training.config import ConfigError, options
+from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.loaders import DepthData
-from depthloss.training.metrics import METRICS
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.parser import nearest
+from depthloss.training.names import did_you_mean
 from depthloss.training.resume import rows_before
 
 log = logging.getLogger("depthloss.training")
@@ -53,16 +54,13 @@ def check_trainer(cfg: Namespace) -> None:
         raise ConfigError(
             f"trainer.strategy: {trainer.strategy} shards the gradients that are checked here; use ddp"
         )
-    for key, value in (
-        ("checkpoint.every_n_epochs", cfg.checkpoint.every_n_epochs),
-        ("tensorboard.log_frequency", cfg.tensorboard.log_frequency),
-    ):
-        if value < 1:
-            raise ConfigError(f"{key} must be >= 1, got {value}")
     monitor = cfg.checkpoint.monitor
     if "/" not in monitor and monitor not in METRICS:
+        raise ConfigError(f"checkpoint.monitor: no metric {monitor!r}{did_you_mean(monitor, METRICS)}")
+    if cfg.wandb.project is not None and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
-            f"checkpoint.monitor: no metric {monitor!r}; the nearest is {nearest(monitor, METRICS)!r}"
+            f"wandb.project: {cfg.wandb.project!r} needs the package wandb: pip install 'depthloss[wandb]', "
+            "or set it to null"
         )
     _check_devices(trainer)
     precision = str(trainer.precision)
@@ -134,7 +132,11 @@ def build_trainer(
     tensorboard = TensorBoardLogger(
         events, name="", version="", default_hp_metric=False, purge_step=resume_step
     )
-    tensorboard.log_hyperparams(tree)
+    loggers = [csv_logger, tensorboard]
+    if cfg.wandb.project is not None:
+        loggers.append(WandbLogger(name=cfg.name, save_dir=run_dir, project=cfg.wandb.project))
+    for logger in loggers[1:]:
+        logger.log_hyperparams(tree)
 
     settings = {
         **cfg.trainer.as_dict(),
@@ -142,7 +144,7 @@ def build_trainer(
         "plugins": _plugins(cfg.trainer.plugins),
         "default_root_dir": run_dir,
         "log_every_n_steps": cfg.tensorboard.log_frequency,
-        "logger": [csv_logger, tensorboard],
+        "logger": loggers,
         "callbacks": _callbacks(cfg, data, run_dir, checkpoint_dir),
         "use_distributed_sampler": False,
     }
@@ -173,7 +175,7 @@ def _without_gradient(model: SemiSupCompletionModel, data: DepthData) -> list[st
         return []
     learns = {name for name, p in net.named_parameters() if p.requires_grad}
     scales = model.supervised_loss.supervised_num_scales
-    names = net.parameters_without_gradient(scales, input_depth="input_depth" in data.datasets["train"][0])
+    names = net.parameters_without_gradient(scales, input_depth=data.datasets["train"].gives_input)
     return [name for name in names if name in learns]
 
 

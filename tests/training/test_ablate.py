@@ -153,13 +153,17 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(study):
     ("changes", "message"),
     [
         ({"variants": {}}, "variants: a mapping"),
-        ({"variant": {}}, "unknown key 'variant'; the nearest is 'variants'"),
+        ({"variant": {}}, r"unknown key 'variant'; did you mean 'variants'\? Known: name, base"),
         ({"baseline": "none"}, "baseline: no 'none'; known: plain, adaptive"),
         ({"seeds": "0"}, "seeds: a list of whole numbers"),
         ({"variants": {"a b": {}, "a-b": {}}}, "differ only in signs"),
         ({"variants": {"a": {"conditions": ["x"]}}}, "variants.a.conditions: no 'x'"),
         ({"questions": {"Why?": {"compare": [["plain", "x"]], "metrics": []}}}, "no 'x'; known: plain"),
         ({"questions": {"Why?": {"compare": []}}}, "the keys compare, metrics"),
+        (
+            {"questions": {"Why?": {"compare": [["plain", "adaptive"]], "metrics": ["abs_rell, pole"]}}},
+            r"questions.'Why\?'.metrics: no 'abs_rell'; known: abs_rel,",
+        ),
         ({"evaluation": {"crop": "square"}}, "evaluation: crop must be one of"),
         ({"variants": {"a": {"model.loss.lambda_sq": 1}}}, "a_seed0: .*lambda_sg"),
         ({"variants": {"a": {"model.loss.lambda_sg": -1}}}, "a_seed0: .*lambda_sg must lie"),

@@ -17,6 +17,8 @@ from depthloss.training.loaders import DepthData
 from depthloss.training.parser import parse
 from depthloss.training.resume import flat
 
+from . import layouts
+
 
 def effective(*argv: str) -> dict:
     """The effective configuration of a command line, flat."""
@@ -146,6 +148,33 @@ def test_the_quick_start_on_other_data_has_no_validation(folder, caplog):
     assert data_of(cfg).summary() == "train: rgbd-folder, 2 frames; validation: none"
 
 
+@pytest.mark.parametrize(
+    ("train", "left_out"),
+    [
+        ({"dataset": "kitti", "path": "d", "split": "s.txt", "limit": 2}, "limit, path, split"),
+        ({"dataset": "ncdb", "path": "d", "split": "train", "input_depth": None}, "path, split"),
+    ],
+)
+def test_another_data_set_than_the_file_s_gets_none_of_its_options(tmp_path, caplog, train, left_out):
+    path = write(tmp_path / "c.yaml", {"datasets": {"train": {**train, "batch_size": 3}}})
+    for now in ("synthetic", "rgbd-folder"):
+        cfg = effective(path, f"--datasets.train.dataset={now}")
+        said = f"datasets.train: {left_out} left out: it is of {train['dataset']}, not of {now}"
+        assert said in caplog.messages
+        assert (cfg["datasets.train.path"], cfg["datasets.train.batch_size"]) == (None, 3)
+        assert cfg.get("datasets.train.split") is None and cfg.get("datasets.train.limit") is None
+    caplog.clear()
+    more = ["--datasets.train.path=e", "--datasets.train.split=x", "--datasets.train.limit=1"]
+    assert effective(path, "--datasets.train.dataset=rgbd-folder", *more)["datasets.train.path"] == "e"
+    assert not caplog.messages
+
+
+def test_a_path_without_data_set_is_that_of_the_command_line_s(tmp_path):
+    path = write(tmp_path / "c.yaml", {"datasets": {"train": {"path": "d", "limit": 3}}})
+    cfg = effective(path, "--datasets.train.dataset=rgbd-folder")
+    assert (cfg["datasets.train.path"], cfg["datasets.train.limit"]) == ("d", 3)
+
+
 def test_the_data_sets_are_logged(caplog):
     cfg, _ = parse(None, ["--datasets.test.dataset=synthetic", "--datasets.test.length=2"])
     with caplog.at_level(logging.INFO, "depthloss"):
@@ -209,6 +238,9 @@ def test_the_nearest_key_of_a_short_flag():
         ("--model.optimizer.depth.lr=-1", "model.optimizer.depth.lr must be >= 0, got -1.0"),
         ("--model.optimizer.depth.weight_decay=-1", "depth.weight_decay must be >= 0, got -1.0"),
         ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be >= 0, got -1"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be >= 1, got 0"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches must be > 0 (null: all), got 0"),
+        ("--trainer.overfit_batches=1", "trainer.overfit_batches must be 0 (see datasets.train.limit, or"),
         ("--checkpoint.save_top_k=-2", "checkpoint.save_top_k must be >= -1, got -2"),
         (
             "--model.params.max_depth=0.01",
@@ -256,6 +288,36 @@ def test_a_network_without_sparse_branch_refuses_input_depth(folder):
     for more in ("--datasets.train.input_depth=null", "--model.depth_net.sparse_branch=true"):
         cfg, _ = parse(None, [*choice, "--datasets.image_shape=[32,64]", more])
         check_input(cfg, data_of(cfg))
+
+
+def test_the_key_of_the_sparse_input_is_that_of_the_data_set(tmp_path):
+    layouts.kitti(tmp_path, frames=1)
+    tree = {"dataset": "kitti", "path": str(tmp_path), "split": "split.txt", "input_depth_type": "velodyne"}
+    network = {"model": {"depth_net": {"sparse_branch": False}}}
+    cfg, _ = parse({"datasets": {"train": tree, "image_shape": [32, 64]}, **network}, [])
+    with pytest.raises(ConfigError, match="set datasets.train.input_depth_type: null"):
+        check_input(cfg, data_of(cfg))
+
+
+def test_a_sparse_branch_without_sparse_depth_is_told(caplog):
+    cfg, _ = parse(
+        None, ["--model.depth_net.sparse_branch=true", "--datasets.validation.input_depth=scanline"]
+    )
+    with caplog.at_level(logging.INFO, "depthloss"):
+        data = data_of(cfg)
+        caplog.clear()
+        check_input(cfg, data)
+    [said] = caplog.messages
+    assert said.startswith("datasets.train has no sparse depth for the network's sparse branch: RGB alone; ")
+    assert "set datasets.train.input_depth, or model.depth_net.sparse_branch: false" in said
+
+
+def test_what_a_checkpoint_fills_needs_no_pretrained_weights():
+    cfg, _ = parse(None, ["--model.depth_net.weights=gone.pth", "--model.depth_net.version=18pt"])
+    with pytest.raises(ConfigError, match="gone.pth"):
+        build_model(cfg)
+    assert build_model(cfg, pretrained=False).depth_net.encoder.depth == 18
+    assert cfg.model.depth_net.weights == "gone.pth"
 
 
 def test_the_network_s_own_errors_name_the_section():

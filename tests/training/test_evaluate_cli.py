@@ -120,6 +120,21 @@ def test_a_run_directory_means_its_best(run_dir):
     assert found.candidate.origin["checkpoint"] == "runs/run/checkpoints/best.ckpt"
 
 
+def test_the_best_of_several_is_the_one_that_the_last_checkpoint_knows(run_dir):
+    checkpoints = run_dir / "checkpoints"
+    (checkpoints / "best.ckpt").rename(checkpoints / "epoch000-abs_rel0.1.ckpt")
+
+    def renamed(state):
+        [best] = [s for s in state["callbacks"].values() if isinstance(s, dict) and s.get("monitor")]
+        best["best_model_path"] = "elsewhere/epoch000-abs_rel0.1.ckpt"
+
+    rewrite(checkpoints / "last.ckpt", renamed)
+    assert load_run(run_dir).path == checkpoints / "epoch000-abs_rel0.1.ckpt"
+    assert load_run(checkpoints).path == checkpoints / "epoch000-abs_rel0.1.ckpt"
+    (checkpoints / "epoch000-abs_rel0.1.ckpt").unlink()
+    assert load_run(run_dir).path == checkpoints / "last.ckpt"
+
+
 def test_a_baseline_is_compared_on_the_same_frames(run_dir, capsys):
     other = run_dir / "checkpoints/other.ckpt"
     shutil.copy(run_dir / "checkpoints/last.ckpt", other)
@@ -167,11 +182,58 @@ def test_other_data(run_dir, folder_of_frames, caplog):
     assert f"--data {folder_of_frames}: read as an rgbd-folder" in caplog.text
     assert [row["name"] for row in found.candidate.frames] == ["0"]
     assert found.candidate.samples[0].prediction.shape == (40, 72)
-    assert found.directory.name == "best-validation-frames"
+    assert found.directory.name == "best-validation-frames-limit-1"
     network = evaluated("runs/run", "--data", folder_of_frames, "--resolution=network").candidate
     assert network.samples[0].prediction.shape == (32, 64)
     again = evaluated("runs/run", "--data=synthetic", "--datasets.validation.length=1", "--out=x").candidate
     assert [row["name"] for row in again.frames] == ["room-000000"]
+
+
+def test_other_data_gets_none_of_the_former_s_options(run_dir, folder_of_frames):
+    def on_folders(state):
+        section = {"dataset": "rgbd-folder", "path": str(folder_of_frames), "depth_scale": 256.0}
+        state["config"]["datasets"]["validation"] = {**section, "split": None, "batch_size": 2}
+
+    rewrite(run_dir / "checkpoints/best.ckpt", on_folders)
+    assert [row["name"] for row in evaluated("runs/run", "--out=a").candidate.frames] == ["0", "1"]
+    found = evaluated("runs/run", "--data=synthetic", "--datasets.validation.length=1").candidate
+    assert [row["name"] for row in found.frames] == ["room-000000"]
+
+
+def test_a_sparse_branch_without_sparse_depth_is_told(run_dir, monkeypatch, caplog, capsys):
+    class Sparse(TinyNet):
+        def __init__(self, min_depth=0.05, max_depth=100.0, width=4, sparse_branch=True):
+            super().__init__(min_depth, max_depth, width)
+
+        def forward(self, rgb, input_depth=None):
+            found = super().forward(rgb)
+            return found if input_depth is None else {"inv_depths": [0.5 * x for x in found["inv_depths"]]}
+
+    monkeypatch.setitem(config.NETWORKS, "Sparse", Sparse)
+    monkeypatch.setattr(cli, "write_page", write_page)
+    shutil.copy(run_dir / "checkpoints/best.ckpt", "other.ckpt")
+    rewrite(Path("other.ckpt"), lambda state: state["config"]["model"]["depth_net"].update(name="Sparse"))
+    rewrite(Path("other.ckpt"), lambda state: state["config"].update(name="rgbd"))
+    found = evaluated("runs/run", "--baseline=other.ckpt", "--out=a")
+    assert found.baseline.summary == found.candidate.summary
+    assert "rgbd: the network has a sparse branch and the data no sparse depth: it gets RGB alone; set " in (
+        caplog.text
+    )
+    without = "RGB alone, without the sparse depth that it can take"
+    assert f"rgbd gets {without}" in capsys.readouterr().out
+    different = f"The two get different inputs: the candidate RGB alone; the baseline {without}."
+    assert different in Path("a/report.html").read_text()
+
+    flag = "--datasets.augmentation.sparsity.eval_density=0.5"
+    rewrite(
+        run_dir / "checkpoints/best.ckpt",
+        lambda state: state["config"]["model"]["depth_net"].update(name="Sparse", sparse_branch=False),
+    )
+    found = evaluated("runs/run", "--baseline=other.ckpt", flag)
+    assert found.directory.name == "best-validation-eval_density-0.5-against-rgbd-other"
+    assert found.baseline.summary["abs_rel"] != found.candidate.summary["abs_rel"]
+    inputs = [one.origin["input"] for one in (found.candidate, found.baseline)]
+    assert inputs == ["RGB alone", "RGB and sparse depth"]
 
 
 def test_the_test_split(run_dir, folder_of_frames):
@@ -193,7 +255,7 @@ def test_averaged_weights_are_named(run_dir):
 
 def test_the_start_of_the_training_need_not_be_here(run_dir):
     run = load_run(run_dir)
-    assert not run.model.training and run.directory == run_dir
+    assert not run.model.training and run.metrics_csv == run_dir / "metrics.csv"
     state = torch.load(run_dir / "checkpoints/best.ckpt", weights_only=True)
     assert torch.equal(run.model.depth_net.head[1].bias, state["state_dict"]["model.depth_net.head.1.bias"])
 
@@ -205,8 +267,9 @@ def test_the_start_of_the_training_need_not_be_here(run_dir):
     ("arguments", "message"),
     [
         (["nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
-        (["."], "no best.ckpt or last.ckpt in this folder"),
-        (["runs/run", "--crops=garg"], "unknown flag --crops; the nearest known one is --crop"),
+        (["."], ".: no best and no last checkpoint in ."),
+        (["runs/run", "--crops=garg"], "unknown flag '--crops'; did you mean '--crop'? Known: "),
+        (["runs/run", "--datasets.train.length=1"], "unknown flag '--datasets.train.length'"),
         (["runs/run", "--crop=kitti"], "crop"),
         (["runs/run", "--batch-size=0"], "--batch-size must be >= 1, got 0"),
         (["runs/run", "--min-depth=200"], "0 < min_depth < max_depth needed"),
@@ -281,5 +344,5 @@ def test_the_command(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    for word in ("CHECKPOINT", "--baseline", "--crop {none,garg,eigen}", "--datasets.test.KEY"):
+    for word in ("CHECKPOINT", "--baseline", "--crop {none,garg,eigen}", "--datasets.KEY"):
         assert word in text

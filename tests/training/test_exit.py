@@ -85,7 +85,7 @@ def test_ctrl_c_in_the_test(main, monkeypatch):
 
 
 def test_ctrl_c_before_the_training(main, monkeypatch):
-    monkeypatch.setattr(cli, "build_model", lambda cfg: interrupt())
+    monkeypatch.setattr(cli, "build_model", lambda cfg, pretrained: interrupt())
     assert main() == (130, "train.py: error: stopped by Ctrl-C outside of the training")
 
 

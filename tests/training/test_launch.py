@@ -1,11 +1,14 @@
-"""Where a run finds itself: on a cluster, under torchrun, without the GPU that was asked for."""
+"""Where a run finds itself: on a cluster, under torchrun, without a GPU or package that was asked for."""
 
 import logging
+from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from depthloss.training import cli
+from depthloss.training import cli, trainer
 from depthloss.training.config import ConfigError
 from depthloss.training.parser import parse
 from depthloss.training.trainer import _processes, check_trainer
@@ -58,3 +61,36 @@ def test_a_gpu_that_is_not_there_comes_before_the_data(monkeypatch):
         ConfigError, match="--gpus: GPU 0 is not there: .* Use --gpus cpu to train without one"
     ):
         check_trainer(cfg)
+
+
+def test_a_gpu_that_is_not_there(train, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"GPU 2 is not there: .* sees 1 here.*--gpus cpu"):
+        train("--gpus", "0,2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="--gpus cpu"):
+        train("--trainer.accelerator=gpu")
+
+
+def test_weights_and_biases(train, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"wandb.project: 'p' needs .* pip install 'depthloss\[wandb\]'"):
+        train("--wandb.project=p")
+    made, logged = [], {}
+
+    class Wandb(DummyLogger):
+        def __init__(self, **kwargs):
+            super().__init__()
+            made.append(kwargs)
+
+        def log_metrics(self, metrics, step=None):
+            logged.update(metrics)
+
+        def log_hyperparams(self, tree):
+            logged.update(name=tree["name"])
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(trainer, "WandbLogger", Wandb)
+    train("--wandb.project=p", "--max-epochs=1")
+    assert made == [{"name": "run", "save_dir": Path("runs/run"), "project": "p"}]
+    assert logged["name"] == "run" and {"train/loss_epoch", "val/abs_rel"} <= logged.keys()

@@ -13,24 +13,14 @@ from PIL import Image
 
 from depthloss.training.evaluation import page
 from depthloss.training.evaluation.page import page_html, write_page
+from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.style import STYLE
 from depthloss.training.evaluation.wording import number
 from depthloss.training.report import Sample
 
 VOID = {"meta", "img", "line", "path", "br"}
-PROTOCOL = {
-    "min_depth": 0.05,
-    "max_depth": 80.0,
-    "crop": "garg",
-    "alignment": "median",
-    "flip_tta": True,
-    "resolution": "ground truth",
-    "ranges": (0.0, 1.0, 10.0),
-    "edges": True,
-    "edge_ratio": 1.1,
-    "text": "one line",
-}
+PROTOCOL = Protocol(0.05, 80.0, "garg", "median", flip_tta=True, ranges=(0.0, 1.0, 10.0)).to_dict()
 RANGES = (("[0, 1) m", 0.0, 1.0), ("[1, 10) m", 1.0, 10.0), ("[10, 80) m", 10.0, 80.0))
 
 
@@ -113,7 +103,7 @@ def evaluation(scale: float = 1.0, classes: bool = True, **changes) -> Evaluatio
         class_ranges=[{"class": "car", **row(20 + i, range=r[0])} for i, r in enumerate(RANGES[:2])],
         frames=frames,
         samples=[picture(frames[i], 1 + 0.2 * scale) for i in (2, 4, 0)],
-        origin={"command": "python evaluate.py a.ckpt", "versions": {"torch": "2.13"}, "device": "cpu"},
+        origin={"command": "python evaluate.py a.ckpt", "torch": "2.13", "device": "cpu"},
     )
     if not classes:
         found.classes, found.class_ranges = [], []
@@ -144,7 +134,7 @@ def test_the_page_holds_the_numbers():
     assert worst["frame-4"] == ["4", "48", "0.1900", "1.900", "1.330", "0.8100"]
     assert reader.table("")["Good"] == ["[0.05, 0.1)", "1", "20.0 %"]
     assert "abs_rel 0.1100 over 5 images." in reader.text
-    for words in ("Garg crop", "0.05 m < ground truth < 80 m", "python evaluate.py a.ckpt", "torch 2.13"):
+    for words in ("crop garg", "0.05 m < gt < 80 m", "by its median", "python evaluate.py a.ckpt", "2.13"):
         assert words in reader.text
 
 
@@ -203,8 +193,8 @@ def test_names_are_escaped(name):
     found.samples = [picture(found.frames[4])]
     found.classes[0]["class"] = found.class_ranges[0]["class"] = name
     found.ranges[0]["range"] = name
-    found.origin = {name: name, "versions": {name: [name]}}
-    found.protocol[name] = name
+    found.origin = {name: name}
+    found.protocol["text"] = name
     reader = Reader(page_html(found, evaluation(name=name)))
     assert not {tag for tag, _, _ in reader.attributes} & {"b", "script"}
     assert not [key for _, key, _ in reader.attributes if key.startswith("on")]
@@ -215,7 +205,7 @@ def test_names_are_escaped(name):
 
 def test_nothing_is_fetched_or_run(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss_epoch\n0,1\n1,0.5\n")
-    html = page_html(evaluation(), evaluation(2.0), tmp_path)
+    html = page_html(evaluation(), evaluation(2.0), tmp_path / "metrics.csv")
     reader = Reader(html)
     tags = {tag for tag, _, _ in reader.attributes}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base"}
@@ -243,12 +233,10 @@ def test_the_images_are_whole():
 def test_curves_of_the_run(tmp_path):
     file = tmp_path / "metrics.csv"
     assert "run directory is not known" in Reader(page_html(evaluation())).text
-    assert f"{file} does not exist" in Reader(page_html(evaluation(), curves=file)).text
     file.write_text("step,other\n0,1\n")
     assert "nothing to draw" in Reader(page_html(evaluation(), curves=file)).text
     file.write_text("step,train/loss_epoch,lr/Depth\n0,1,1e-3\n1,0.5,1e-4\n")
-    for curves in (file, tmp_path):
-        assert 'alt="curves of the training"' in page_html(evaluation(), curves=curves)
+    assert 'alt="curves of the training"' in page_html(evaluation(), curves=file)
 
 
 def test_without_classes():

@@ -7,21 +7,8 @@ import numpy as np
 import pytest
 
 from depthloss.training.evaluation import charts, panels
-from depthloss.training.evaluation.wording import judge, number, protocol_sentences, signed
+from depthloss.training.evaluation.wording import judge, number, signed
 from depthloss.training.report import Sample
-
-PROTOCOL = {
-    "min_depth": 0.05,
-    "max_depth": 80.0,
-    "crop": "garg",
-    "alignment": "median",
-    "flip_tta": True,
-    "resolution": "ground truth",
-    "ranges": (0.0, 1.0, 10.0),
-    "edges": True,
-    "edge_ratio": 1.1,
-    "text": "one line",
-}
 
 
 def test_panels_of_a_frame():
@@ -89,12 +76,3 @@ def test_signs():
     assert judge("rmse", 1.0, 2.0) == judge("a1", 0.9, 0.8) == judge("rmse", 1.0, math.nan) == "better"
     assert judge("rmse", 2.0, 1.0) == judge("a1", math.nan, 0.8) == "worse"
     assert judge("rmse", 1.00001, 1.0) == "same" and judge("unheard_of", 1.0, 2.0) == ""
-
-
-def test_protocols_in_words():
-    words = " ".join(protocol_sentences(PROTOCOL))
-    for part in ("Garg crop", "ratio of the medians", "mirrored image", "stored size", "factor over 1.1"):
-        assert part in words
-    words = " ".join(protocol_sentences({**PROTOCOL, "crop": "none", "alignment": "none", "flip_tta": False}))
-    assert "anywhere in the image" in words and "their scale counts" in words and "mirrored" not in words
-    assert protocol_sentences({"text": "as is"}) == ["as is"] and protocol_sentences({}) == []

@@ -6,7 +6,7 @@ from PIL import Image
 
 from depthloss.training import report
 from depthloss.training.colours import ERROR_COLOURS
-from depthloss.training.report import Sample, read_metrics, whole_file, write_curves, write_predictions
+from depthloss.training.report import Sample, read_metrics, write_curves, write_predictions
 
 
 def sample(shape=(32, 64), density=1.0, **kwargs) -> Sample:
@@ -152,15 +152,3 @@ def test_curves_of_many_terms_keep_their_legend_outside():
     FigureCanvasAgg(fig).draw()
     assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9, "each is its own"
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    out = tmp_path / "sub" / "file.txt"
-    with pytest.raises(RuntimeError), whole_file(out) as path:
-        path.write_text("half")
-        raise RuntimeError
-    assert list(out.parent.iterdir()) == []
-    with whole_file(out) as path:
-        path.write_text("whole")
-        assert not out.exists()
-    assert out.read_text() == "whole" and list(out.parent.iterdir()) == [out]

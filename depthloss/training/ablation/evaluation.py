@@ -17,8 +17,8 @@ from depthloss.training.config import ConfigError
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.load import build_data, load_run
 from depthloss.training.evaluation.protocol import Protocol
+from depthloss.training.files import whole_file
 from depthloss.training.parser import parse
-from depthloss.training.report import whole_file
 
 log = logging.getLogger("depthloss.training")
 
@@ -61,7 +61,7 @@ def evaluate_trial(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
         protocol,
         device,
         BATCH_SIZE,
-        use_input=run.takes_input,
+        use_input=run.takes_input is not False,
         name=trial.name,
         show=(),
         origin={"checkpoint": checkpoint.name, "epochs": run.epochs, "steps": run.steps},

@@ -21,14 +21,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from depthloss.training.config import ConfigError
-from depthloss.training.parser import nearest
+from depthloss.training.evaluation.wording import METRICS
+from depthloss.training.names import did_you_mean
 
 # Of every run, unless the study file or the command line says otherwise.
 DEFAULTS = {
@@ -164,7 +165,7 @@ def read_study(path: str | Path) -> Study:
         raise ConfigError(f"{path}: a mapping with the keys {', '.join(KEYS)} is needed, got {tree!r}")
     for key in tree:
         if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}; the nearest is {nearest(str(key), KEYS)!r}")
+            raise ConfigError(f"{path}: unknown key {key!r}{did_you_mean(key, KEYS)}")
 
     variants = _named_changes(path, "variants", tree.get("variants"))
     if not variants:
@@ -214,6 +215,8 @@ def _questions(path: Path, tree: Any, variants: Mapping, conditions: Mapping) ->
             _known(path, f"{where}.compare", variant, variants)
         for condition in parts.get("conditions", ()):
             _known(path, f"{where}.conditions", condition, conditions)
+        for name in parts["metrics"]:  # such as "abs_rel" or "abs_rel, [0, 1) m"
+            _known(path, f"{where}.metrics", name.partition(",")[0], (*METRICS, "step_ms", "loss_ms"))
         questions.append(
             Question(text, tuple(pairs), tuple(parts["metrics"]), tuple(parts.get("conditions", ())))
         )
@@ -231,7 +234,7 @@ def _changes(path: Path, key: str, tree: Any) -> dict[str, Any]:
     return dict(tree or {})
 
 
-def _known(path: Path, where: str, name: Any, known: Mapping[str, Any]) -> None:
+def _known(path: Path, where: str, name: Any, known: Collection[Any]) -> None:
     if name not in known:
         raise ConfigError(f"{path}: {where}: no {name!r}; known: {', '.join(map(str, known))}")
 

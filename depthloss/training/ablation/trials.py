@@ -15,14 +15,14 @@ import yaml
 from depthloss.training.ablation.study import Trial
 from depthloss.training.build import build_loss
 from depthloss.training.config import LAST, PREVIOUS, ConfigError
+from depthloss.training.files import whole_file
 from depthloss.training.parser import parse
-from depthloss.training.report import whole_file
 from depthloss.training.resume import checkpoints_in, flat, read_checkpoint
 
 log = logging.getLogger("depthloss.training")
 
 # What does not change the weights: where a run lies, what is written beside it, how it is measured.
-NOT_COMPARED = ("name", "checkpoint.", "tensorboard.", "profile_loss", "check_data")
+NOT_COMPARED = ("name", "checkpoint.", "tensorboard.", "wandb.", "profile_loss", "check_data")
 NOT_COMPARED += ("datasets.validation.", "datasets.test.", "trainer.limit_val_batches")
 NOT_COMPARED += ("trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps")
 NOT_COMPARED += ("trainer.default_root_dir", "trainer.enable_progress_bar")

@@ -22,7 +22,8 @@ from depthloss.training.data.ncdb import NCDB
 from depthloss.training.data.nyu import NYUH5
 from depthloss.training.data.sampler import EpochSampler
 from depthloss.training.data.synthetic import SyntheticDataset
-from depthloss.training.data.transforms import Augmentation, nearest
+from depthloss.training.data.transforms import Augmentation
+from depthloss.training.names import did_you_mean
 
 __all__ = [
     "DATASETS",
@@ -70,7 +71,7 @@ def dataset_options(name: str) -> dict[str, inspect.Parameter]:
         ValueError: the name is unknown (the nearest one is named).
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}{nearest(name, list(DATASETS))}")
+        raise ValueError(f"unknown dataset {name!r}{did_you_mean(name, DATASETS)}")
     parameters = inspect.signature(DATASETS[name]).parameters
     return {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
@@ -111,7 +112,7 @@ def build_dataset(
     known = dataset_options(name)
     for key in options:
         if key not in known:
-            raise TypeError(f"dataset {name!r} has no option {key!r}{nearest(key, list(known))}")
+            raise TypeError(f"dataset {name!r} has no option {key!r}{did_you_mean(key, known)}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise TypeError(f"dataset {name!r} needs the option {key!r}; its options: {', '.join(known)}")

@@ -101,6 +101,13 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
     def name(self, index: int) -> str:
         """Return the name of frame `index`, for logs and pictures."""
 
+    @property
+    def gives_input(self) -> bool:
+        """Whether samples have "input_depth": stored, or made from the ground truth."""
+        sparsity = self.augmentation.sparsity
+        made = sparsity.simulate if self.train else sparsity.eval_density is not None
+        return made or "input_depth" in self.maps
+
     def frame(self, index: int) -> Frame:
         """Return frame `index` at its stored size: depth limited to its range, no augmentation.
 

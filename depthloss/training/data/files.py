@@ -13,7 +13,8 @@ from depthloss.training.data.base import DepthDataset
 from depthloss.training.data.crop import Borders, check_crop, crop_window
 from depthloss.training.data.io import DataError, fault, logger, read_mask
 from depthloss.training.data.listing import present
-from depthloss.training.data.transforms import Frame, nearest
+from depthloss.training.data.transforms import Frame
+from depthloss.training.names import did_you_mean
 
 Reader = Callable[[Path], np.ndarray]
 
@@ -181,7 +182,7 @@ class FileDataset(StoredDataset):
         for name in self.class_names:
             if name not in known:
                 raise fault(
-                    where, f"no class {name!r}{nearest(name, known)}",
+                    where, f"no class {name!r}{did_you_mean(name, known)}",
                     "a folder of masks for every class", "check the option classes",
                 )  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 from depthloss.training.data.files import FileDataset, Reader
 from depthloss.training.data.io import fault, logger, read_depth_png, read_mask, read_rgb
 from depthloss.training.data.listing import RGB_SUFFIXES, pack, read_split, subset, unpack
-from depthloss.training.data.transforms import nearest
+from depthloss.training.names import did_you_mean
 
 _LAYOUT = "rgb/NAME.{png,jpg,jpeg} with depth/NAME.png"
 
@@ -142,7 +142,7 @@ class RGBDFolder(FileDataset):
         elif not target.exists():
             folders = sorted(p.name for p in self.path.iterdir() if p.is_dir())
             raise fault(
-                target, f"no such folder{nearest(option, folders)}", f"the {default} of every frame",
+                target, f"no such folder{did_you_mean(option, folders)}", f"the {default} of every frame",
                 f"check the option {default}",
             )  # fmt: skip
         return target

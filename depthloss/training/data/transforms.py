@@ -6,7 +6,6 @@ random stream, so that a step added later changes none of the numbers the others
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import zlib
@@ -20,6 +19,7 @@ from PIL import Image, ImageEnhance
 from depthloss.training.data.io import logger
 from depthloss.training.data.resize import resize_classes, resize_depth, resize_mask, resize_rgb
 from depthloss.training.data.sparsity import Sparsity, sample_at, simulate
+from depthloss.training.names import did_you_mean
 
 REPLACED = "augmentation.sparsity: input depth is made from the ground truth, the stored one is not used"
 Options = TypeVar("Options")
@@ -114,15 +114,8 @@ def _from_options(cls: type[Options], options: Any, name: str) -> Options:
         raise TypeError(f"{name} must be a mapping, got {options!r}; its keys: {', '.join(known)}")
     for key in options:
         if key not in known:
-            raise TypeError(f"{name} has no option {key!r}{nearest(key, known)}")
+            raise TypeError(f"{name} has no option {key!r}{did_you_mean(key, known)}")
     return cls(**options)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Return "; did you mean ...? Known: ..." for an error about an unknown name."""
-    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {match[0]!r}?" if match else "."
-    return f"{hint} Known: {', '.join(known)}"
 
 
 def sample_rng(*key: int | str) -> np.random.Generator:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from depthloss.training.build import input_option
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.evaluation.evaluate import evaluate
@@ -25,11 +26,13 @@ from depthloss.training.evaluation.page import write_page
 from depthloss.training.evaluation.protocol import Alignment, Crop, Protocol
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
+from depthloss.training.files import check_folder
+from depthloss.training.names import did_you_mean
 
 log = logging.getLogger("depthloss.evaluation")
 
-EPILOG = """Further flags --datasets.validation.KEY VALUE, --datasets.test.KEY VALUE override the
-configuration in the checkpoint, such as --datasets.test.depth_scale 1000."""
+EPILOG = """Further flags --datasets.KEY VALUE override the configuration in the checkpoint, such as
+--datasets.test.depth_scale 1000 or --datasets.augmentation.sparsity.eval_density 0.05."""
 
 
 @dataclass
@@ -78,8 +81,8 @@ def run(argv: list[str]) -> Result:
     run = load_run(Path(options.checkpoint), options.split, options.data, overrides)
     other = None if options.baseline is None else load_run(Path(options.baseline), run.split)
     protocol = _protocol(options, run)
-    out = _out(options, run, other, protocol)
-    _check_out(out)
+    out = _out(options, overrides, run, other, protocol)
+    check_folder("--out", out)
     data = build_data(run, protocol.min_depth, protocol.max_depth)
     section = getattr(run.cfg.datasets, run.split)
     log.info("%s: %s, %d frames", run.split, section.dataset, len(data))
@@ -92,16 +95,17 @@ def run(argv: list[str]) -> Result:
     }
     found: list[Evaluation] = []
     for name, one in zip(names, filter(None, (run, other)), strict=True):
+        use_input, gets = _input(name, one, run, data)
         found.append(
             evaluate(
                 one.model.to(device),
                 data,
                 protocol,
                 image_shape=tuple(one.cfg.datasets.image_shape),
-                use_input=_use_input(one, data),
+                use_input=use_input,
                 name=name,
                 show=[sample.index for sample in found[0].samples] if found else None,
-                origin=_origin(argv, one, run, len(data)),
+                origin=_origin(argv, one, run, len(data)) | {"input": gets},
                 **common,
             )
         )
@@ -110,7 +114,7 @@ def run(argv: list[str]) -> Result:
     with _whole_folder(out) as folder:
         write_json(folder / "metrics.json", *found)
         write_csv(folder / "metrics.csv", *found)
-        write_page(folder / "report.html", found[0], *(found[1:] or [None]), curves=run.directory)
+        write_page(folder / "report.html", found[0], *(found[1:] or [None]), curves=run.metrics_csv)
     log.info("%s: metrics.json, metrics.csv, report.html", out)
     return Result(out, *found)
 
@@ -164,11 +168,10 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     words = iter(argv)
     for word in words:
         flag = word.partition("=")[0]
-        if flag.startswith(("--datasets.validation.", "--datasets.test.")):
-            overrides += [word] if "=" in word else [word, next(words, "")]
+        if flag.startswith("--datasets.") and not flag.startswith("--datasets.train."):
+            overrides.append(word if "=" in word else f"{word}={next(words, '')}")
         elif flag.startswith("--") and flag not in known:
-            match = difflib.get_close_matches(flag, known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown flag {flag}; the nearest known one is {match}")
+            raise ConfigError(f"unknown flag {flag!r}{did_you_mean(flag, known)}")
         else:
             rest.append(word)
     try:
@@ -208,11 +211,13 @@ def _protocol(options: Namespace, run: Run) -> Protocol:
         raise ConfigError(str(error)) from error
 
 
-def _out(options: Namespace, run: Run, other: Run | None, protocol: Protocol) -> Path:
+def _out(options: Namespace, overrides: list[str], run: Run, other: Run | None, protocol: Protocol) -> Path:
     if options.out is not None:
         return Path(options.out)
-    # Another split or protocol is another evaluation, and replaces none.
+    # Another split, data or protocol is another evaluation, and replaces none.
     words = [run.path.stem, run.split, Path(options.data).name if options.data else ""]
+    for flag, _, value in (override.partition("=") for override in overrides):
+        words.append(re.sub(r"[^\w.]+", "-", f"{flag.rpartition('.')[2]}-{Path(value).name}").strip("-"))
     words += [getattr(protocol, key) for key in ("crop", "alignment") if getattr(protocol, key) != "none"]
     words += ["flip"] * protocol.flip_tta + ["network-size"] * (protocol.resolution == "network")
     words += [f"to-{protocol.max_depth:g}m"] * (protocol.max_depth != run.cfg.model.params.max_depth)
@@ -231,11 +236,21 @@ def _names(run: Run, other: Run | None) -> list[str]:
     return names if names[0] != names[1] else [names[0], f"{names[1]} (baseline)"]
 
 
-def _use_input(run: Run, data: DepthDataset) -> bool:
-    brings = "input_depth" in data.maps or data.augmentation.sparsity.eval_density is not None
-    if brings and not run.takes_input:
-        log.info("%s: the network has no sparse branch; it gets RGB alone", run.name)
-    return run.takes_input
+def _input(name: str, run: Run, candidate: Run, data: DepthDataset) -> tuple[bool, str]:
+    """Return whether a network gets the sparse depth that the data has, and in words what it gets."""
+    if run.takes_input is False:
+        if data.gives_input:
+            log.info("%s: the network has no sparse branch; it gets RGB alone", name)
+        return False, "RGB alone"
+    if data.gives_input:
+        return True, "RGB and sparse depth"
+    if run.takes_input is None:
+        return False, "RGB alone"
+    log.warning(
+        "%s: the network has a sparse branch and the data no sparse depth: it gets RGB alone; set --%s",
+        name, input_option(candidate.cfg, candidate.split),
+    )  # fmt: skip
+    return False, "RGB alone, without the sparse depth that it can take"
 
 
 def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str, Any]:
@@ -249,14 +264,6 @@ def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str,
         "data": " ".join(str(x) for x in (section.dataset, section.path) if x),
         "frames": frames,
     }
-
-
-def _check_out(out: Path) -> None:
-    # Before the work, not after it.
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "is not writable" if there.is_dir() else "is a file"
-        raise ConfigError(f"--out {out}: {there} {what}; choose another folder")
 
 
 @contextlib.contextmanager

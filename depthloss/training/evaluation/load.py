@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,12 @@ from depthloss.training.data import DATASETS, DepthDataset, dataset_options
 from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.parser import parse
-from depthloss.training.resume import read_checkpoint
+from depthloss.training.resume import (
+    checkpoints_in,
+    find_checkpoint,
+    own_checkpoint_dir,
+    read_checkpoint,
+)
 
 log = logging.getLogger("depthloss.evaluation")
 
@@ -49,29 +55,29 @@ class Run:
     steps: int
 
     @property
-    def takes_input(self) -> bool:
-        """Whether the network can take sparse input depth."""
-        return getattr(self.cfg.model.depth_net, "sparse_branch", True)
+    def takes_input(self) -> bool | None:
+        """Whether the network has a branch for sparse input depth; None if its configuration does not say."""
+        return getattr(self.cfg.model.depth_net, "sparse_branch", None)
 
     @property
-    def directory(self) -> Path | None:
-        """Where the run's metrics.csv lies, if it is found."""
+    def metrics_csv(self) -> Path | None:
+        """The metrics.csv of the training, if it is found."""
         guesses = (self.path.parent.parent, Path(self.cfg.trainer.default_root_dir or "runs") / self.name)
-        return next((path for path in guesses if (path / "metrics.csv").is_file()), None)
+        return next((file for path in guesses if (file := path / "metrics.csv").is_file()), None)
 
 
-def find_checkpoint(path: Path) -> Path:
+def choose_checkpoint(path: Path) -> Path:
     """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
 
     Raises:
         ConfigError: there is none.
     """
     if path.is_dir():
-        names = [folder / f"{name}.ckpt" for name in (BEST, LAST) for folder in (path, path / "checkpoints")]
-        found = next((file for file in names if file.is_file()), None)
-        if found is None:
-            raise ConfigError(f"{path}: no best.ckpt or last.ckpt in this folder or in its checkpoints/")
-        return found
+        folder = path if checkpoints_in(path) else own_checkpoint_dir(path)
+        for which in (BEST, LAST):
+            with contextlib.suppress(ConfigError):
+                return find_checkpoint(which, folder)
+        raise ConfigError(f"{path}: no best and no last checkpoint in {folder}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint")
     return path
@@ -92,7 +98,7 @@ def load_run(
     Raises:
         ConfigError: no checkpoint of `train.py`, or what it holds does not fit.
     """
-    path = find_checkpoint(path)
+    path = choose_checkpoint(path)
     try:
         state = read_checkpoint(path)
     except ConfigError as error:
@@ -100,9 +106,6 @@ def load_run(
     tree, weights = state.get("config"), state.get("state_dict")
     if not tree or not weights:
         raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
-    network = tree.get("model", {}).get("depth_net", {})
-    if "weights" in network:
-        network["weights"] = None  # the start of the training, which need not be here
     sections = tree.get("datasets", {})
     if split is None:
         split = "test" if (sections.get("test") or {}).get("dataset") else "validation"
@@ -111,7 +114,7 @@ def load_run(
         cfg, _ = parse(tree, [*_data_arguments(split, data, chosen), *overrides])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    model = build_model(cfg)
+    model = build_model(cfg, pretrained=False)
     _fill(model, weights, path)
     epochs = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
     return Run(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,11 +30,11 @@ from depthloss.training.evaluation.wording import (
     metric_names,
     number,
     plural,
-    protocol_sentences,
     signed,
     value_of,
 )
-from depthloss.training.report import Sample, draw_curves, figure_png, whole_file
+from depthloss.training.files import whole_file
+from depthloss.training.report import Sample, draw_curves, figure_png
 
 CHARTED = ("abs_rel", "mae")
 
@@ -50,7 +49,7 @@ def write_page(
         candidate: what is reported.
         baseline: what it is compared with, measured on the same frames by the same protocol; where that is
             not so the page says it.
-        curves: metrics.csv of the run, or the run directory; None = unknown.
+        curves: metrics.csv of the run; None = it is not known.
     """
     text = page_html(candidate, baseline, curves)
     with whole_file(Path(path)) as temporary:
@@ -71,6 +70,7 @@ def page_html(candidate: Evaluation, baseline: Evaluation | None = None, curves:
     sections = {name: html for name, html in sections.items() if html}
     body = "".join(f'<h2 id="s{i}">{name}</h2>{html}' for i, (name, html) in enumerate(sections.items()))
     links = "".join(f'<a href="#s{i}">{name}</a>' for i, name in enumerate(sections))
+    protocol = str(candidate.protocol.get("text", "")).split("; ")
     # The policy forbids whatever a name that slipped through could try to load or run.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -79,7 +79,7 @@ def page_html(candidate: Evaluation, baseline: Evaluation | None = None, curves:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f"<h1>{escape(title)}</h1>{_lead(candidate, baseline)}<nav>{links}</nav><div class=two>"
-        f"<section><h3>Protocol</h3>{_list(protocol_sentences(candidate.protocol))}</section>"
+        f"<section><h3>Protocol</h3>{_list(protocol)}</section>"
         f"<section><h3>Where it comes from</h3>{_origin(candidate, baseline)}</section></div>"
         f"{_missing(candidate, baseline, curves)}{body}</main></body></html>\n"
     )
@@ -110,20 +110,13 @@ def _lead(candidate: Evaluation, baseline: Evaluation | None) -> str:
 
 
 def _origin(candidate: Evaluation, baseline: Evaluation | None) -> str:
-    def plain(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return ", ".join(f"{key} {plain(v)}" for key, v in value.items())
-        if isinstance(value, (list, tuple)):
-            return " ".join(map(plain, value))
-        return str(value)
-
     rows = [("candidate" if baseline else "name", candidate.name), *candidate.origin.items()]
     if baseline is not None:
         rows.append(("baseline", baseline.name))
         # What both share is said once.
         rows += [(f"baseline's {k}", v) for k, v in baseline.origin.items() if v != candidate.origin.get(k)]
     items = (
-        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd><code>{escape(plain(value))}</code></dd>"
+        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd><code>{escape(str(value))}</code></dd>"
         for key, value in rows
     )
     return f"<dl>{''.join(items)}</dl>"
@@ -152,8 +145,6 @@ def _missing(candidate: Evaluation, baseline: Evaluation | None, curves: Path | 
         words.append("There are no pictures: no frames were kept.")
     if curves is None:
         words.append("There are no curves of the training: its run directory is not known.")
-    elif not _metrics_csv(curves).exists():
-        words.append(f"There are no curves of the training: {_metrics_csv(curves)} does not exist.")
     if baseline is not None:
         words += _unlike(candidate, baseline)
     return f'<div class="note"><h3>What was not measured</h3>{_list(words)}</div>' if words else ""
@@ -190,6 +181,9 @@ def _unlike(candidate: Evaluation, baseline: Evaluation) -> list[str]:
     if fields := [key for key in ours if ours[key] != theirs.get(key)]:
         differ = ", ".join(f"{key} {ours[key]} against {theirs.get(key)}" for key in fields)
         words.append(f"The baseline's protocol is another, so the differences mean little: {differ}.")
+    inputs = [one.origin.get("input") for one in (candidate, baseline)]
+    if inputs[0] != inputs[1]:
+        words.append(f"The two get different inputs: the candidate {inputs[0]}; the baseline {inputs[1]}.")
     keys = [{(row["index"], row["name"]) for row in one.frames} for one in (candidate, baseline)]
     if alone := len(keys[0] ^ keys[1]):
         was = "image was" if alone == 1 else "images were"
@@ -292,18 +286,13 @@ def _frames(candidate: Evaluation, baseline: Evaluation | None) -> str:
 
 
 def _curves(curves: Path | None) -> str:
-    if curves is None or not _metrics_csv(curves).exists():
+    if curves is None:
         return ""
-    figure = draw_curves(_metrics_csv(curves), columns=2)
+    figure = draw_curves(curves, columns=2)
     if figure is None:
         return "<p>There is nothing to draw in the run's metrics.csv.</p>"
     image = png_uri(figure_png(figure, dpi=150))
     return f'<div class="scroll"><img class="sheet" alt="curves of the training" src="{image}"></div>'
-
-
-def _metrics_csv(curves: Path) -> Path:
-    path = Path(curves)
-    return path / "metrics.csv" if path.is_dir() else path
 
 
 def _ranked(one: Evaluation) -> list[Row]:

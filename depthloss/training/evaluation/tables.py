@@ -20,9 +20,9 @@ SHOWN = ("abs_rel", "rmse", "mae", "silog", "irmse", "a1", "a2", "a3")
 
 def text_tables(candidate: Evaluation, baseline: Evaluation | None = None) -> str:
     """Return the tables to print, each with its protocol; with a baseline, its numbers and differences."""
-    images, empty = candidate.summary["images"], candidate.summary["empty"]
-    over = f"per image, then the mean over {images} images with valid pixels ({empty} without)"
-    parts = [_table(f"{candidate.name}: {over}", candidate, _summary_lines(candidate, baseline))]
+    known = [one for one in (candidate, baseline) if one is not None and "input" in one.origin]
+    parts = [f"{one.name} gets {one.origin['input']}" for one in known]
+    parts.append(summary_table(candidate, baseline))
     for title, rows, keys in (
         ("pixel-pooled by distance", "ranges", ("range",)),
         ("pixel-pooled by class", "classes", ("class",)),
@@ -41,6 +41,13 @@ def text_tables(candidate: Evaluation, baseline: Evaluation | None = None) -> st
                 f"{sum(row['nonfinite'] > 0 for row in evaluation.frames)} images: a mean over them is nan"
             )
     return "\n\n".join(parts)
+
+
+def summary_table(candidate: Evaluation, baseline: Evaluation | None = None) -> str:
+    """Return the table of the means over the images."""
+    images, empty = candidate.summary["images"], candidate.summary["empty"]
+    over = f"per image, then the mean over {images} images with valid pixels ({empty} without)"
+    return _table(f"{candidate.name}: {over}", candidate, _summary_lines(candidate, baseline))
 
 
 def write_json(path: Path, candidate: Evaluation, baseline: Evaluation | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The words and numbers of the report: metrics and their units, protocols, differences."""
+"""The words and numbers of the report: metrics and their units, differences."""
 
 from __future__ import annotations
 
@@ -58,13 +58,8 @@ METRICS = {
 
 
 def metric(name: str) -> Metric:
-    """Return what is known of a metric, also of one that is new here."""
-    known = METRICS.get(name, Metric())
-    if known.more is not None:
-        return known
-    if name.endswith(("_f1", "_precision", "_recall")):
-        return Metric("share", True)
-    return Metric("", False) if name.endswith(("abs_rel", "rmse", "mae")) else known
+    """Return what is known of a metric; of a count, nothing."""
+    return METRICS.get(name, Metric())
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
@@ -125,39 +120,6 @@ def judge(name: str, candidate: float, baseline: float) -> str:
 def plural(number_of: int, one: str, more: str = "") -> str:
     """Return "1 image", "2 images"."""
     return f"{count(number_of)} {one if number_of == 1 else more or one + 's'}"
-
-
-def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
-    """Return a protocol in words; of an unknown field the name and value."""
-    p = dict(protocol)
-    text = p.pop("text", "")
-    if "min_depth" not in p or "max_depth" not in p:
-        return [str(text)] if text else [f"{key}: {value}" for key, value in p.items()]
-    low, high = p.pop("min_depth"), p.pop("max_depth")
-    crop = str(p.pop("crop", "none"))
-    within = "anywhere in the image" if crop == "none" else f"within the {crop.capitalize()} crop"
-    alignment = p.pop("alignment", "none")
-    aligned = {
-        "none": "Predictions are not aligned to the ground truth: their scale counts.",
-        "median": "Each prediction is scaled by the ratio of the medians of ground truth and prediction.",
-        "lstsq": "Each prediction is aligned by the scale and shift of inverse depth with the least squares.",
-    }.get(alignment, f"Alignment: {alignment}.")
-    flipped = "averaged with that for the mirrored image, " if p.pop("flip_tta", False) else ""
-    place = {
-        "ground truth": "at the stored size of the ground truth",
-        "network": "at the size of the network's input",
-    }.get(str(p.get("resolution")), f"at the resolution: {p.get('resolution', 'unknown')}")
-    p.pop("resolution", None)
-    sentences = [
-        f"A pixel counts where {low:g} m < ground truth < {high:g} m, {within}.",
-        f"Each prediction is {flipped}clamped to [{low:g}, {high:g}] m and compared {place}.",
-        aligned,
-    ]
-    p.pop("ranges", None)  # the table by distance names them
-    ratio = p.pop("edge_ratio", None)
-    if p.pop("edges", False) and ratio is not None:
-        sentences.append(f"A depth discontinuity: neighbours whose depths differ by a factor over {ratio:g}.")
-    return [*sentences, *(f"{key}: {value}." for key, value in p.items())]
 
 
 def compare_frames(candidate: Sequence[Row], baseline: Sequence[Row]) -> list[tuple[float, float]]:
