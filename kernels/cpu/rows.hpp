@@ -51,15 +51,15 @@ INLINE void set_margin(T* row, int64_t w, bool replicate) {
 
 template <class T>
 INLINE T from_half(uint16_t h) {
-    // Exponent and mantissa moved into a float are 2^-112 of the value; Inf and NaN keep their exponent.
     const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;
-    const uint32_t special = magnitude >= 0x0f800000u ? 0x70000000u : 0u;
-    uint32_t raw = magnitude;
+    // Inf and NaN keep their exponent; a subnormal number is what it adds to 2^-14, as the mode of the caller
+    // may flush it where a product reads it.
+    const bool small = magnitude < 0x00800000u;
+    uint32_t raw = magnitude + (magnitude >= 0x0f800000u ? 0x70000000u : small ? 0x38800000u : 0x38000000u);
     float x;
     memcpy(&x, &raw, 4);
-    x *= 5.192296858534828e33f;
+    x -= small ? 6.103515625e-05f : 0.0f;
     memcpy(&raw, &x, 4);
-    raw = special ? magnitude + special : raw;
     raw |= static_cast<uint32_t>(h & 0x8000u) << 16;
     memcpy(&x, &raw, 4);
     return static_cast<T>(x);

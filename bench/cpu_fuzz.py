@@ -1,0 +1,312 @@
+"""Random losses on random inputs: the native CPU engine against the reference in float64.
+
+    python bench/cpu_fuzz.py --seconds 600 [--first N] [--out FILE]
+    python bench/cpu_fuzz.py --replay N
+
+Case N is a function of the number N (cpu_cases.py): the loss, the shape, dtype, memory layout and values of
+every input (depth in steps with its ties, constants, huge, tiny and subnormal numbers, NaN and Inf at invalid
+pixels, sometimes at a valid one), the masks, threads and the instruction set. What must hold:
+
+* another number of threads and another instruction set give the same bits;
+* loss, metrics and gradients agree by the rules of tests/fused/compare.py. Pixels whose gradient hangs on
+  the sign of a rounding error are left out; what they add to the others through the statistics is allowed;
+* where many pixels do, the gradient is a subgradient: its derivative in random directions lies between the
+  one-sided derivatives of the float64 reference;
+* invalid pixels get exactly 0, and a valid pixel that is no number shows in the loss.
+
+The cases run in a child process, so that a crash is told with its case. Exit status 1 if anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from unittest import mock
+
+import cpu_cases
+import harness
+import torch
+from cpu_cases import F32, F64, Case, draw_case
+from depthloss.kernels import cpu
+from torch import Tensor
+
+import depthloss as dl
+from depthloss import ops
+from depthloss.reference.statistics import convert, mean_per_image, select, standardise
+from depthloss.spec import IDENTITY, Gradient, Relative
+from tests.fused import compare
+from tests.fused.compare import ROUNDING, Result, assert_agrees, evaluate, near_kinks
+
+MOST_WRONG = 5
+# The share of pixels near a kink from which on the gradient is held as a subgradient.
+MANY = 0.02
+TIED = ("steps", "constant", "zeros")
+WILD = ("zeros", "mixed", "huge", "tiny")
+# Of so few pixels the standardised maps are nearly equal.
+FEW = 30
+LARGE = 100.0
+# What a changed sign can add, through the statistics, to all gradients: this times the share of such pixels.
+OF_A_SIGN = 16.0
+
+
+def largest(x: Tensor) -> float:
+    return x.abs().max().item() if x.numel() else 0.0
+
+
+def same(a: Result, b: Result) -> bool:
+    """Whether all bits agree; NaN is NaN."""
+    pairs = zip(a, b, strict=True)
+    return all(
+        torch.equal(x.isnan(), y.isnan()) and torch.equal(x.nan_to_num(7), y.nan_to_num(7)) for x, y in pairs
+    )
+
+
+def has_ties(case: Case) -> bool:
+    """Whether equal values meet at many pixels."""
+    pred, gt = case.inputs[:2]
+    bounded = any(t.domain.minimum is not None or t.domain.maximum is not None for t in case.spec.terms)
+    return case.values in TIED or bounded or any(map(cpu_cases.shares_memory, (pred, gt)))
+
+
+def kinks(case: Case) -> Tensor:
+    """The pixels whose gradient hangs on rounding, [B, H, W]; of values with ties also where the reference
+    has exactly 0, which another order of additions need not give.
+    """
+    if not has_ties(case):
+        return near_kinks(case.spec, case.inputs)
+    on_or_near = lambda x, magnitude, eps: x.abs() < compare.ULPS * eps * magnitude  # noqa: E731
+    with mock.patch.object(compare, "_near", on_or_near):
+        return near_kinks(case.spec, case.inputs)
+
+
+def sizes(case: Case) -> tuple[float, float, float]:
+    """The largest number that the relative or the gradient term subtracts, the gradient of one such number
+    (rounding errors are shares of them where the sum is much less), and the largest slope of a standardised
+    value.
+    """
+    p, g = (ops.as_maps(x) for x in case.inputs.double()[:2])
+    (m, _), number, gradient, steepest = cpu_cases.valid(case), 0.0, 0.0, 0.0
+    for t in case.spec.terms:
+        if not isinstance(t, (Relative, Gradient)):
+            continue
+        for x in (convert(x, m, t.domain) for x in (p, g)):
+            read = m | x.isfinite()
+            if getattr(t, "standardised", True):
+                z, n = standardise(x, m, t.eps, read), m.sum((1, 2)).clamp(min=1)
+                deviation = select(m, x - mean_per_image(x, m)[:, None, None]).abs().sum((1, 2)) / n
+                slope = 1.0 if t.domain == IDENTITY else largest(select(m, x)) ** 2
+                gradient = max(gradient, slope * largest(1.0 / (n * (deviation + t.eps))))
+                steepest = max(steepest, slope * largest(1.0 / (deviation + t.eps)))
+                x = z
+            number = max(number, largest(select(read, x)))
+    return number, gradient, steepest
+
+
+def settled(case: Case, number: float, result: Result, oracle: Result) -> Result:
+    """Numbers that are off by no more than roundings of the numbers whose differences they sum are taken for
+    right: where two maps are nearly equal nothing else is left.
+    """
+    wide = result.terms.dtype == F64
+    # Of 0 as an inverse depth comes 1e6 m.
+    share = (1e-8 if wide else 1e-5) if case.values in WILD else 0.0
+
+    def settle(x: Tensor, y: Tensor) -> Tensor:
+        allowed = number * (2.0**-48 if wide else 2.0**-20) + share * y.abs()
+        return torch.where((x - y).abs() <= allowed, y.to(x.dtype), x)
+
+    numbers = {
+        name: settle(getattr(result, name), getattr(oracle, name)) for name in ("total", "terms", "log_vars")
+    }
+    return result._replace(**numbers)
+
+
+def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, number: int) -> bool:
+    """Hold the gradient between one-sided derivatives of the float64 reference; False if they tell nothing.
+
+    `noise` of a pixel's gradient; `steepest` as `sizes` has it.
+    """
+    given, dtype = case.inputs.double(), gradient.dtype
+    wide = ops.working_dtype(*case.inputs[:2]) == F64
+    used = torch.logical_or(*cpu_cases.valid(case)).view(gradient.shape) & given.pred.isfinite()
+    if used.sum() < FEW:
+        return False
+    pred = given.pred.contiguous()
+    gradient = torch.where(used, gradient.double(), 0.0)
+    log_vars = [torch.tensor(v, dtype=F64) for v in case.log_vars]
+
+    def value(x: Tensor) -> float:
+        with torch.no_grad(), dl.use_backend("reference"):
+            return ops.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
+
+    middle, step = value(pred), (1e-7 if wide else 1e-5) * largest(torch.where(used, pred, 0.0))
+    if not step or step * steepest > 1e-2:  # Nor where a step changes the statistics.
+        return False
+    generator = torch.Generator().manual_seed(number)
+    for _ in range(2):
+        direction = torch.rand(pred.shape, generator=generator, dtype=F64) - 0.5
+        direction = torch.where(used, direction, 0.0)
+
+        def slope(length: float, direction: Tensor = direction) -> float:
+            return (value(pred + length * direction) - middle) / length
+
+        found, parts = (gradient * direction).sum().item(), (gradient * direction).abs().sum().item()
+        slack = (1e-3 if dtype in (F32, F64) else 1e-2) * parts + 1e-13 * abs(middle) / step
+        slack += noise * direction.abs().sum().item()
+        # Another kink within the step, or a curved loss: such differences are no derivatives.
+        if not all(abs(slope(x) - slope(x / 2)) <= slack / 4 for x in (step, -step)):
+            return False
+        low, high = sorted((slope(step), slope(-step)))
+        if not low - slack <= found <= high + slack:
+            raise AssertionError(f"no subgradient: {found:.6e} along a direction of [{low:.6e}, {high:.6e}]")
+    return True
+
+
+def hold(case: Case, number: int) -> str:
+    """Check a case; returns by which rule.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    spec, given = case.spec, case.inputs
+    arguments = given, spec, case.weights, case.log_vars
+    cpu.choose(None)
+    torch.set_num_threads(1)
+    result = evaluate("cpu", *arguments)
+    torch.set_num_threads(case.threads)
+    cpu.choose(case.instruction_set)
+    again = evaluate("cpu", *arguments)
+    cpu.choose(None)
+    torch.set_num_threads(1)
+    assert same(result, again), f"other bits with {case.threads} threads on {case.instruction_set}"
+    oracle = evaluate("reference", given.double(), *arguments[1:])
+    eager = evaluate("reference", *arguments)
+    bad = ~oracle.terms.isfinite()
+    if bad.any():
+        assert not result.terms[bad].isfinite().any(), "what is no number does not show"
+        return "not finite"
+    m, m_abs = cpu_cases.valid(case)
+    if not any(isinstance(t, Gradient) and t.gradient.mask == "centre" for t in spec.terms):
+        assert not ops.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
+    # Numbers that the dtypes do not hold.
+    tiny = torch.finfo(result.grad.dtype).tiny
+    if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
+        return "out of range"
+    pair = [t for t in spec.terms if isinstance(t, (Relative, Gradient))]
+    statistics = any(getattr(t, "standardised", True) for t in pair)
+    number_size, gradient_size, steepest = sizes(case)
+    result = settled(case, number_size, result, oracle)
+    wide = result.terms.dtype == F64
+    noise = gradient_size * (2.0**-48 if wide else 2.0**-21)
+    if case.values == "constant":  # Moments that vanish.
+        noise += 1e-17 if wide else 1e-9
+    everywhere = torch.ones_like(oracle.grad, dtype=torch.bool)
+    # Subnormal numbers have no relative rounding, equal standardised maps leave nothing else: every sign can
+    # hang on it.
+    assert_agrees(spec, result, eager, oracle, everywhere)
+    if case.values in ("subnormal", "twice"):
+        return "without gradient"
+    near = kinks(case).view(oracle.grad.shape)
+    share = near.double().mean().item() if near.numel() else 0.0
+    # Beside the large numbers of invalid pixels that mask "centre" reads, float32 loses those of the others.
+    told = (
+        share > MANY
+        and has_ties(case)
+        and number_size < LARGE
+        and is_subgradient(case, result.grad, noise, steepest, number)
+    )
+    if share > MANY and statistics:
+        return "subgradient" if told else "without gradient"
+    error, of_eager = (
+        largest((x.grad.double() - oracle.grad).masked_fill(near, 0.0)) for x in (result, eager)
+    )
+    scale = largest(oracle.grad)
+    least, factor = {F64: 1e-10, **ROUNDING}[result.grad.dtype], 1 if case.values == "scene" else 4
+    allowed = factor * (2 * of_eager + least * scale) + OF_A_SIGN * share * scale * statistics + noise
+    assert error <= allowed, f"gradient: error {error:.3e}, allowed {allowed:.3e}"
+    return "beside kinks" if share else "exact"
+
+
+def _inside(options: argparse.Namespace) -> int:
+    """Run the cases; the file tells the parent which, and what came of them."""
+    counts: collections.Counter[str] = collections.Counter()
+    begin, number, wrong = time.monotonic(), options.first, []
+    torch.set_num_threads(1)
+    with open(options.progress, "w", encoding="utf-8") as file:
+        while time.monotonic() - begin < options.seconds and len(wrong) < MOST_WRONG:
+            file.seek(0)
+            file.write(f"{number:<20}\n")
+            file.flush()
+            try:
+                counts[hold(draw_case(number), number)] += 1
+            except Exception as error:
+                wrong.append(number)
+                print(f"case {number}: {type(error).__name__}: {error}", flush=True)
+                if not isinstance(error, AssertionError):
+                    traceback.print_exc()
+            number += 1
+        json.dump({"cases": number - options.first, "rules": counts, "wrong": wrong}, file)
+    return 1 if wrong else 0
+
+
+def fuzz(seconds: float, first: int) -> dict:
+    """Run cases from `first` on for that long, in a child process; what came of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        progress = Path(folder, "progress")
+        progress.touch()
+        words = ["--inside", "--progress", progress, "--seconds", seconds, "--first", first]
+        done = subprocess.run([sys.executable, __file__, *map(str, words)], check=False)
+        last, _, summary = progress.read_text(encoding="utf-8").partition("\n")
+    if summary:
+        found = json.loads(summary)
+    else:
+        number = int(last or first)
+        print(f"case {number}: the process ended with status {done.returncode}")
+        found = {"cases": number - first + 1, "rules": {}, "wrong": [number]}
+    for number in found["wrong"]:
+        print(f"to see it again: python bench/cpu_fuzz.py --replay {number}")
+    return {"seconds": seconds, "first": first, **found}
+
+
+def main() -> int:
+    """Run, print, write; 1 if a case was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="the first case; the next follow it"
+    )
+    parser.add_argument("--replay", type=int, metavar="N", help="run only case N, here")
+    parser.add_argument("--out", type=Path, help="where a JSON of the result goes")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        return _inside(options)
+    if reason := ops.backend_status("cpu"):
+        print(f"cannot run: {reason}")
+        return 2
+    if options.replay is not None:
+        torch.set_num_threads(1)
+        print(case := draw_case(options.replay), flush=True)
+        print(f"holds: {hold(case, options.replay)}")
+        return 0
+    found = fuzz(options.seconds, options.first)
+    rules = ", ".join(f"{name} {n}" for name, n in sorted(found["rules"].items()))
+    print(f"{found['cases']} cases ({rules}), {len(found['wrong'])} wrong")
+    if options.out:
+        machine = {"cpu_name": harness.cpu_name(), "instruction_set": cpu.instruction_set()}
+        command = harness.command("cpu_fuzz.py", sys.argv[1:])
+        harness.write_json(options.out, {**harness.origin(), "command": command, "machine": machine, **found})
+    return 1 if found["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

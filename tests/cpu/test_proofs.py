@@ -1,0 +1,112 @@
+"""The programs in bench/ that prove the native engine, in short: sanitizers, random cases, instructions."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from depthloss import ops
+
+if ops.backend_status("cpu"):
+    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+tools, fuzz, instructions, sanitize = (
+    importlib.import_module(f"cpu_{name}") for name in ("tools", "fuzz", "instructions", "sanitize")
+)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    try:
+        return tools.build_driver(tmp_path)
+    except tools.Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_random_cases_hold():
+    """Case after case for 20 seconds; the long run begins elsewhere."""
+    found = fuzz.fuzz(20.0, 0)
+    assert not found["wrong"] and found["cases"] > 50
+
+
+def test_a_crash_is_told_with_its_case(monkeypatch, capsys):
+    def crash(words, check):
+        progress = Path(words[words.index("--progress") + 1])
+        progress.write_text(f"{123:<20}\n", encoding="utf-8")
+        return subprocess.CompletedProcess(words, -11)
+
+    monkeypatch.setattr(fuzz.subprocess, "run", crash)
+    found = fuzz.fuzz(1.0, 100)
+    assert found["wrong"] == [123] and found["cases"] == 24
+    assert "status -11" in (said := capsys.readouterr().out) and "--replay 123" in said
+
+
+def test_the_sanitizers_report_nothing(tmp_path, capsys):
+    """The baseline instructions, not optimised: a part of what bench/cpu_sanitize.py runs."""
+    try:
+        report = sanitize.run(tmp_path, quick=True, seconds=5.0)
+    except tools.Unavailable as error:
+        pytest.skip(str(error))
+    assert report.passed and report.rows[0]["cases"] > 10, capsys.readouterr().out
+
+
+def test_the_sanitizers_would_report(tmp_path, monkeypatch):
+    """A leak: a forward that is never finished."""
+    source = tools.DRIVER.read_text(encoding="utf-8")
+    finish = "    combine_(&call, state);\n"
+    assert finish in source
+    broken = tmp_path / "bench" / "cpu_driver.cpp"
+    broken.parent.mkdir()
+    header = tools.DRIVER.parents[1] / "kernels" / "cpu" / "engine.h"
+    source = source.replace(finish, "").replace("../kernels/cpu/engine.h", str(header))
+    broken.write_text(source, encoding="utf-8")
+    monkeypatch.setattr(tools, "DRIVER", broken)
+    try:
+        tools.runtime(tools.compiler(), "liblsan.so")
+        driver = tools.build_driver(tmp_path, "-fsanitize=leak")
+    except tools.Unavailable as error:
+        pytest.skip(str(error))
+    plan = tools.write_plan(tmp_path / "plan", "g2 document")
+    done = tools.run(driver, tools.installed(), plan, 1, 20, 20, 1.0, "best", "once")
+    assert done.returncode and "detected memory leaks" in done.stdout
+
+
+def test_threads_that_the_system_does_not_give(driver, tmp_path):
+    plan = tools.write_plan(tmp_path / "plan", "g2 document")
+    done = tools.run(driver, tools.installed(), plan, 2, 150, 97, 0.7, "best", "starved")
+    assert done.returncode == 0, done.stdout
+
+
+def test_threads_and_forks_without_python(driver, tmp_path):
+    for loss in ("scale-adaptive", "adaptive-multi-domain"):
+        plan = tools.write_plan(tmp_path / "plan", loss)
+        done = tools.run(driver, tools.installed(), plan, 2, 150, 97, 0.7, "best", "threads", 3)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_number_of_instructions_has_not_grown():
+    committed = json.loads(instructions.OUT.read_text(encoding="utf-8"))
+    try:
+        found = instructions.measure()
+    except tools.Unavailable as error:
+        pytest.skip(str(error))
+    if problem := instructions.comparable(found, committed):
+        pytest.skip(problem)
+    assert not instructions.grown(found, committed)
+
+
+def test_growth_is_seen():
+    committed = json.loads(instructions.OUT.read_text(encoding="utf-8"))
+    assert {row["loss"] for row in committed["rows"]} == set(instructions.LOSSES)
+    assert not instructions.grown(committed, committed) and not instructions.comparable(committed, committed)
+    found = json.loads(json.dumps(committed))
+    found["rows"][1]["backward"] *= 1.06
+    assert len(instructions.grown(found, committed)) == 1
+    found["compiler"] = "another"
+    assert "another" in instructions.comparable(found, committed)
