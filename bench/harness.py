@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from depthloss.kernels import cpu
 from rivals import EPOCH, PROGRESS
 from torch import Tensor
 
@@ -180,14 +181,37 @@ def build(name: str, backend: str, device: str) -> depthloss.losses.base.DepthLo
     return depthloss.build_loss(base, **options, backend=backend).to(device)
 
 
-def fused_losses() -> list[str]:
-    """Every loss that a fused backend runs, both variants of g2 first."""
-    names = [name for name in depthloss.available_losses() if build(name, "auto", "cpu").spec.fused]
+def fused_losses(backends: Sequence[str] = ("cpu", "triton")) -> list[str]:
+    """Every loss that one of the fused backends runs, both variants of g2 first."""
+    fused = {name: build(name, "auto", "cpu").spec.fused for name in depthloss.available_losses()}
+    names = [name for name in fused if fused[name].intersection(backends)]
     return ["g2 published", "g2 document", *(name for name in names if name != "g2")]
 
 
+def choose(instruction_set: str) -> None:
+    """Have the CPU engine run on an instruction set from now on.
+
+    Raises:
+        RuntimeError: this machine, or this build, does not have it.
+    """
+    if not cpu.choose(instruction_set):
+        raise RuntimeError(f"this machine, or this build of the engine, does not have {instruction_set}")
+
+
+def instruction_sets() -> list[str]:
+    """What the CPU engine is measured on: AVX-512 and AVX2 where there are any, else the baseline."""
+    if cpu.unavailable():
+        return ["base"]
+    found = [name for name in ("avx512", "avx2") if cpu.choose(name)]
+    cpu.choose(None)
+    return found or ["base"]
+
+
 class LossSubject:
-    """One implementation of a loss on rotating inputs, as the clocks take it."""
+    """One implementation of a loss on rotating inputs, as the clocks take it.
+
+    `instruction_set` is that of the backend cpu.
+    """
 
     phases = PHASES
 
@@ -197,8 +221,9 @@ class LossSubject:
         clones: Sequence[tuple[Tensor, Tensor, Tensor]],
         ours: bool = True,
         before: Callable[[], None] | None = None,
+        instruction_set: str | None = None,
     ) -> None:
-        self.module, self.before = call, before
+        self.module, self.before, self.instruction_set = call, before, instruction_set
         self.schedule = {"progress": PROGRESS, "epoch": EPOCH} if ours else {}
         self.clones = [(pred.detach().requires_grad_(), gt, mask) for pred, gt, mask in clones]
         self.rotation, self._next = len(clones), -1
@@ -217,7 +242,9 @@ class LossSubject:
         return torch.autograd.grad(loss, targets, self.seed.to(loss.dtype))
 
     def start(self, phase: str) -> object:
-        """The forward, where the phase is the backward."""
+        """Choose the instruction set; the forward, where the phase is the backward."""
+        if self.instruction_set:
+            choose(self.instruction_set)
         return self._forward() if phase == "backward" else None
 
     def call(self, phase: str, state: object) -> object:
@@ -233,7 +260,7 @@ class LossSubject:
 
     def evaluate(self) -> tuple[Tensor, list[Tensor]]:
         """The loss and its gradients, on the next inputs."""
-        loss, targets = self._forward()
+        loss, targets = self.start("backward")
         return loss.detach().double(), [g.double() for g in self._backward(loss, targets)]
 
 

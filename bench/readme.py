@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+import bars
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -65,7 +69,133 @@ def _shares(rows: dict, case: tuple, loss: str, backends: list[str]) -> str:
     )
 
 
-TABLES = {"overfit": overfit, "loss-share": loss_share}
+PYTORCH = (*bars.EAGER, "compile", "compile slicing")
+
+
+def speed_cpu() -> str:
+    """Both variants of g2 on a CPU beside PyTorch and a copy; the other losses, if they were measured."""
+    data = json.loads((RESULTS / "speed_cpu.json").read_text(encoding="utf-8"))
+    threads = list(dict.fromkeys(row["threads"] for row in data["rows"]))
+    floor = (
+        "`copy` moves what must be moved, 13 bytes per pixel: both maps and the mask in, the gradient out."
+    )
+    parts = [_speeds(data, threads[0]), f"{floor} {_memory(data['rows'])} {_where(data)}"]
+    for n in threads[1:]:
+        parts.append(_folded(_threads(n), _speeds(data, n)))
+    others = RESULTS / "speed_cpu_losses.json"
+    if others.exists():
+        rest = json.loads(others.read_text(encoding="utf-8"))
+        case = rest["rows"][0]
+        title = f"The other losses, {_shape(case)}, {_threads(case['threads'])}"
+        parts.append(_folded(title, f"{_other_losses(rest)}\n\n{_where(rest)}"))
+    return "\n\n".join(parts)
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' * (n > 1)}"
+
+
+def _shape(row: dict) -> str:
+    b, _, h, w = row["shape"]
+    return f"{b}×{h}×{w}"
+
+
+def _ours(rows: list[dict]) -> dict[str, str]:
+    """Our variants that were measured, and what to call them; the best instruction set first."""
+    measured = {row["variant"] for row in rows}
+    names = {bars.variant("cpu", key): label for key, label in bars.INSTRUCTION_SETS.items()}
+    return {name: label for name, label in names.items() if name in measured}
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _ms(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(value: float, times: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}{times}"
+
+
+def _speeds(data: dict, threads: int) -> str:
+    """Milliseconds of every case at a number of threads; without torch.compile no ratio to PyTorch."""
+    rows = [row for row in data["rows"] if (row["threads"], row["dtype"]) == (threads, "float32")]
+    measured, ours = {row["variant"] for row in rows}, _ours(rows)
+    rivals = [name for name in PYTORCH if name in measured]
+    compared = list(ours)[:1] if "compile" in measured else []
+    head = ["`g2`", "shape", "valid", *rivals, *(f"**ours, {label}**" for label in ours.values()), "copy"]
+    head += [f"{label} / copy" for label in ours.values()]
+    head += [f"best PyTorch / {ours[name]}" for name in compared]
+    lines = [_line(head), f"|{'---|' * len(head)}"]
+    for case in bars.cases(rows).values():
+        first, best = next(iter(case.values())), bars.fastest(case, rivals, "wall")
+        time = {name: bars.milliseconds(case.get(name), "wall") for name in (*rivals, *ours, "floor")}
+        cells = [first["loss"].removeprefix("g2 "), _shape(first), f"{100 * first['density']:g}%"]
+        cells += [_ms(ms) for ms in time.values()]
+        cells += [_ratio(time[name] / time["floor"]) for name in ours]
+        cells += [_ratio(best / time[name], "×") for name in compared]
+        lines.append(_line(cells))
+    return "\n".join([f"Milliseconds of forward + backward, float32, {_threads(threads)}:", "", *lines])
+
+
+def _span(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None] or [math.nan]
+    texts = dict.fromkeys(f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in (min(known), max(known)))
+    return "–".join(texts)
+
+
+def _memory(rows: list[dict]) -> str:
+    """Peak and saved bytes per pixel over all shapes."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        name = bars.backend(row["variant"])
+        name = {"cpu": "ours", "compile": "torch.compile¹"}.get(name, row["variant"])
+        if row["variant"] != "floor":
+            found.setdefault(name, []).append(row)
+    parts = []
+    for name, own in sorted(found.items(), key=lambda item: item[0] != "ours"):
+        peak = _span(r["torch_" * name.endswith("¹") + "peak_bytes_per_pixel"] for r in own)
+        parts.append(f"{name} {peak} and {_span(r['saved_bytes_per_pixel'] for r in own)}")
+    note = " ¹ What torch's allocator gave out." * ("torch.compile¹" in found)
+    return (
+        "Bytes per pixel beyond the inputs, at the peak (native work memory included) and saved for the "
+        f"backward: {'; '.join(parts)}.{note}"
+    )
+
+
+def _where(data: dict) -> str:
+    m, v = data["machine"], data["versions"]
+    commit, _, dirty = data["commit"].partition("-")
+    return (
+        f"Medians on {m['cores']} CPU cores ({m['cpu_name']}), torch {v['torch']}, Python {v['python']}, "
+        f"commit {commit[:10]}{' with changes' * bool(dirty)}, {data['date'][:10]}."
+    )
+
+
+def _other_losses(data: dict) -> str:
+    """Milliseconds of the losses that have no bars, by density."""
+    ours, label = next(iter(_ours(data["rows"]).items()))
+    densities = list(dict.fromkeys(row["density"] for row in data["rows"]))
+    head = ["loss"]
+    for density in densities:
+        head += [f"eager slicing, {100 * density:g}% valid", f"**ours, {label}**", "ratio"]
+    lines = {}
+    for case in bars.cases(data["rows"]).values():
+        first, slow = next(iter(case.values())), bars.milliseconds(case.get("eager slicing"), "wall")
+        fast = bars.milliseconds(case.get(ours), "wall")
+        line = lines.setdefault(first["loss"], dict.fromkeys(densities, ["–"] * 3))
+        line[first["density"]] = [_ms(slow), _ms(fast), _ratio(slow / fast, "×")]
+    body = [_line([f"`{loss}`", *(x for d in densities for x in line[d])]) for loss, line in lines.items()]
+    return "\n".join([_line(head), f"|{'---|' * len(head)}", *body])
+
+
+TABLES = {"overfit": overfit, "loss-share": loss_share, "speed-cpu": speed_cpu}
 
 
 def filled(text: str) -> str:

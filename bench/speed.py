@@ -1,9 +1,13 @@
-"""How fast and how lean each loss is, beside what PyTorch offers: writes bench/results/speed_<device>.json.
+r"""How fast and how lean each loss is, beside what PyTorch offers: writes bench/results/speed_<device>.json.
 
     python bench/speed.py [--device cuda] [--budget SECONDS] [--quick] [--losses NAME ...]
+    python bench/speed.py --device cpu --losses bars --threads 2 1
+    python bench/speed.py --device cpu --losses others --shapes 4,1,384,640 --threads 2 --compile never \
+        --out bench/results/speed_cpu_losses.json
 
 For each loss, shape, dtype and mask density: the eager form as documented (conv2d), eager with slicing (the
-reference backend), torch.compile of both, the fused backends, and a copy of the bytes that must move.
+reference backend), torch.compile of both, the fused backends (that of the CPU on each of its instruction
+sets), and a copy of the bytes that must move.
 Forward, backward, both, and the forward without gradient; wall time with Python, on a GPU also GPU time in a
 CUDA graph. Every implementation first has to agree with the reference in float64: one that does not is not
 timed. The README beside the results says how to read them.
@@ -17,8 +21,9 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import bars
@@ -27,91 +32,15 @@ import harness
 import memory
 import rivals
 import torch
+from jobs import Job, parse, schedule
 
-TINY = (1, 1, 25, 35)  # three rows at the coarsest of four levels: a 3x3 convolution takes no fewer
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case to measure."""
-
-    loss: str
-    shape: tuple[int, ...]
-    dtype: str
-    density: float
-    threads: int | None
+LEAST_SAMPLES = 5
 
 
 class Copy(clocks.Repeated):
     """The memory floor as a variant: its time stands for forward+backward."""
 
     phases = ("forward+backward",)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    shape = lambda text: tuple(int(n) for n in text.split(","))  # noqa: E731
-    known = "; ".join(rivals.RIVALS)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
-    parser.add_argument("--backends", nargs="+", help="fused backends (default: triton on cuda, cpu on cpu)")
-    parser.add_argument("--losses", nargs="+", choices=list(rivals.RIVALS), metavar="NAME", help=known)
-    parser.add_argument("--shapes", nargs="+", type=shape, metavar="B,1,H,W", help="default: the bar shapes")
-    parser.add_argument("--dtypes", nargs="+", choices=list(harness.DTYPES))
-    parser.add_argument("--densities", nargs="+", type=float, default=[1.0, 0.05])
-    parser.add_argument("--threads", nargs="+", type=int, help="on a CPU (default: what torch uses)")
-    parser.add_argument("--repeats", type=int, default=15, help="samples of each time")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile: it takes longest")
-    parser.add_argument("--quick", action="store_true", help="both variants of g2, two shapes, density 1")
-    parser.add_argument("--budget", type=float, default=math.inf, help="seconds; then nothing new starts")
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--dry-run", action="store_true", help="tiny, once, interpreted; writes to --out")
-    options = parser.parse_args()
-    options.device = options.device or (
-        "cuda" if torch.cuda.is_available() and not options.dry_run else "cpu"
-    )
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU")
-    if options.dry_run:
-        options.repeats, options.quick = 1, False
-        options.shapes, options.losses = options.shapes or [TINY], options.losses or ["g2 document"]
-        options.dtypes, options.densities = options.dtypes or ["float32"], options.densities[:1]
-        options.backends, options.threads = options.backends or ["triton"], options.threads or [1]
-    on_gpu = options.device == "cuda"
-    if options.quick:
-        options.losses = options.losses or list(bars.TIMED)
-        options.shapes, options.densities = options.shapes or [bars.FIRST, bars.WIDE], [1.0]
-    options.backends = options.backends or (["triton"] if on_gpu else ["cpu"])
-    options.losses = options.losses or harness.fused_losses()
-    options.shapes = options.shapes or list(bars.SHAPES[options.device])
-    options.dtypes = options.dtypes or (list(harness.DTYPES) if on_gpu else ["float32"])
-    options.threads = [None] if on_gpu else options.threads or [torch.get_num_threads()]
-    return options
-
-
-def schedule(options: argparse.Namespace) -> list[tuple[Job, bool]]:
-    """The jobs by importance, each with whether torch.compile takes part.
-
-    Where time is short, every case is measured before any but the first waits for a compiler; it comes again
-    with one, and then replaces its first result.
-    """
-    jobs = [
-        Job(loss, shape, dtype, density, threads)
-        for threads in options.threads
-        for timed in (True, False)
-        for dtype in options.dtypes
-        for shape in options.shapes
-        for loss in options.losses
-        if (loss in bars.TIMED) == timed
-        for density in options.densities
-    ]
-    if options.no_compile or options.budget == math.inf:
-        return [(job, not options.no_compile) for job in jobs]
-    first = [job for job in jobs if job.loss in bars.TIMED and job.shape == options.shapes[0]]
-    first = [job for job in first if job.dtype == options.dtypes[0]]
-    rest = [job for job in jobs if job not in first]
-    return [(job, True) for job in first] + [(job, False) for job in rest] + [(job, True) for job in rest]
 
 
 class Bench:
@@ -123,6 +52,7 @@ class Bench:
         self.rows: dict[tuple, dict] = {}
         self.red: dict[tuple, dict] = {}
         self.left_out: dict[tuple, dict] = {}
+        self.costs: dict[tuple, dict] = {}
         self.compiled: dict[tuple, torch.nn.Module] = {}
         self.compiled_for: tuple = ()
 
@@ -159,14 +89,21 @@ class Bench:
         yield "eager slicing", lambda: subject(reference, clones)
         yield "eager", lambda: subject(rival, clones, ours=False)
         for backend in self.options.backends:
-            if backend in reference.spec.fused:
-                yield backend, lambda b=backend: subject(harness.build(job.loss, b, device), clones)
+            if backend not in reference.spec.fused:
+                continue
+            for isa in self.options.instruction_sets if backend == "cpu" else [None]:
+                yield (
+                    bars.variant(backend, isa),
+                    lambda b=backend, i=isa: subject(
+                        harness.build(job.loss, b, device), clones, instruction_set=i
+                    ),
+                )
         modes = {"compile": None} | ({"reduce-overhead": "reduce-overhead"} if device == "cuda" else {})
         for name, mode in modes.items() if with_compile else ():
             before = torch.compiler.cudagraph_mark_step_begin if mode else None
             for kind, module, ours in (("", rival, False), (" slicing", reference, True)):
                 make = lambda k=kind, m=module, o=ours, c=mode, b=before: subject(  # noqa: E731
-                    self._compile(job, k, m, c), clones, o, b
+                    self._compile(job, k, m, c), clones, ours=o, before=b
                 )
                 yield name + kind, make
 
@@ -185,7 +122,8 @@ class Bench:
                 if name.startswith("reduce-overhead"):
                     subject.phases = ("forward+backward", "no-grad")
                 # Without gradient torch.compile makes another graph; its CUDA graphs take two runs to record.
-                for phase in subject.phases * (3 if self.options.device == "cuda" else 1):
+                again = subject.phases * 3 if self.options.device == "cuda" else ("no-grad",) * compiles
+                for phase in again:
                     subject.call(phase, subject.start(phase))
             except Exception as error:
                 self.leave_out(job, name, harness.reason(error))
@@ -196,7 +134,7 @@ class Bench:
                 continue
             about = {"variant": name, "errors": found, "eager_slicing": eager}
             self.red[(job, name)] = asdict(job) | about
-            if name in self.options.backends:
+            if bars.backend(name) in self.options.backends:
                 self.leave_out(job, "all", f"{name} is red")
                 return
 
@@ -210,6 +148,8 @@ class Bench:
         options, on_gpu = self.options, self.options.device == "cuda"
         if job.threads:
             torch.set_num_threads(job.threads)
+        if not with_compile and options.compile == "auto" and job.threads == 1:
+            self.leave_out(job, "torch.compile", "1 thread: only with --compile always")
         dtype, one = harness.DTYPES[job.dtype], self._inputs(job)
         count = 2 if options.dry_run else harness.rotation(job.shape, dtype, options.device)
         clones = [tuple(x.clone() for x in one) for _ in range(count)]
@@ -229,6 +169,7 @@ class Bench:
         for name, (subject, found) in variants.items():
             self.rows[(job, name)] = asdict(job) | {
                 "variant": name,
+                "instruction_set": subject.instruction_set,
                 "errors": found,
                 "ms": times[name],
                 "gpu_clock": kinds.get(name),
@@ -268,20 +209,39 @@ class Bench:
             name: {phase: {kind: [] for kind in kinds} for phase in subject.phases}
             for name, (subject, _) in variants.items()
         }
-        for _ in range(self.options.repeats):
+        spent = Counter()  # seconds, also those outside the clock
+        for taken in range(self.options.repeats):
             for name, (subject, _) in variants.items():
                 calls = min(subject.rotation, 8) if on_gpu else 1
                 for phase, found in samples[name].items():
+                    if taken >= LEAST_SAMPLES and spent[name, phase] >= self.options.seconds:
+                        continue
+                    begin = time.perf_counter()
                     found["wall"].append(clocks.wall_ms(subject, phase, calls, sync))
                     if on_gpu:
                         found["gpu"].append(device_clocks[name].ms(phase))
+                    spent[name, phase] += time.perf_counter() - begin
         return samples, {name: clock.kind for name, clock in device_clocks.items()}
 
-    def _costs(self, job: Job, name: str, subject: object) -> dict:
-        """Bytes per pixel and host synchronisations, None where they cannot be told."""
+    def _process(self, job: Job, name: str, isa: str | None) -> memory.Process | None:
+        """The variant as a process of its own can run it: not torch.compile, which would compile again."""
+        backend = {"eager": "eager", "eager slicing": "reference"}.get(name, bars.backend(name))
+        if self.options.dry_run or job.threads is None or backend not in ("eager", "reference", "cpu"):
+            return None
+        return memory.Process(job.loss, backend, job.shape, job.dtype, job.threads, isa)
+
+    def _costs(self, job: Job, name: str, subject: harness.LossSubject) -> dict:
+        """Bytes per pixel and host synchronisations, None where they cannot be told.
+
+        Measured once for all densities and numbers of threads: they hardly depend on them.
+        """
+        case = (job.loss, job.shape, job.dtype, name)
+        if case in self.costs:
+            return self.costs[case]
         on_gpu, counted = self.options.device == "cuda", not name.startswith("reduce-overhead")
-        wanted = memory.measures(math.prod(job.shape), on_gpu, counted)
-        result = dict.fromkeys(wanted)
+        process = self._process(job, name, subject.instruction_set)
+        wanted = memory.measures(math.prod(job.shape), on_gpu, counted, process)
+        result = self.costs[case] = dict.fromkeys(wanted)
         for key, function in wanted.items():
             try:
                 result[key] = function and function(subject)
@@ -326,6 +286,7 @@ class Bench:
             "dry_run": options.dry_run,
             "device": options.device,
             "backends": options.backends,
+            "instruction_sets": options.instruction_sets,
             "machine": machine,
             "seconds": round(time.monotonic() - self.begin, 1),
             "bars": bars.evaluate(rows, machine, options.device, options.backends),
@@ -361,7 +322,7 @@ def main() -> int:
     if "--dry-run" in sys.argv:
         # Read when the kernels are decorated, and triton's own library when it is imported.
         os.environ["TRITON_INTERPRET"] = "1"
-    options = parse()
+    options = parse(__doc__)
     # In TF32 a convolution loses the signs that the gradient is made of.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import math
@@ -21,8 +22,8 @@ from . import cases
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
-bars, clocks, harness, memory, rivals = map(
-    importlib.import_module, ("bars", "clocks", "harness", "memory", "rivals")
+bars, clocks, harness, memory, readme, rivals = map(
+    importlib.import_module, ("bars", "clocks", "harness", "memory", "readme", "rivals")
 )
 
 
@@ -50,7 +51,7 @@ ORIGIN = {"commit", "date", "versions", "command", "dry_run", "machine", "second
 
 
 def test_the_benchmark_says_where_and_what_it_ran(speed):
-    assert speed.keys() == ORIGIN | {"device", "backends", "bars", "rows"}
+    assert speed.keys() == ORIGIN | {"device", "backends", "instruction_sets", "bars", "rows"}
     assert speed["commit"] == "0" * 40 and speed["dry_run"] and speed["backends"] == ["triton"]
     assert speed["versions"]["torch"] == torch.__version__ and speed["versions"]["triton"]
     assert speed["command"] == ["bench/speed.py", "--dry-run", "--losses", "g2 published"]
@@ -71,8 +72,9 @@ def test_the_benchmark_measures_every_competitor(speed):
             assert 0 < wall["p20"] <= wall["median"] <= wall["p80"] and wall["samples"] == 1
     for name in ours:
         assert rows[name]["errors"]["loss"] < 1e-5 and rows[name]["errors"]["gradient"] < 2e-3
-        assert rows[name]["saved_bytes_per_pixel"] > 0 and rows[name]["peak_bytes_per_pixel"] > 4
+        assert rows[name]["saved_bytes_per_pixel"] > 0 and rows[name]["torch_peak_bytes_per_pixel"] > 4
         assert rows[name]["launches"] is rows[name]["host_syncs"] is None  # Those of a GPU.
+        assert rows[name]["instruction_set"] is rows[name]["peak_bytes_per_pixel"] is None  # Those of `cpu`.
     assert rows["triton"]["saved_bytes_per_pixel"] < 4 < rows["eager slicing"]["saved_bytes_per_pixel"]
     assert rows["floor"]["bytes_per_pixel"] == 13 and rows["floor"]["gigabytes_per_second"] > 0
 
@@ -107,10 +109,12 @@ def bench(monkeypatch):
     """A run in this process, of the reference's own forms on a CPU: quick."""
     module = importlib.import_module("speed")
     arguments = ["--device", "cpu", "--losses", "ssi", "--shapes", "1,1,16,24", "--repeats", "2"]
-    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments, "--densities", "0.5", "--no-compile"])
+    arguments += ["--densities", "0.5", "--threads", "2", "--compile", "never"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments])
     monkeypatch.setattr(harness, "cache_bytes", lambda device: 2**12)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    bench = module.Bench(module.parse())
+    monkeypatch.setattr(memory.Process, "resident_peak_bytes", lambda process: 5 * math.prod(process.shape))
+    bench = module.Bench(module.parse("speed"))
     bench.options.backends = []
     return bench
 
@@ -126,12 +130,114 @@ def test_what_is_red_is_not_timed(bench, monkeypatch):
 
 
 def test_a_red_backend_stops_its_case(bench, monkeypatch):
-    build, bench.options.backends = harness.build, ["cpu"]
+    build, bench.options.backends, bench.options.instruction_sets = harness.build, ["cpu"], ["avx2", "base"]
+    monkeypatch.setattr(harness, "choose", lambda instruction_set: None)
     fake = lambda name, backend, device: build(name if backend != "cpu" else "l1", "reference", device)  # noqa: E731
     monkeypatch.setattr(harness, "build", fake)
     result = bench.run(None)
-    assert [item["variant"] for item in result["red"]] == ["cpu"] and not result["rows"]
-    assert [(item["variant"], item["reason"]) for item in result["left_out"]] == [("all", "cpu is red")]
+    assert [item["variant"] for item in result["red"]] == ["cpu avx2"] and not result["rows"]
+    assert [(item["variant"], item["reason"]) for item in result["left_out"]] == [("all", "cpu avx2 is red")]
+
+
+def test_each_instruction_set_is_a_variant(bench, monkeypatch):
+    build, chosen, ran = harness.build, [], []
+    monkeypatch.setattr(harness, "choose", chosen.append)
+
+    def fake(name: str, backend: str, device: str) -> torch.nn.Module:
+        module = build(name, "reference", device)
+        if backend == "cpu":
+            module.register_forward_pre_hook(lambda *_: ran.append(chosen[-1]))
+        return module
+
+    def wall_ms(subject, phase, calls, sync, wall_ms=clocks.wall_ms):
+        before, own = len(ran), getattr(subject, "instruction_set", None)
+        ms = wall_ms(subject, phase, calls, sync)
+        assert set(ran[before:]) == ({own} if own else set())
+        return ms
+
+    monkeypatch.setattr(harness, "build", fake)
+    monkeypatch.setattr(clocks, "wall_ms", wall_ms)
+    bench.options.backends, bench.options.instruction_sets = ["cpu"], ["avx512", "avx2"]
+    result = bench.run(None)
+    rows = {row["variant"]: row.get("instruction_set") for row in result["rows"]}
+    expected = {"eager": None, "eager slicing": None, "cpu avx512": "avx512", "cpu avx2": "avx2"}
+    assert rows == expected | {"floor": None} and set(ran) == {"avx512", "avx2"}
+    assert {row["peak_bytes_per_pixel"] for row in result["rows"] if row["variant"] != "floor"} == {5.0}
+    assert result["instruction_sets"] == ["avx512", "avx2"] and result["left_out"] == []
+
+
+def test_an_instruction_set_that_is_not_there_is_left_out(bench, monkeypatch):
+    build, bench.options.backends, bench.options.instruction_sets = harness.build, ["cpu"], ["avx512", "base"]
+    monkeypatch.setattr(harness, "build", lambda name, backend, device: build(name, "reference", device))
+    monkeypatch.setattr(harness.cpu, "choose", lambda name: name != "avx512")
+    result = bench.run(None)
+    assert [item["variant"] for item in result["left_out"]] == ["cpu avx512"]
+    assert "does not have avx512" in result["left_out"][0]["reason"]
+    assert {"cpu base", "eager"} < {row["variant"] for row in result["rows"]}
+
+
+def test_instruction_sets_of_this_machine(monkeypatch):
+    asked = []
+    monkeypatch.setattr(harness.cpu, "unavailable", lambda: None)
+    monkeypatch.setattr(harness.cpu, "choose", lambda name: asked.append(name) or name == "avx2")
+    assert harness.instruction_sets() == ["avx2"] and asked[-1] is None  # The best one again.
+    monkeypatch.setattr(harness.cpu, "choose", lambda name: name is None)
+    assert harness.instruction_sets() == ["base"]
+
+
+def test_a_slow_form_drops_out_after_five_samples(bench, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("speed.time.perf_counter", lambda: now[0])
+
+    def wall_ms(subject, phase, calls, sync):
+        slow = getattr(subject, "module", None) is rivals_form
+        now[0] += 0.5 if slow else 0.05
+        return 1.0
+
+    rivals_form = rivals.build("ssi")
+    monkeypatch.setattr(rivals, "build", lambda name: rivals_form)
+    monkeypatch.setattr(clocks, "wall_ms", wall_ms)
+    bench.options.repeats, bench.options.seconds = 30, 1.0
+    samples = {
+        row["variant"]: {times["wall"]["samples"] for times in row["ms"].values()}
+        for row in bench.run(None)["rows"]
+    }
+    assert samples == {"eager": {5}, "eager slicing": {20}, "floor": {20}}
+
+
+def test_one_thread_goes_without_a_compiler_unless_asked(monkeypatch):
+    module = importlib.import_module("speed")
+
+    def plan(*arguments: str) -> tuple:
+        monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu", *arguments])
+        options = module.parse("speed")
+        return options, {(job.threads, with_compile) for job, with_compile in module.schedule(options)}
+
+    assert plan("--threads", "2", "1")[1] == {(2, True), (1, False)}
+    assert plan("--threads", "2", "1", "--compile", "always")[1] == {(2, True), (1, True)}
+    assert plan("--threads", "2", "1", "--compile", "never", "--budget", "9")[1] == {(2, False), (1, False)}
+    options, _ = plan("--losses", "others")
+    assert set(options.losses) == set(harness.fused_losses(["cpu"])) - set(bars.TIMED)
+    assert plan("--losses", "bars", "ssi")[0].losses == [*bars.TIMED, "ssi"]
+
+
+def test_a_compiler_left_out_is_said(bench):
+    bench.options.compile = "auto"
+    (job,) = (job for job, _ in bench.plan)
+    bench.measure(dataclasses.replace(job, threads=1), False)
+    (item,) = bench.left_out.values()
+    assert item["variant"] == "torch.compile" and item["reason"].startswith("1 thread")
+
+
+def test_costs_are_measured_once_for_all_densities(bench, monkeypatch):
+    counted = []
+    monkeypatch.setattr(memory, "saved_bytes", lambda subject: counted.append(subject) or 384)
+    ((job, _),) = bench.plan
+    for density in (1.0, 0.5):
+        bench.measure(dataclasses.replace(job, density=density), False)
+    assert len(counted) == 2 and len(bench.rows) == 6  # Both forms, and the floor's rows.
+    saved = {row["saved_bytes_per_pixel"] for row in bench.rows.values() if row["variant"] != "floor"}
+    assert saved == {1.0}
 
 
 def test_launches_are_counted_once_per_loss_and_variant(bench, monkeypatch):
@@ -146,15 +252,16 @@ def test_launches_are_counted_once_per_loss_and_variant(bench, monkeypatch):
 
 def test_with_a_budget_nothing_but_the_first_case_waits_for_a_compiler(monkeypatch):
     module = importlib.import_module("speed")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu", "--budget", "60"])
-    plan = module.schedule(module.parse())
+    plan = module.schedule(module.parse("speed"))
     compiled = [with_compile for _, with_compile in plan]
     first = compiled.index(False)
     assert {(job.loss, job.shape) for job, _ in plan[:first]} == {(loss, bars.FIRST) for loss in bars.TIMED}
     light = [job for job, with_compile in plan if not with_compile]
     assert [job for job, _ in plan[first + len(light) :]] == light  # Each again, with a compiler.
     monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu"])
-    assert len(module.schedule(module.parse())) == first + len(light)
+    assert len(module.schedule(module.parse("speed"))) == first + len(light)
 
 
 def test_rows_of_the_table_are_python():
@@ -185,6 +292,7 @@ def row(variant: str, wall: float, gpu: float | None = None, **more: object) -> 
         "density": 1.0,
         "threads": None,
         "variant": variant,
+        "instruction_set": None,
         "ms": {"forward+backward": times},
         "peak_bytes_per_pixel": 7.9,
         "saved_bytes_per_pixel": 2.4,
@@ -244,22 +352,53 @@ def test_bars_of_the_floor_and_of_other_losses():
     assert not bars.evaluate([row("triton", 1.0, 0.4, shape=[2, 1, 17, 22])], {}, "cuda", ["triton"])
 
 
+CPU_MS = {"eager": 90.0, "eager slicing": 40.0, "compile": 36.5, "floor": 1.0}
+
+
+def cpu_rows(shape: tuple[int, ...] = bars.FIRST, threads: int = 2, **ours: float) -> list[dict]:
+    """A case on a CPU: what CPU_MS has, and ours on instruction sets."""
+    more = {"shape": list(shape), "threads": threads, "launches": None, "host_syncs": None}
+    rows = [row(name, ms, **more) for name, ms in CPU_MS.items()]
+    return rows + [row(f"cpu {isa}", ms, instruction_set=isa, **more) for isa, ms in ours.items()]
+
+
 @pytest.mark.parametrize(
-    ("threads", "capability", "expected"),
+    ("shape", "threads", "instruction_set", "ms", "expected"),
     [
-        (2, "AVX512", {"best PyTorch form / ours, 2 threads": True, "ours / floor, 2 threads": False}),
-        (2, "AVX2", {"ours / floor, AVX2, 2 threads": True}),
-        (1, "AVX2", {"ours / floor, 1 thread": True}),
-        (4, "AVX512", {}),
+        (bars.FIRST, 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "floor": (4.5, False)}),
+        (bars.FIRST, 2, "avx512", 4.7, {"PyTorch": (7.765957, False), "floor": (4.7, False)}),
+        ((1, 1, 1024, 2048), 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "floor": (4.5, True)}),
+        (bars.WIDE, 2, "avx2", 4.9, {"floor": (4.9, True)}),
+        (bars.WIDE, 2, "avx2", 5.1, {"floor": (5.1, False)}),
+        (bars.FIRST, 1, "avx512", 6.4, {"floor": (6.4, True)}),
+        (bars.FIRST, 1, "avx2", 6.6, {"floor": (6.6, None)}),  # Shown, not judged.
+        (bars.FIRST, 2, "base", 6.6, {}),
+        (bars.FIRST, 4, "avx512", 4.5, {}),
+        ((2, 1, 17, 22), 2, "avx512", 4.5, None),
     ],
 )
-def test_bars_of_a_cpu(threads, capability, expected):
-    forms = {"eager": 90.0, "eager slicing": 40.0, "compile": 36.5, "cpu": 4.5, "floor": 1.0}
-    rows = [row(name, ms, threads=threads) for name, ms in forms.items()]
-    found = bars.evaluate(rows, {"cpu_capability": capability}, "cpu", ["cpu"])
-    timed = {bar["what"]: bar["passed"] for bar in found if "memory" not in bar["what"]}
-    timed.pop("saved for backward, B/pixel")
-    assert timed == expected
+def test_bars_of_a_cpu(shape, threads, instruction_set, ms, expected):
+    # What PyTorch itself can do on this CPU does not matter.
+    machine = {"cpu_capability": "DEFAULT"}
+    rows = cpu_rows(shape, threads, **{instruction_set: ms})
+    found = verdicts(bars.evaluate(rows, machine, "cpu", ["cpu"]))
+    if expected is None:
+        assert not found
+        return
+    count = f"{threads} thread{'s' * (threads > 1)}"
+    names = {"PyTorch": f"best PyTorch form / ours, {count}", "floor": f"ours / floor, {count}"}
+    memory_bars = {"peak extra memory, B/pixel": (7.9, True), "saved for backward, B/pixel": (2.4, True)}
+    assert found == {names[key]: value for key, value in expected.items()} | memory_bars
+
+
+def test_bars_of_both_instruction_sets():
+    found = bars.evaluate(cpu_rows(avx512=2.9, avx2=3.5), {}, "cpu", ["cpu"])
+    floors = {bar["backend"]: bar for bar in found if "floor" in bar["what"]}
+    assert floors.keys() == {"cpu avx512", "cpu avx2"}
+    assert floors["cpu avx512"]["goal_reached"] and floors["cpu avx2"]["goal"] is None
+    (shown,) = (b for b in bars.evaluate(cpu_rows(threads=1, avx2=7.0), {}, "cpu", ["cpu"]) if not b["limit"])
+    text = bars.describe(shown)
+    assert text.startswith("no bar") and " 7 " in text and "cpu avx2" in text and "1 thread" in text
 
 
 def test_the_floor_moves_what_a_loss_must():
@@ -332,6 +471,109 @@ def test_saved_and_peak_bytes():
     assert memory.saved_bytes(subject) == 4 * pixels  # The inputs themselves are not extra.
     # Two half maps and, at most at once, three float maps: the difference, its sign, the product.
     assert 4 * pixels + 8 * pixels <= memory.peak_bytes(subject) <= 4 * pixels + 13 * pixels
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux")
+def test_resident_peak_bytes():
+    case = ("g2 document", (1, 1, 256, 1024), "float32", 2)
+    loss, shape, dtype, threads = case
+    pixels = math.prod(shape)
+    subject = harness.LossSubject(
+        harness.build(loss, "reference", "cpu"), [harness.inputs(shape, torch.float32, "cpu", 1.0, "depth")]
+    )
+    subject.evaluate()
+    resident = memory.Process(loss, "reference", shape, dtype, threads).resident_peak_bytes()
+    assert resident / pixels == pytest.approx(memory.peak_bytes(subject) / pixels, abs=4)
+    if harness.cpu.unavailable():
+        return
+    ours = memory.Process(loss, "cpu", shape, dtype, threads, "base").resident_peak_bytes()
+    # The codes, the gradient, and the engine's work memory, which torch does not see.
+    assert 6.5 * pixels < ours < 20 * pixels
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="unknown|KeyError"):
+        memory.Process("g2 document", "reference", (1, 1, 8, 8), "float99", 1).resident_peak_bytes()
+
+
+def cpu_result(rows: list[dict]) -> dict:
+    """A result as speed.py writes it, of made-up rows."""
+    return {
+        "commit": "0123456789abcdef-dirty",
+        "date": "2026-01-02T03:04:05Z",
+        "versions": {"torch": "2.9", "python": "3.12"},
+        "machine": {"cores": 2, "cpu_name": "A CPU"},
+        "rows": [r | {"torch_peak_bytes_per_pixel": 50.0} for r in rows],
+    }
+
+
+def test_the_table_of_speeds_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    rows = cpu_rows(avx512=4.0, avx2=5.0)
+    rows += [r | {"density": 0.05, "loss": "g2 published"} for r in rows]
+    for r in rows:
+        r["peak_bytes_per_pixel"] = {"compile": None, "eager": 200.0}.get(r["variant"], 7.25)
+    alone = [r for r in cpu_rows(threads=1, avx512=6.0) if r["variant"] != "compile"]
+    harness.write_json(tmp_path / "speed_cpu.json", cpu_result(rows + alone))
+    lines = readme.speed_cpu().splitlines()
+    assert lines[0] == "Milliseconds of forward + backward, float32, 2 threads:"
+    head, _, first, second = lines[2:6]
+    assert head == (
+        "| `g2` | shape | valid | eager | eager slicing | compile | **ours, AVX-512** | **ours, AVX2** "
+        "| copy | AVX-512 / copy | AVX2 / copy | best PyTorch / AVX-512 |"
+    )
+    numbers = "90 | 40 | 36.5 | 4 | 5 | 1 | 4.0 | 5.0 | 9.1× |"
+    assert first == f"| document | 4×384×640 | 100% | {numbers}"
+    assert second == f"| published | 4×384×640 | 5% | {numbers}"
+    (about,) = (line for line in lines if line.startswith("`copy`"))
+    for part in (
+        "ours 7.25–7.9 and 2.4;",
+        "eager 7.9–200 and",
+        "torch.compile¹ 50 and 2.4.",
+        "¹ What torch's",
+    ):
+        assert part in about
+    assert "2 CPU cores (A CPU), torch 2.9, Python 3.12, commit 0123456789 with changes, 2026-01-02." in about
+    at = lines.index("<details><summary>1 thread</summary>")
+    assert lines[at + 4].endswith("| **ours, AVX-512** | copy | AVX-512 / copy |")  # Nothing to compare with.
+    assert lines[at + 6] == "| document | 4×384×640 | 100% | 90 | 40 | 6 | 1 | 6.0 |"
+    assert not any("other losses" in line for line in lines)
+
+
+def test_the_table_of_the_other_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    harness.write_json(tmp_path / "speed_cpu.json", cpu_result(cpu_rows(avx512=4.0)))
+    rows = [r | {"loss": "ssi", "density": d} for d in (1.0, 0.05) for r in cpu_rows(avx512=0.5)]
+    rows += [r | {"loss": "silog"} for r in cpu_rows()]
+    harness.write_json(tmp_path / "speed_cpu_losses.json", cpu_result(rows))
+    text = readme.speed_cpu()
+    assert "<details><summary>The other losses, 4×384×640, 2 threads</summary>\n\n| loss |" in text
+    assert "\n| `ssi` | 40 | 0.5 | 80.0× | 40 | 0.5 | 80.0× |\n" in text
+    assert "\n| `silog` | 40 | – | – | – | – | – |\n" in text  # Ours did not run, nor the other density.
+    filled = readme.filled("x\n<!-- speed-cpu -->\nold\n<!-- /speed-cpu -->\ny")
+    assert filled == f"x\n<!-- speed-cpu -->\n{text}\n<!-- /speed-cpu -->\ny"
+
+
+def test_the_readme_has_the_speeds_that_were_measured():
+    results = ROOT / "bench" / "results"
+    place = "<!-- speed-cpu -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (results / "speed_cpu.json").exists() == place
+    for file in results.glob("speed_cpu*.json"):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        assert result["rows"] and not result["red"] and not result["dry_run"]
+
+
+def test_pytest_benchmark_times_a_loss():
+    options = ["--benchmark-disable", "-k", "g2-document and not cpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "bench/test_losses.py", *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SHAPE": "1,1,25,35"},
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 passed" in done.stdout  # Two forms, four phases.
 
 
 def test_spread():

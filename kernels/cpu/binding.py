@@ -202,4 +202,21 @@ def library() -> ctypes.CDLL:
     lib.dl_instruction_set.restype = c_char_p
     lib.dl_choose.argtypes = [c_char_p]
     lib.dl_log.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
+    lib.dl_team.restype, lib.dl_team.argtypes = None, [c_void_p, c_void_p]
+    lib.dl_team(*openmp())
     return lib
+
+
+def openmp() -> tuple[int, int] | tuple[None, None]:
+    """The addresses of GOMP_parallel and omp_get_thread_num in the OpenMP library PyTorch runs on, or None.
+
+    GNU's library has both, LLVM's and Intel's have them too. Looked up from PyTorch's own library: a process
+    may hold several OpenMP libraries.
+    """
+    file = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        lib = ctypes.CDLL(str(file))
+        functions = lib.GOMP_parallel, lib.omp_get_thread_num
+    except (OSError, AttributeError):  # Another system, or a PyTorch built without OpenMP.
+        return None, None
+    return tuple(ctypes.cast(function, c_void_p).value for function in functions)

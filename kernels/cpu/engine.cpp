@@ -30,8 +30,8 @@ DECLARE(avx512)
 
 namespace {
 
-constexpr int64_t CACHE = 6 << 20;  // bytes of inputs of the images in flight
-constexpr int64_t ALIGN = 64;
+constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
+constexpr int64_t ALIGN = APART;
 
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
 
@@ -84,6 +84,11 @@ struct Buffer {
             size = bytes;
         }
         return data;
+    }
+    void release() {
+        std::free(data);
+        data = nullptr;
+        size = 0;
     }
     ~Buffer() { std::free(data); }
 };
@@ -250,18 +255,20 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
         }
         each(run.structure);
         if (!plan.has[GRADIENT] || plan.levels < 2) continue;
-        // The coarse levels: bands of level 1 for every image, then of level 2, ...
+        // The coarse levels: of each image the bands of level 1, then those of level 2, ...
         int64_t begin[LEVELS + 1] = {0, 0};
         for (int k = 1; k < plan.levels; k++)
-            begin[k + 1] =
-                begin[k] + (space.layout.active[k] ? images * ((space.layout.h[k] + BAND - 1) / BAND) : 0);
-        parallel(begin[plan.levels], call.threads, [&](int64_t i, int worker) {
+            begin[k + 1] = begin[k] + (space.layout.active[k] ? (space.layout.h[k] + BAND - 1) / BAND : 0);
+        const int64_t of_image = begin[plan.levels];
+        parallel(images * of_image, call.threads, [&](int64_t i, int worker) {
+            const int64_t j = i % of_image;
             int k = 1;
-            while (i >= begin[k + 1]) k++;
-            const int64_t of_image = (space.layout.h[k] + BAND - 1) / BAND, j = i - begin[k];
-            run.level(work, first + j / of_image, k, static_cast<int>(j % of_image), arenas + worker * arena);
+            while (j >= begin[k + 1]) k++;
+            run.level(work, first + i / of_image, k, static_cast<int>(j - begin[k]), arenas + worker * arena);
         });
     }
+    // Of few images they are large: the gradient of the backward takes their place.
+    if (space.pyramids.size > call.B * call.H * call.W) space.pyramids.release();
 }
 
 }  // namespace
@@ -331,6 +338,9 @@ EXPORT int dl_choose(const char* name) {
         }
     return 1;
 }
+
+// The threads to run on, as threads.h says; NULL = the engine's own.
+EXPORT void dl_team(Team function, Member number) { set_team(function, number); }
 
 // ln of n numbers, a multiple of 16, as the engine computes it.
 EXPORT void dl_log(const void* x, void* y, int64_t n, int wide) {

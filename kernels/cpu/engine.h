@@ -75,7 +75,10 @@ struct Spread {
     double n, mean, sum;  // sum of squared differences from the mean
 };
 
-struct Band {
+// Threads that work side by side write them: each has cache lines of its own.
+constexpr int APART = 128;
+
+struct alignas(APART) Band {
     int64_t n, n_abs, n_all;
     double base_p, base_g;  // a valid pixel of it: p and g are sums of differences from them
     double absolute, p, g, visible;
@@ -85,7 +88,7 @@ struct Band {
     int64_t sign_r, sign_p;
 };
 
-struct LevelBand {
+struct alignas(APART) LevelBand {
     double response, u_z, cells;
     int64_t kept, u_one;
 };

@@ -18,33 +18,38 @@ struct CoarseRows {
     const Plan& plan;
     const uint8_t* codes;
     const double* kappa;
+    const double scale;
     const int64_t w;
-    T *extra, *cell[LEVELS];
-    bool any = false;
+    T *extra, *zeros, *cell[LEVELS];
+    bool any = false, nested;
 
-    CoarseRows(const Work& work_, int64_t b, Arena& arena)
+    CoarseRows(const Work& work_, int64_t b, double scale_, Arena& arena)
         : work(work_),
           plan(*work_.plan),
           codes(work_.call->codes + b * work_.layout->size),
           kappa(work_.call->coefficients + KAPPA),
+          scale(scale_),
           w(work_.call->W),
-          extra(arena.row<T>()) {
+          extra(arena.row<T>()),
+          zeros(arena.row<T>()) {
         for (int k = 1; k < plan.levels; k++) {
             cell[k] = arena.row<T>();
             any = any || on(k);
         }
-        for (int64_t x = 0; x < blocks(w); x++) extra[x] = 0;
+        for (int64_t x = 0; x < blocks(w); x++) extra[x] = zeros[x] = 0;
+        const int64_t f = int64_t(1) << (plan.levels > 0 ? plan.levels - 1 : 0);
+        nested = plan.downsample == AVERAGE ||
+                 (plan.downsample == NEAREST && w % f == 0 && work.call->H % f == 0);
     }
     bool on(int k) const { return work.layout->active[k] && kappa[k] != 0; }
 
-    // kappa_k a / pixels of one row of cells.
+    // kappa_k a / pixels of one row of cells, times the scale of the image.
     void cells(int k, int64_t row) {
         const int64_t n = work.layout->w[k];
         const double unit = plan.downsample == NEAREST    ? 1
                             : plan.downsample == BILINEAR ? 4
                                                           : double(int64_t(1) << (2 * k));
-        const T weight = static_cast<T>(kappa[k]),
-                share = static_cast<T>(plan.mask == SUPPORT ? kappa[k] : kappa[k] / unit);
+        const T weight = static_cast<T>(kappa[k] * scale), share = static_cast<T>(kappa[k] * scale / unit);
         T* __restrict__ to = cell[k];
         const bool support = plan.mask == SUPPORT;
         const auto fill = [&](const auto* p) __attribute__((always_inline)) {
@@ -64,10 +69,10 @@ struct CoarseRows {
             fill(reinterpret_cast<const uint16_t*>(p) + row * n);
     }
 
-    // Fills `extra` for row y; rows come in order, from a multiple of BAND on.
-    void row(int64_t y) {
-        if (!any) return;
-        if (plan.downsample == AVERAGE) return average(y);
+    // What row y gets, in whole blocks; rows come in order, from a multiple of BAND on.
+    const T* row(int64_t y) {
+        if (!any) return zeros;
+        if (nested) return nest(y);
         for (int64_t x = 0; x < w; x++) extra[x] = 0;
         for (int k = 1; k < plan.levels; k++) {
             if (!on(k)) continue;
@@ -87,11 +92,14 @@ struct CoarseRows {
                 }
             }
         }
+        return extra;
     }
 
-    // Cells of cells: a level's row is made where it begins, with the coarser ones added.
-    void average(int64_t y) {
-        if (y & 1) return;
+    // Cells of cells: a level's row is made where it begins, with the coarser ones added. A cell of an
+    // average gives to both columns and both rows, one of nearest to the first.
+    const T* nest(int64_t y) {
+        const bool both = plan.downsample == AVERAGE;
+        if (y & 1) return both ? extra : zeros;
         for (int k = plan.levels - 1; k >= 1; k--) {
             const int64_t f = int64_t(1) << k, row = y >> k, w_k = work.layout->w[k];
             if (y & (f - 1)) continue;
@@ -100,20 +108,28 @@ struct CoarseRows {
                 cells(k, row);
             else
                 for (int64_t j = 0; j < w_k; j++) cell[k][j] = 0;
-            if (k + 1 < plan.levels && (row >> 1) < work.layout->h[k + 1])
-                spread(cell[k + 1], work.layout->w[k + 1], cell[k], true);
+            const bool begins = both || !(y & (2 * f - 1));
+            if (begins && k + 1 < plan.levels && (row >> 1) < work.layout->h[k + 1])
+                spread(cell[k + 1], work.layout->w[k + 1], cell[k], true, both);
         }
         for (int64_t x = 2 * work.layout->w[1]; x < w; x++) extra[x] = 0;
-        spread(cell[1], work.layout->w[1], extra, false);
+        spread(cell[1], work.layout->w[1], extra, false, both);
+        return extra;
     }
-    static void spread(const T* __restrict__ from, int64_t n, T* __restrict__ to, bool onto) {
-        if (onto)
-            for (int64_t j = 0; j < n; j++) {
-                to[2 * j] += from[j];
-                to[2 * j + 1] += from[j];
-            }
+    static void spread(const T* __restrict__ from, int64_t n, T* __restrict__ to, bool onto, bool both) {
+        const auto each = [&](bool second) __attribute__((always_inline)) {
+            if (onto)
+                for (int64_t j = 0; j < n; j++) {
+                    to[2 * j] += from[j];
+                    to[2 * j + 1] += second ? from[j] : T(0);
+                }
+            else
+                for (int64_t j = 0; j < n; j++) to[2 * j] = from[j], to[2 * j + 1] = second ? from[j] : T(0);
+        };
+        if (both)
+            each(true);
         else
-            for (int64_t j = 0; j < n; j++) to[2 * j] = to[2 * j + 1] = from[j];
+            each(false);
     }
 };
 
@@ -162,27 +178,36 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     Arena arena{memory, w};
     LineBuffers<T> buffers(arena);
     Line<T> line;
-    CoarseRows<T> coarse(work, b, arena);
+    CoarseRows<T> coarse(work, b, c[SCALE], arena);
     T* out = arena.row<T>();
     uint8_t* code_tail = arena.row<uint8_t>();
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
     const bool moments = plan.has[DIFFERENCE] || plan.has[LOG];
     const bool converts = has_structure && plan.structure.conversion != IDENTITY;
-    const bool reads_invalid = plan.mask == CENTRE && plan.structure.conversion == IDENTITY;
+    const int reads = plan.mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
     const bool sobel = plan.has[GRADIENT] && work.layout->active[0];
     const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
     const int8_t* adjoints =
         reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
-    const Vec<T> kappa = all(T(call.coefficients[KAPPA])), w_r = all(T(c[REL_WEIGHT])),
-                 w_a = all(T(c[ABS_WEIGHT]));
-    const Vec<T> mean = all(T(c[MEAN_WEIGHT])), w_s = all(T(c[SIGN_WEIGHT])), scale = all(T(c[SCALE]));
-    const Vec<T> upstream = all(T(call.grad_output)), zero = all(T(0)), one = all(T(1));
-    const Mask<T> two_bits = all(Int<T>(3)), none = all(Int<T>(0));
+    const Vec<T> kappa = all(T(call.coefficients[KAPPA] * c[SCALE])), upstream = all(T(call.grad_output)),
+                 zero = all(T(0));
+    // By the lower half of a code: the signs of r and of p - g. By the upper one: that of p - mu_p, and
+    // valid.
+    Table<T> lower, upper;
+    for (int i = 0; i < 16; i++) {
+        const int first = (i & 3) - 1, second = (i >> 2 & 3) - 1;
+        const double r = first ? first * c[REL_WEIGHT] * c[SCALE] : 0,
+                     d = second ? second * c[ABS_WEIGHT] : 0;
+        const double mean = first ? c[MEAN_WEIGHT] + first * c[SIGN_WEIGHT] : c[MEAN_WEIGHT];
+        lower.value[i] = static_cast<T>(r + d);
+        upper.value[i] = static_cast<T>(plan.standardised && i & VALID_BIT >> 4 ? -mean * c[SCALE] : 0);
+    }
+    const Bytes low_bits = all_bytes(15);
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     for (int64_t y = y0; y < y1; y++) {
         if (moments || converts) read_line(work, b, y, buffers, line);
-        if (sobel) coarse.row(y);
+        const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
         for (int64_t x = 0; x < w; x += LANES) {
@@ -195,29 +220,24 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     memcpy(code_tail, code, static_cast<size_t>(w - x));
                     code = code_tail;
                 }
-                const Mask<T> field = from_bytes<Int<T>>(code);
-                const Mask<T> v = (field & all(Int<T>(VALID_BIT))) != none;
-                Vec<T> u = zero;
+                const Bytes field = load_bytes(code);
+                total = look_up(lower, field & low_bits) + look_up(upper, (field >> 4) & low_bits);
                 if (sobel) {
                     const int8_t* a = adjoints + y * w + x;
                     if (partial) {
                         memcpy(adjoint_tail, a, static_cast<size_t>(w - x));
                         a = adjoint_tail;
                     }
-                    u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(coarse.extra + x);
-                    if (reads_invalid) u = select((field & all(Int<T>(READ_BIT))) != none, u);
+                    const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
+                    total = total + select(mask_of<T>(code, reads), u);
                 }
-                const auto signs = [&](int at) __attribute__((always_inline)) {
-                    return converted<T>(shifted(field, -at) & two_bits) - one;
-                };
-                Vec<T> own = signs(SIGN_R) * w_r;
-                if (plan.standardised) own = own - (mean + signs(SIGN_P) * w_s);
-                u = reads_invalid ? u + select(v, own) : select(v, u + own);
-                total = u * scale + signs(SIGN_D) * w_a;
                 if (converts) {
-                    const Mask<T> touched = v | ((shifted(field, -SIGN_D) & two_bits) != all(Int<T>(1)));
+                    // A sign of p - g, or valid.
+                    uint8_t touched[LANES];
+                    store_bytes(touched, field ^ all_bytes(1 << SIGN_D));
                     // By selection: the slope of what no term reads may be no number.
-                    total = select(total != zero, total * slope(load(line.p.at(x)), touched, plan.structure));
+                    const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
+                    total = select(total != zero, total * slope(load(line.p.at(x)), some, plan.structure));
                 }
             }
             if (moments)

@@ -24,18 +24,19 @@ template <class T>
 Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
     if (n == 0) return {0, 0, 0};
     double total = 0, shifts = 0, all_squares = 0;
-    for (int64_t o = 0; o < w; o += STRETCH) {
+    for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+        const uint8_t* on = m.at(o) - o;
         Vec<T> part = all(T(0));
-        for (int64_t i = o; i < stretch_end(o, w); i += LANES)
-            part = part + select(mask_of<T>(m.at(i)), load(x + i));
+        for (int64_t i = o; i < end; i += LANES) part = part + select(mask_of<T>(on + i), load(x + i));
         total += sum(part);
     }
     double mean = total / n;
     const Vec<T> centre = all(static_cast<T>(mean));
-    for (int64_t o = 0; o < w; o += STRETCH) {
+    for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+        const uint8_t* on = m.at(o) - o;
         Vec<T> shift = all(T(0)), square = all(T(0));
-        for (int64_t i = o; i < stretch_end(o, w); i += LANES) {
-            const Vec<T> d = select(mask_of<T>(m.at(i)), load(x + i) - centre);
+        for (int64_t i = o; i < end; i += LANES) {
+            const Vec<T> d = select(mask_of<T>(on + i), load(x + i) - centre);
             shift = shift + d;
             square = square + d * d;
         }
@@ -47,10 +48,8 @@ Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
     return {n, mean, squares < 0 ? 0 : squares};
 }
 
-template <class T>
-INLINE int64_t count_of(const Mask<T>& negative) {
-    return -static_cast<int64_t>(sum(negative));
-}
+// A byte of -1 for each that is not zero, 0 for the others.
+INLINE Bytes nonzero(const uint8_t* p) { return (Bytes)(load_bytes(p) != Bytes{}); }
 
 // A value of the row that is valid, or `old`.
 template <class T>
@@ -65,6 +64,10 @@ T first_valid(const Row<T>& x, const Row<uint8_t>& m, int64_t w, bool& found, T 
     return old;
 }
 
+// Elements to ask memory for in advance: the first phase waits for nothing else, and what the processor
+// guesses by itself ends with the page.
+constexpr int64_t AHEAD = 1024;
+
 template <class T>
 void moments(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
@@ -76,7 +79,8 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     Line<T> line;
     T* values = arena.row<T>();
     const Vec<T> zero = all(T(0));
-    const bool structure = plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
+    const bool has_absolute = plan.has[ABSOLUTE], gradient = plan.has[GRADIENT],
+               structure = has_absolute || plan.has[RELATIVE] || gradient, standardised = plan.standardised;
     Band out{};
     // Sums of differences from some valid value: exact for a constant image.
     T base_p = 0, base_g = 0;
@@ -89,26 +93,31 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
         }
         const Vec<T> from_p = all(base_p), from_g = all(base_g);
         int64_t row_n = 0;
-        for (int64_t o = 0; o < w; o += STRETCH) {
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            const uint8_t *valid = line.valid.at(o) - o, *on = line.m->at(o) - o,
+                          *on_abs = line.m_abs->at(o) - o;
+            const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
-            Mask<T> n = all(Int<T>(0)), n_abs = n, n_all = n;
-            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x)), m_abs = mask_of<T>(line.m_abs->at(x));
-                n = n + mask_of<T>(line.valid.at(x));
-                n_all = n_all + m;
-                n_abs = n_abs + m_abs;
-                const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
-                if (plan.standardised) {
+            Bytes n{}, n_abs{}, n_all{};
+            for (int64_t x = o; x < end; x += LANES) {
+                __builtin_prefetch(p_d + x + AHEAD);
+                __builtin_prefetch(g_d + x + AHEAD);
+                n += nonzero(valid + x);
+                n_all += nonzero(on + x);
+                n_abs += nonzero(on_abs + x);
+                const Mask<T> m = mask_of<T>(on + x);
+                const Vec<T> p = load(p_d + x), g = load(g_d + x);
+                if (standardised) {
                     sum_p = sum_p + select(m, p - from_p);
                     sum_g = sum_g + select(m, g - from_g);
-                } else if (plan.has[GRADIENT]) {
+                } else if (gradient) {
                     visible = visible + select(m, p - g);
                 }
-                if (plan.has[ABSOLUTE]) absolute = absolute + select(m_abs, abs(p - g));
+                if (has_absolute) absolute = absolute + select(mask_of<T>(on_abs + x), abs(p - g));
             }
-            row_n += count_of<T>(n_all);
-            out.n += count_of<T>(n);
-            out.n_abs += count_of<T>(n_abs);
+            row_n -= sum(n_all);
+            out.n -= sum(n);
+            out.n_abs -= sum(n_abs);
             if (!structure) continue;
             out.p += sum(sum_p);
             out.g += sum(sum_g);
@@ -152,12 +161,14 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
     double total_p = 0, total_g = 0;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
-        for (int64_t o = 0; o < w; o += STRETCH) {
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            const uint8_t* on = line.m->at(o) - o;
+            const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero;
-            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x));
-                sum_p = sum_p + select(m, abs(load(line.p_d->at(x)) - mu_p));
-                sum_g = sum_g + select(m, abs(load(line.g_d->at(x)) - mu_g));
+            for (int64_t x = o; x < end; x += LANES) {
+                const Mask<T> m = mask_of<T>(on + x);
+                sum_p = sum_p + select(m, abs(load(p_d + x) - mu_p));
+                sum_g = sum_g + select(m, abs(load(g_d + x) - mu_g));
             }
             total_p += sum(sum_p);
             total_g += sum(sum_g);

@@ -5,14 +5,15 @@
 
 namespace DL_ISA {
 
-static int64_t arena_bytes(int64_t w) {
-    // As many rows as the phase with the most of them takes.
-    return (blocks(w) + 2 * MARGIN) * (26 * static_cast<int64_t>(sizeof(double)) + 10 * 2 + 40);
+// As many rows as the phase with the most of them takes.
+template <class T>
+int64_t arena_bytes(int64_t w) {
+    return (blocks(w) + 2 * MARGIN) * (30 * static_cast<int64_t>(sizeof(T)) + 10 * 2 + 40);
 }
 
 template <class T>
 constexpr Phases phases() {
-    return {moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes};
+    return {moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes<T>};
 }
 
 extern const Phases single, twice;

@@ -41,10 +41,10 @@ struct CellSums {
         if (plan.downsample == NEAREST) {
             const int64_t H = work.call->H, row = (y * h_k + H - 1) / H;
             if (row >= h_k || row * H / h_k != y) return;
-            pick(k, from.r, sum_r[k]);
-            pick(k, from.m, sum_m[k]);
-            if (standard) pick(k, from.z, sum_z[k]);
-            if (standard && plan.mask == CENTRE) pick(k, from.read, sum_read[k]);
+            if (k > 1 && halves(k))
+                pick(k, sum_r[k - 1], sum_z[k - 1], sum_m[k - 1], sum_read[k - 1]);
+            else
+                pick(k, from.r, from.z, from.m, from.read);
             return write(k, row, 1);
         }
         const int64_t row = y >> k, phase = y & (f - 1);
@@ -69,11 +69,23 @@ struct CellSums {
         if (phase == f - 1) write(k, row, f * f);
     }
 
+    // Whether a cell of level k samples what every second one of level k - 1 does, along both axes.
+    bool halves(int k) const {
+        const int64_t f = int64_t(1) << k;
+        return work.call->W % f == 0 && work.call->H % f == 0;
+    }
+    template <class N>
+    void pick(int k, const T* r, const T* z, const N* m, const N* read) {
+        pick(k, r, sum_r[k]);
+        pick(k, m, sum_m[k]);
+        if (plan.standardised) pick(k, z, sum_z[k]);
+        if (plan.standardised && plan.mask == CENTRE) pick(k, read, sum_read[k]);
+    }
     template <class From, class To>
     void pick(int k, const From* __restrict__ from, To* __restrict__ to) const {
         const int64_t n = work.layout->w[k];
         const int* columns = work.columns[k];
-        if (k == 1 && work.call->W % 2 == 0)
+        if (halves(k))
             for (int64_t j = 0; j < n; j++) to[j] = from[2 * j];
         else
             for (int64_t j = 0; j < n; j++) to[j] = from[columns[j]];
@@ -81,35 +93,28 @@ struct CellSums {
 
     // Sums of neighbouring pairs `step` apart, onto what is there or anew.
     template <class N>
-    void add(int k, const T* __restrict__ from_r, const T* __restrict__ from_z, const N* __restrict__ from_m,
-             const N* __restrict__ from_read, int64_t step, int64_t n, bool anew) {
-        T* __restrict__ to_r = sum_r[k], * __restrict__ to_z = sum_z[k];
-        uint16_t* __restrict__ to_m = sum_m[k], * __restrict__ to_read = sum_read[k];
-        if (anew) {
-            memset(to_r, 0, sizeof(T) * static_cast<size_t>(n));
-            memset(to_z, 0, sizeof(T) * static_cast<size_t>(n));
-            memset(to_m, 0, 2 * static_cast<size_t>(n));
-            memset(to_read, 0, 2 * static_cast<size_t>(n));
-        }
-        if (step == 2)
-            pairs(from_r, from_z, from_m, from_read, to_r, to_z, to_m, to_read, 2, n);
-        else
-            pairs(from_r, from_z, from_m, from_read, to_r, to_z, to_m, to_read, step, n);
+    void add(int k, const T* from_r, const T* from_z, const N* from_m, const N* from_read, int64_t step,
+             int64_t n, bool anew) {
+        pairs(from_r, sum_r[k], step, n, anew);
+        pairs(from_m, sum_m[k], step, n, anew);
+        if (from_z) pairs(from_z, sum_z[k], step, n, anew);
+        if (from_z && plan.mask == CENTRE) pairs(from_read, sum_read[k], step, n, anew);
     }
-    template <class N>
-    INLINE void pairs(const T* __restrict__ from_r, const T* __restrict__ from_z,
-                      const N* __restrict__ from_m, const N* __restrict__ from_read, T* __restrict__ to_r,
-                      T* __restrict__ to_z, uint16_t* __restrict__ to_m, uint16_t* __restrict__ to_read,
-                      int64_t step, int64_t n) {
-        for (int64_t j = 0; j < n; j++) to_r[j] += from_r[j * step] + from_r[j * step + 1];
-        for (int64_t j = 0; j < n; j++)
-            to_m[j] = static_cast<uint16_t>(to_m[j] + from_m[j * step] + from_m[j * step + 1]);
-        if (!from_z) return;
-        for (int64_t j = 0; j < n; j++) to_z[j] += from_z[j * step] + from_z[j * step + 1];
-        if (plan.mask == CENTRE)
-            for (int64_t j = 0; j < n; j++)
-                to_read[j] =
-                    static_cast<uint16_t>(to_read[j] + from_read[j * step] + from_read[j * step + 1]);
+    template <class From, class To>
+    static void pairs(const From* __restrict__ from, To* __restrict__ to, int64_t step, int64_t n,
+                      bool anew) {
+        const auto each = [&](int64_t apart) __attribute__((always_inline)) {
+            if (anew)
+                for (int64_t j = 0; j < n; j++)
+                    to[j] = static_cast<To>(from[j * apart] + from[j * apart + 1]);
+            else
+                for (int64_t j = 0; j < n; j++)
+                    to[j] = static_cast<To>(to[j] + (from[j * apart] + from[j * apart + 1]));
+        };
+        if (step == 2)
+            each(2);
+        else
+            each(step);
     }
 
     // One row of cells, from sums over `area` pixels.
@@ -142,10 +147,15 @@ struct CellSums {
         else
             for (int64_t j = 0; j < n; j++) half[j] = m[j] > 0;
         int64_t cells = 0;
-        if (plan.mask == CENTRE)
-            for (int64_t j = 0; j < n; j++) cells += half[j];
-        else
-            for (int64_t j = 0; j < n; j++) cells += m[j];
+        for (int64_t o = 0; o < n; o += PIECE) {
+            const int64_t end = n - o < PIECE ? n : o + PIECE;
+            uint32_t part = 0;
+            if (plan.mask == CENTRE)
+                for (int64_t j = o; j < end; j++) part += half[j];
+            else
+                for (int64_t j = o; j < end; j++) part += m[j];
+            cells += part;
+        }
         work.levels[(b * LEVELS + k) * work.bands_per_image + band].cells += cells;
         for (int64_t j = n; j < blocks(n); j++) to_r[j] = 0;
         set_margin(to_r, n, plan.border == REPLICATE);

@@ -11,7 +11,7 @@ struct Row {
     const T* main;
     int64_t whole;
     alignas(64) T tail[LANES];
-    INLINE const T* at(int64_t x) const { return x < whole ? main + x : tail; }
+    INLINE const T* at(int64_t x) const { return x < whole ? main + x : tail; }  // x: where a piece begins
     void in_place(const T* p, int64_t w) {
         main = p;
         whole = w / LANES * LANES;
@@ -26,9 +26,13 @@ struct Row {
 
 INLINE int64_t blocks(int64_t w) { return (w + LANES - 1) / LANES * LANES; }
 
-// Where the sums of the lanes go on into double: in a row of any length float32 adds up no more than this.
-constexpr int64_t STRETCH = 1024;
-INLINE int64_t stretch_end(int64_t x, int64_t w) { return w - x < STRETCH ? w : x + STRETCH; }
+// A row in pieces: its whole blocks, then the rest of it. At their ends the sums of the lanes go on into
+// double or int64: in a row of any length float32 adds up no more than this, and a byte counts no further.
+constexpr int64_t PIECE = 1024;
+INLINE int64_t piece_end(int64_t x, int64_t w) {
+    const int64_t whole = w / LANES * LANES;
+    return x >= whole ? blocks(w) : whole - x < PIECE ? whole : x + PIECE;
+}
 
 // Rows in a thread's own memory, with a margin on both sides.
 struct Arena {
@@ -160,8 +164,8 @@ void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* po
                         [](uint16_t x) { return static_cast<uint8_t>((x & 0x7fff) != 0); });
     if (positive)
         for (int64_t x = 0; x < w; x += LANES) {
-            const Mask<T> on = mask_of<T>(buffer + x) & (load(positive->at(x)) > all(T(0)));
-            to_bytes(buffer + x, on & all(Int<T>(1)));
+            const Bytes on = bytes_of(load(positive->at(x)) > all(T(0)));
+            store_bytes(buffer + x, load_bytes(buffer + x) & on);
         }
     row.padded(buffer);
 }

@@ -21,28 +21,46 @@ struct SignRow {
           smooth(arena.row<int8_t>()) {}
 };
 
-// Signs and, if `sums`, absolute sum of the responses that `keep` (0 or 1, whole blocks) selects.
+// [1 2 1] along x: gy is the difference of two rows of it.
 template <class T>
-double respond(const T* r0, const T* r1, const T* r2, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
+void smooth_x(const T* r, T* to, int64_t w) {
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Vec<T> b = load(r + x);
+        store(to + x, (load(r + x - 1) + load(r + x + 1)) + (b + b));
+    }
+}
+
+// [1 2 1] along y: gx is the difference of two columns of it.
+template <class T>
+void smooth_y(const T* r0, const T* r1, const T* r2, T* to, int64_t w) {
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Vec<T> b = load(r1 + x);
+        store(to + x, (load(r0 + x) + load(r2 + x)) + (b + b));
+    }
+    const auto edge = [&](int64_t x) { to[x] = (r0[x] + r2[x]) + (r1[x] + r1[x]); };
+    edge(-1);
+    edge(w);
+}
+
+// Signs and absolute sum of the responses that `keep` (0 or 1, whole blocks) selects; h0 and h2 are the rows
+// above and below smoothed along x, v this one along y.
+template <class T>
+double respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
                int64_t& kept) {
     double response = 0;
     kept = 0;
-    for (int64_t o = 0; o < w; o += STRETCH) {
+    for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
         Vec<T> total = all(T(0));
-        Mask<T> n = all(Int<T>(0));
-        for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
+        Bytes n{};
+        for (int64_t x = o; x < end; x += LANES) {
             const Mask<T> on = mask_of<T>(keep + x);
-            const Vec<T> a0 = load(r0 + x - 1), b0 = load(r0 + x), c0 = load(r0 + x + 1);
-            const Vec<T> a1 = load(r1 + x - 1), c1 = load(r1 + x + 1);
-            const Vec<T> a2 = load(r2 + x - 1), b2 = load(r2 + x), c2 = load(r2 + x + 1);
-            const Vec<T> gx = ((c0 + c2) + (c1 + c1)) - ((a0 + a2) + (a1 + a1));
-            const Vec<T> gy = ((a2 + c2) + (b2 + b2)) - ((a0 + c0) + (b0 + b0));
+            const Vec<T> gx = load(v + x + 1) - load(v + x - 1), gy = load(h2 + x) - load(h0 + x);
             total = total + select(on, abs(gx) + abs(gy));
-            n = n + on;
-            to_bytes(sx + x, sign(gx, on));
-            to_bytes(sy + x, sign(gy, on));
+            n += load_bytes(keep + x);
+            store_bytes(sx + x, Sign<T>(gx, on).bytes());
+            store_bytes(sy + x, Sign<T>(gy, on).bytes());
         }
-        kept -= static_cast<int64_t>(sum(n));
+        kept += sum(n);
         response += sum(total);
     }
     return response;
@@ -88,25 +106,30 @@ inline void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, ui
 }
 
 // One level of an image, row by row. `Source` gives, at row y (all with margins):
-//   residual(y), cover(y): coverage or half-validity, centred(y), sampled(y, x): pixels of a cell;
-//   ready(y) makes rows up to y; store(y, a) takes the adjoint.
+//   residual(y), cover(y): coverage or half-validity, centred(y); sampled(a, y, x): a times the pixels that a
+//   cell samples; ready(y) makes rows up to y; store(y, a) takes the adjoint.
 template <class T, class Source>
 void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_t h, int64_t w, Arena& arena,
                 LevelBand& out) {
-    const bool replicate = plan.border == REPLICATE;
+    const bool replicate = plan.border == REPLICATE, counts = plan.mask != SUPPORT;
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
-    T* none = arena.row<T>();
+    T *none = arena.row<T>(), *columns = arena.row<T>();
+    T* rows[3] = {arena.row<T>(), arena.row<T>(), arena.row<T>()};
     uint8_t *uncovered = arena.row<uint8_t>(), *keep = arena.row<uint8_t>();
     int8_t* adjoint = arena.row<int8_t>();
     for (int64_t x = -MARGIN; x < blocks(w) + MARGIN; x++) none[x] = T(0), uncovered[x] = 0;
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
+    int64_t smoothed = first > 0 ? first - 2 : -1;
     for (int64_t y = first; y <= last + 1; y++) {
         const SignRow* below = nullptr;
         if (y <= last) {
-            source.ready(y + 1 < h ? y + 1 : h - 1);
+            const int64_t next = y + 1 < h ? y + 1 : h - 1;
+            source.ready(next);
+            for (; smoothed < next; smoothed++)
+                smooth_x(source.residual(smoothed + 1), rows[(smoothed + 1) % 3], w);
             const T* r1 = source.residual(y);
             const T* r0 = y > 0 ? source.residual(y - 1) : replicate ? r1 : none;
             const T* r2 = y + 1 < h ? source.residual(y + 1) : replicate ? r1 : none;
@@ -116,7 +139,11 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             keep_row(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
             int64_t kept;
-            const double response = respond(r0, r1, r2, keep, row.x, row.y, w, kept);
+            smooth_y(r0, r1, r2, columns, w);
+            const T* outside = replicate ? rows[y % 3] : none;
+            const double response =
+                respond(y > 0 ? rows[(y - 1) % 3] : outside, y + 1 < h ? rows[(y + 1) % 3] : outside, columns,
+                        keep, row.x, row.y, w, kept);
             if (y >= y0 && y < y1) {
                 out.response += response;
                 out.kept += kept;
@@ -142,14 +169,15 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             adjoint_row(up->difference, here->difference, down->difference, up->smooth, down->smooth, adjoint,
                         w);
             const T* centred = source.centred(centre);
-            if (centred) {
-                for (int64_t o = 0; o < w; o += STRETCH) {
-                    Vec<T> z = all(T(0));
-                    for (int64_t x = o; x < stretch_end(o, w); x += LANES)
-                        z = z + converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
-                    out.u_z += sum(z);
+            for (int64_t o = 0, end = piece_end(0, w); centred && o < w; o = end, end = piece_end(o, w)) {
+                Vec<T> z = all(T(0)), one = z;
+                for (int64_t x = o; x < end; x += LANES) {
+                    const Vec<T> a = converted<T>(from_signs<Int<T>>(adjoint + x));
+                    z = z + a * load(centred + x);
+                    if (counts) one = one + source.sampled(a, centre, x);
                 }
-                out.u_one += source.weigh(centre, adjoint);
+                out.u_z += sum(z);
+                out.u_one += static_cast<int64_t>(sum(one));
             }
             source.store(centre, adjoint);
         }
@@ -171,7 +199,7 @@ struct FullResolution {
     LineBuffers<T> buffers;
     Line<T> line;
     T *r[SLOTS], *z[SLOTS];
-    uint8_t *cover_[SLOTS], *read_[SLOTS];
+    uint8_t *cover_[SLOTS], *read_[SLOTS];  // which pixels are valid, and which are read: may be one row
     uint8_t* code_buffer;
     int64_t done;
     Band& out;
@@ -193,7 +221,8 @@ struct FullResolution {
           cells(work_, b_, static_cast<int>(first / BAND), arena) {
         for (int i = 0; i < SLOTS; i++) {
             r[i] = arena.row<T>(), z[i] = arena.row<T>();
-            cover_[i] = arena.row<uint8_t>(), read_[i] = arena.row<uint8_t>();
+            cover_[i] = arena.row<uint8_t>();
+            read_[i] = plan.mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
         }
         code_buffer = arena.row<uint8_t>();
         done = (y0 > 2 ? y0 - 2 : 0) - 1;
@@ -205,16 +234,8 @@ struct FullResolution {
     const T* residual(int64_t y) const { return r[y % SLOTS]; }
     const uint8_t* cover(int64_t y) const { return cover_[y % SLOTS]; }
     const T* centred(int64_t y) const { return plan.standardised ? z[y % SLOTS] : nullptr; }
-    int64_t weigh(int64_t y, const int8_t* a) const {
-        if (plan.mask == SUPPORT) return 0;
-        const uint8_t* m = read_[y % SLOTS];
-        int64_t total = 0;
-        for (int64_t o = 0; o < w; o += STRETCH) {
-            int32_t part = 0;
-            for (int64_t x = o; x < stretch_end(o, w); x++) part += a[x] * m[x];
-            total += part;
-        }
-        return total;
+    Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
+        return select(mask_of<T>(read_[y % SLOTS] + x), a);
     }
     void store(int64_t y, const int8_t* a) const {
         if (saved) memcpy(saved + y * w, a, static_cast<size_t>(w));
@@ -227,10 +248,12 @@ struct FullResolution {
         read_line(work, b, y, buffers, line);
         const bool own = y >= y0 && y < y1;
         const int slot = static_cast<int>(y % SLOTS);
-        if (own)
-            residual_row<true>(slot, y);
+        if (plan.mask != CENTRE)
+            residual_row<VALID_ONES>(slot, y, own);
+        else if (plan.structure.conversion == IDENTITY)
+            residual_row<FINITE_ONES>(slot, y, own);
         else
-            residual_row<false>(slot, y);
+            residual_row<EVERY_ONE>(slot, y, own);
         set_margin(r[slot], w, plan.border == REPLICATE);
         set_margin(cover_[slot], w, plan.border == REPLICATE);
         if (own && plan.has[GRADIENT])
@@ -238,61 +261,79 @@ struct FullResolution {
                 if (work.layout->active[k]) cells.pool(k, y, {r[slot], z[slot], cover_[slot], read_[slot]});
     }
 
-    template <bool OWN>
+    // Which pixels the Sobel filter reads: of mask centre also invalid ones, where they are finite; a
+    // conversion makes an invalid pixel depth 0, valid for the absolute term or not.
+    enum Reads { VALID_ONES, FINITE_ONES, EVERY_ONE };
+
+    template <Reads READS>
+    void residual_row(int slot, int64_t y, bool own) {
+        if (!own)
+            plan.standardised ? residual_row<READS, true, false>(slot, y)
+                              : residual_row<READS, false, false>(slot, y);
+        else
+            plan.standardised ? residual_row<READS, true, true>(slot, y)
+                              : residual_row<READS, false, true>(slot, y);
+    }
+
+    template <Reads READS, bool STANDARD, bool OWN>
     void residual_row(int slot, int64_t y) {
         const Vec<T> mu_p = all(T(image.mu_p)), mu_g = all(T(image.mu_g)), inv_p = all(T(image.inv_p)),
                      inv_g = all(T(image.inv_g));
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
-        const Mask<T> one = all(Int<T>(1));
-        const bool standardised = plan.standardised, centre = plan.mask == CENTRE,
-                   identity = plan.structure.conversion == IDENTITY;
+        const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), read = all_bytes(READ_BIT),
+                    no_sign = all_bytes((1 << SIGN_R) + (1 << SIGN_D) + (1 << SIGN_P));
         T* __restrict__ to_r = r[slot], * __restrict__ to_z = z[slot];
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
         // Whole blocks go straight into `codes`; the last one may reach beyond the row.
-        uint8_t* to_code = codes ? codes + y * w : code_buffer;
-        for (int64_t o = 0; o < w; o += STRETCH) {
+        uint8_t* to_code = codes ? codes + y * w : nullptr;
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            const uint8_t *on = line.m->at(o) - o, *on_abs = line.m_abs->at(o) - o;
+            const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
+            uint8_t* const code_row = !to_code || o + LANES <= w ? to_code : code_buffer - o;
             Vec<T> relative = zero, signed_dev = zero;
-            Mask<T> sum_r_ = all(Int<T>(0)), sum_p_ = sum_r_;
-            for (int64_t x = o; x < stretch_end(o, w); x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x));
-                Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x));
-                const Mask<T> s_d = sign(p - g, mask_of<T>(line.m_abs->at(x)));
+            Bytes sum_r_{}, sum_p_{};
+            for (int64_t x = o; x < end; x += LANES) {
+                const Mask<T> m = mask_of<T>(on + x);
+                Vec<T> p = load(p_d + x), g = load(g_d + x);
+                const Sign<T> s_d(p - g, mask_of<T>(on_abs + x));
                 Mask<T> keep = m;
-                if (centre) {
-                    keep = identity ? m | ((abs(p) < inf) & (abs(g) < inf)) : all(Int<T>(-1));
-                    if (x + LANES > w) keep = keep & mask_of<T>(buffers.ones + x);
-                    // A conversion makes an invalid pixel depth 0, valid for the absolute term or not.
-                    if (!identity) p = select(m, p), g = select(m, g);
+                if (READS == FINITE_ONES)
+                    keep = (m | ((abs(p) < inf) & (abs(g) < inf))) & mask_of<T>(buffers.ones + x);
+                if (READS == EVERY_ONE) {
+                    keep = mask_of<T>(buffers.ones + x);
+                    p = select(m, p), g = select(m, g);
                 }
                 const Vec<T> dev = p - mu_p;
-                const Vec<T> residual = standardised ? dev * inv_p - (g - mu_g) * inv_g : p - g;
+                const Vec<T> residual = STANDARD ? dev * inv_p - (g - mu_g) * inv_g : p - g;
                 ::DL_ISA::store(to_r + x, select(keep, residual));
-                to_bytes(to_cover + x, m & one);
-                if (standardised) {
+                const Bytes bytes_m = bytes_of(m),
+                            bytes_keep = READS == VALID_ONES ? bytes_m : bytes_of(keep);
+                store_bytes(to_cover + x, bytes_m & one);
+                if (STANDARD) {
                     ::DL_ISA::store(to_z + x, select(keep, dev));
-                    to_bytes(to_read + x, keep & one);
+                    if (READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
                 }
                 if (!OWN) continue;
-                const Mask<T> s_r = sign(residual, m), s_p = sign(dev, m);
+                const Sign<T> s_r(residual, m), s_p(dev, m);
+                const Bytes bytes_r = s_r.bytes(), bytes_p = s_p.bytes();
                 relative = relative + select(m, abs(residual));
-                signed_dev = signed_dev + select(m, dev) * converted<T>(s_r);
-                sum_r_ = sum_r_ + s_r;
-                sum_p_ = sum_p_ + s_p;
-                if (!codes) continue;
-                const Mask<T> code = (s_r + one) + shifted(s_d + one, SIGN_D) + shifted(s_p + one, SIGN_P) +
-                                     (m & all(Int<T>(VALID_BIT))) + (keep & all(Int<T>(READ_BIT)));
-                if (x + LANES <= w)
-                    to_bytes(to_code + x, code);
-                else {
-                    to_bytes(code_buffer, code);
-                    memcpy(to_code + x, code_buffer, static_cast<size_t>(w - x));
-                }
+                signed_dev = signed_dev + select(s_r.positive, dev) - select(s_r.negative, dev);
+                sum_r_ += bytes_r;
+                sum_p_ += bytes_p;
+                if (!to_code) continue;
+                static_assert(SIGN_R == 0 && SIGN_D == 2 && SIGN_P == 4, "as the sums below have it");
+                Bytes code = bytes_p + bytes_p;
+                code = code + code + s_d.bytes();
+                code = code + code;
+                code = code + code + bytes_r + no_sign;
+                store_bytes(code_row + x, code + (bytes_m & valid) + (bytes_keep & read));
             }
             if (!OWN) continue;
+            if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));
             out.relative += sum(relative);
             out.sign_dev_r += sum(signed_dev);
-            out.sign_r += static_cast<int64_t>(sum(sum_r_));
-            out.sign_p += static_cast<int64_t>(sum(sum_p_));
+            out.sign_r += sum(sum_r_);
+            out.sign_p += sum(sum_p_);
         }
     }
 };
@@ -332,28 +373,26 @@ struct CoarseLevel {
                                  : nullptr;
     }
     const uint16_t* count(int64_t y) const { return maps.count[k] + y * maps.stride[k] + MARGIN; }
-    int64_t weigh(int64_t y, const int8_t* a) const {
-        if (plan.mask == SUPPORT) return 0;
-        const uint16_t* n = count(y);
-        int64_t total = 0;
-        for (int64_t x = 0; x < w; x++) total += a[x] * static_cast<int32_t>(n[x]);
-        return total;
+    Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
+        return a * converted<T>(from_words<Int<T>>(count(y) + x));
     }
     void ready(int64_t) const {}
     void store(int64_t y, const int8_t* a) const {
         if (!saved) return;
-        const bool support = plan.mask == SUPPORT;
-        const uint16_t* n = count(y);
         if (k == 1)
-            for (int64_t x = 0; x < w; x++)
-                saved[y * w + x] = static_cast<uint8_t>(a[x] + ADJOINT_ZERO +
-                                                        ((support && n[x] ? n[x] - 1 : 0) << ADJOINT_BITS));
-        else {
-            auto* words = reinterpret_cast<uint16_t*>(saved) + y * w;
-            for (int64_t x = 0; x < w; x++)
-                words[x] = static_cast<uint16_t>(a[x] + ADJOINT_ZERO +
-                                                 ((support && n[x] ? n[x] - 1 : 0) << ADJOINT_BITS));
-        }
+            put(y, a, saved + y * w);
+        else
+            put(y, a, reinterpret_cast<uint16_t*>(saved) + y * w);
+    }
+    template <class Cell>
+    INLINE void put(int64_t y, const int8_t* __restrict__ a, Cell* __restrict__ to) const {
+        const uint16_t* __restrict__ n = count(y);
+        const int64_t end = w;
+        if (plan.mask == SUPPORT)
+            for (int64_t x = 0; x < end; x++)
+                to[x] = static_cast<Cell>(a[x] + ADJOINT_ZERO + ((n[x] - (n[x] > 0)) << ADJOINT_BITS));
+        else
+            for (int64_t x = 0; x < end; x++) to[x] = static_cast<Cell>(a[x] + ADJOINT_ZERO);
     }
 };
 

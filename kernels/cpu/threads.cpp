@@ -15,6 +15,35 @@ namespace {
 
 using Task = std::function<void(int64_t, int)>;
 
+// The pieces of a call: each worker has a run of them, the same one whatever the call, so that it finds in
+// its cache what it left there; who is done takes from the others.
+struct Pieces {
+    struct alignas(128) Run {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
+    static constexpr int MOST = 64;
+    Run run[MOST];
+    int runs = 0;
+
+    void divide(int64_t count, int workers) {
+        runs = std::min(workers, MOST);
+        for (int i = 0; i < runs; i++) {
+            run[i].next.store(count * i / runs, std::memory_order_relaxed);
+            run[i].end = count * (i + 1) / runs;
+        }
+    }
+    void work(const Task& task, int worker) {
+        for (int k = 0; k < runs; k++) {
+            Run& own = run[(worker + k) % runs];
+            while (own.next.load(std::memory_order_relaxed) < own.end) {
+                const int64_t i = own.next.fetch_add(1, std::memory_order_relaxed);
+                if (i < own.end) task(i, worker);
+            }
+        }
+    }
+};
+
 struct Pool {
     std::mutex busy;   // one piece of work at a time
     std::mutex mutex;  // guards what follows, but for the atomics
@@ -22,14 +51,10 @@ struct Pool {
     int workers = 0, wanted = 0;
     const Task* task = nullptr;
     std::fenv_t arithmetic{};  // of the caller: rounding, and whether subnormal numbers are flushed to zero
-    int64_t count = 0;
+    Pieces pieces;
     std::atomic<uint64_t> round{0};
-    std::atomic<int64_t> next{0};
     std::atomic<int> running{0};
 
-    void run(const Task& work, int worker) {
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i, worker);
-    }
     void serve(int worker, uint64_t seen) {
         for (;;) {
             // The phases of a call follow each other closely: look for a while before going to sleep.
@@ -45,7 +70,7 @@ struct Pool {
             const Task* work = task;
             std::fesetenv(&arithmetic);
             lock.unlock();
-            run(*work, worker);
+            pieces.work(*work, worker);
             running.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -59,32 +84,65 @@ struct Pool {
                 // The system gives no more threads: the result is the same with those there are.
             }
             task = &work;
-            count = n;
+            pieces.divide(n, threads);
             wanted = std::min(workers, threads - 1);
             std::fegetenv(&arithmetic);
-            next.store(0);
             running.store(wanted);
             round.fetch_add(1, std::memory_order_release);
         }
         wake.notify_all();
-        run(work, 0);
+        pieces.work(work, 0);
         while (running.load(std::memory_order_acquire)) std::this_thread::yield();
     }
 };
 
 // Never destroyed: its threads wait in it when the process ends. A forked child has none of them, and starts
-// anew.
+// anew; an OpenMP team does not survive a fork at all.
 std::atomic<Pool*> pool{nullptr};
+std::atomic<Team> team{nullptr};
+std::atomic<Member> member{nullptr};
+
+// One call of `parallel`, as the members of an OpenMP team see it.
+struct Shared {
+    const Task& task;
+    std::fenv_t arithmetic;
+    Pieces pieces;
+
+    void run() {
+        std::fenv_t own;
+        std::fegetenv(&own);
+        std::fesetenv(&arithmetic);
+        pieces.work(task, member.load()());
+        std::fesetenv(&own);
+    }
+};
 
 }  // namespace
+
+void set_team(Team function, Member number) {
+    member.store(number);
+    team.store(function);
+}
 
 void parallel(int64_t count, int threads, const Task& task) {
     static std::once_flag once;
     std::call_once(once, [] {
         pool.store(new Pool);
-        pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
+        pthread_atfork(nullptr, nullptr, [] {
+            pool.store(new Pool);
+            team.store(nullptr);
+        });
     });
     if (threads > count) threads = static_cast<int>(count);
+    const Team function = team.load();
+    if (function && threads > 1) {
+        Shared shared{task, {}, {}};
+        shared.pieces.divide(count, threads);
+        std::fegetenv(&shared.arithmetic);
+        function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
+                 static_cast<unsigned>(threads), 0);
+        return;
+    }
     Pool& here = *pool.load();
     std::unique_lock<std::mutex> lock(here.busy, std::defer_lock);
     if (threads < 2 || !lock.try_lock()) {  // Another thread of the program is using them: do it alone.

@@ -5,3 +5,10 @@
 
 // Calls task(i, worker) for every i < count on up to `threads` threads; worker < threads.
 void parallel(int64_t count, int threads, const std::function<void(int64_t, int)>& task);
+
+// GOMP_parallel(body, data, threads, flags) and omp_get_thread_num() of the OpenMP library that PyTorch uses:
+// its threads may still be spinning after the last operation, and a second set beside them would wait for a
+// core. Without it, or after a fork, `parallel` runs threads of its own.
+using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
+using Member = int (*)();
+void set_team(Team function, Member number);

@@ -44,11 +44,11 @@ template <class T>
 struct Vec {
     static constexpr int PER = REGISTER / static_cast<int>(sizeof(T)), N = LANES / PER;
     typedef T Register __attribute__((vector_size(REGISTER)));
-    typedef uint8_t Bytes __attribute__((vector_size(PER)));
+    typedef T InMemory __attribute__((vector_size(REGISTER), aligned(sizeof(T)), may_alias));
     Register r[N];
 };
-template <class T>
-using Mask = Vec<Int<T>>;
+// A byte per lane.
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 #define EACH for (int i = 0; i < Vec<T>::N; i++)
 #define INLINE inline __attribute__((always_inline))
@@ -56,19 +56,26 @@ using Mask = Vec<Int<T>>;
 template <class T>
 INLINE Vec<T> load(const T* p) {
     Vec<T> x;
-    memcpy(&x, p, sizeof x);
+    EACH x.r[i] = reinterpret_cast<const typename Vec<T>::InMemory*>(p)[i];
     return x;
 }
 template <class T>
 INLINE void store(T* p, const Vec<T>& x) {
-    memcpy(p, &x, sizeof x);
+    EACH reinterpret_cast<typename Vec<T>::InMemory*>(p)[i] = x.r[i];
 }
+INLINE Bytes load_bytes(const void* p) {
+    Bytes x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+INLINE void store_bytes(void* p, const Bytes& x) { memcpy(p, &x, sizeof x); }
 template <class T>
 INLINE Vec<T> all(T value) {
     Vec<T> x;
     EACH x.r[i] = value - typename Vec<T>::Register{};
     return x;
 }
+INLINE Bytes all_bytes(int value) { return static_cast<int8_t>(value) - Bytes{}; }
 #define BINARY(op)                                                \
     template <class T>                                            \
     INLINE Vec<T> operator op(const Vec<T>& a, const Vec<T>& b) { \
@@ -78,32 +85,15 @@ INLINE Vec<T> all(T value) {
     }
 BINARY(+)
 BINARY(-)
-BINARY(*) BINARY(/) BINARY(&) BINARY(|)
+BINARY(*)
+BINARY(/)
+BINARY(&)
 #undef BINARY
-#define COMPARE(op)                                                \
-    template <class T>                                             \
-    INLINE Mask<T> operator op(const Vec<T>& a, const Vec<T>& b) { \
-        Mask<T> x;                                                 \
-        EACH x.r[i] = a.r[i] op b.r[i];                            \
-        return x;                                                  \
-    }
-    COMPARE(<) COMPARE(>) COMPARE(<=) COMPARE(>=) COMPARE(==) COMPARE(!=)
-#undef COMPARE
-        template <class T>
-        INLINE Vec<T> select(const Mask<T>& m, const Vec<T>& a, const Vec<T>& b) {
-    Vec<T> x;
-    EACH x.r[i] = m.r[i] ? a.r[i] : b.r[i];
-    return x;
-}
-template <class T>
-INLINE Vec<T> select(const Mask<T>& m, const Vec<T>& a) {
-    return select(m, a, all(T(0)));
-}
 template <class To, class T>
 INLINE Vec<To> bits(const Vec<T>& x) {
     Vec<To> y;
     static_assert(sizeof y == sizeof x, "the same lanes");
-    memcpy(&y, &x, sizeof y);
+    EACH y.r[i] = (typename Vec<To>::Register)x.r[i];
     return y;
 }
 template <class T>
@@ -189,8 +179,8 @@ WIDEN(u8, uint8_t)
 WIDEN(i8, int8_t)
 WIDEN(u16, uint16_t)
 #undef WIDEN
-    template <class T, class Narrow>
-    INLINE Vec<T> widened(const Narrow* p) {
+template <class T, class Narrow>
+INLINE Vec<T> widened(const Narrow* p) {
     Vec<T> x;
     EACH {
         const auto y = widen(p + i * Vec<T>::PER, T());
@@ -207,10 +197,6 @@ INLINE Vec<T> widened(const Narrow* p) {
 }
 #endif
 template <class T>
-INLINE Vec<T> from_bytes(const uint8_t* p) {
-    return widened<T>(p);
-}
-template <class T>
 INLINE Vec<T> from_signs(const int8_t* p) {
     return widened<T>(p);
 }
@@ -218,17 +204,222 @@ template <class T>
 INLINE Vec<T> from_words(const uint16_t* p) {
     return widened<T>(p);
 }
-template <class T>
-INLINE void to_bytes(void* p, const Vec<T>& x) {
-    EACH {
-        typename Vec<T>::Bytes piece = __builtin_convertvector(x.r[i], typename Vec<T>::Bytes);
-        memcpy(static_cast<char*>(p) + i * Vec<T>::PER, &piece, sizeof piece);
+
+// Some of the lanes of a Vec<T>: a bit of each where the instruction set has registers for them, else
+// integers of its width, -1 or 0. Nothing else about T matters.
+#if defined(__AVX512F__)
+template <int SIZE>
+struct MaskOf {
+    uint16_t k;
+};
+#define BINARY(op)                                                    \
+    template <int SIZE>                                               \
+    INLINE MaskOf<SIZE> operator op(MaskOf<SIZE> a, MaskOf<SIZE> b) { \
+        return {static_cast<uint16_t>(a.k op b.k)};                   \
     }
+#define COMPARE(op, code)                                                              \
+    INLINE MaskOf<4> operator op(const Vec<float>& a, const Vec<float>& b) {           \
+        return {_mm512_cmp_ps_mask(a.r[0], b.r[0], code)};                             \
+    }                                                                                  \
+    INLINE MaskOf<8> operator op(const Vec<double>& a, const Vec<double>& b) {         \
+        return {static_cast<uint16_t>(_mm512_cmp_pd_mask(a.r[0], b.r[0], code) |       \
+                                      _mm512_cmp_pd_mask(a.r[1], b.r[1], code) << 8)}; \
+    }
+COMPARE(<, _CMP_LT_OQ)
+COMPARE(>, _CMP_GT_OQ)
+COMPARE(<=, _CMP_LE_OQ)
+COMPARE(>=, _CMP_GE_OQ)
+COMPARE(==, _CMP_EQ_OQ)
+COMPARE(!=, _CMP_NEQ_UQ)
+INLINE __m512 blend(uint16_t m, __m512 a, __m512 b) { return _mm512_mask_blend_ps(m, b, a); }
+INLINE __m512d blend(uint16_t m, __m512d a, __m512d b) {
+    return _mm512_mask_blend_pd(static_cast<__mmask8>(m), b, a);
+}
+INLINE __m512 keep(uint16_t m, __m512 a) { return _mm512_maskz_mov_ps(m, a); }
+INLINE __m512d keep(uint16_t m, __m512d a) { return _mm512_maskz_mov_pd(static_cast<__mmask8>(m), a); }
+template <class T>
+INLINE Vec<T> select(MaskOf<sizeof(T)> m, const Vec<T>& a, const Vec<T>& b) {
+    Vec<T> x;
+    EACH x.r[i] = blend(static_cast<uint16_t>(m.k >> i * Vec<T>::PER), a.r[i], b.r[i]);
+    return x;
 }
 template <class T>
-INLINE Mask<T> mask_of(const uint8_t* p) {
-    return from_bytes<Int<T>>(p) != all(Int<T>(0));
+INLINE Vec<T> select(MaskOf<sizeof(T)> m, const Vec<T>& a) {
+    Vec<T> x;
+    EACH x.r[i] = keep(static_cast<uint16_t>(m.k >> i * Vec<T>::PER), a.r[i]);
+    return x;
 }
+INLINE Bytes bytes_of(uint16_t k) { return (Bytes)_mm_movm_epi8(k); }
+template <int SIZE>
+INLINE Bytes bytes_of(MaskOf<SIZE> m) {
+    return bytes_of(m.k);
+}
+template <int SIZE>
+INLINE Bytes signs_of(MaskOf<SIZE> negative, MaskOf<SIZE> positive) {
+    return bytes_of(negative.k) - bytes_of(positive.k);
+}
+// The lanes whose byte at p has one of the bits.
+template <class T>
+INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
+    return {_mm_test_epi8_mask((__m128i)load_bytes(p), (__m128i)all_bytes(bits))};
+}
+template <class T>
+INLINE MaskOf<sizeof(T)> no_lanes() {
+    return {0};
+}
+#else
+template <int SIZE>
+struct MaskOf;
+template <>
+struct MaskOf<4> : Vec<int32_t> {};
+template <>
+struct MaskOf<8> : Vec<int64_t> {};
+#define BINARY(op)                                                                  \
+    template <int SIZE>                                                             \
+    INLINE MaskOf<SIZE> operator op(const MaskOf<SIZE>& a, const MaskOf<SIZE>& b) { \
+        MaskOf<SIZE> x;                                                             \
+        for (int i = 0; i < MaskOf<SIZE>::N; i++) x.r[i] = a.r[i] op b.r[i];        \
+        return x;                                                                   \
+    }
+#define COMPARE(op)                                                          \
+    template <class T>                                                       \
+    INLINE MaskOf<sizeof(T)> operator op(const Vec<T>& a, const Vec<T>& b) { \
+        MaskOf<sizeof(T)> x;                                                 \
+        EACH x.r[i] = a.r[i] op b.r[i];                                      \
+        return x;                                                            \
+    }
+COMPARE(<)
+COMPARE(>)
+COMPARE(<=)
+COMPARE(>=)
+COMPARE(==)
+COMPARE(!=)
+template <class T>
+INLINE Vec<T> select(const MaskOf<sizeof(T)>& m, const Vec<T>& a, const Vec<T>& b) {
+    Vec<T> x;
+    EACH x.r[i] = m.r[i] ? a.r[i] : b.r[i];
+    return x;
+}
+template <class T>
+INLINE Vec<T> select(const MaskOf<sizeof(T)>& m, const Vec<T>& a) {
+    return select(m, a, all(T(0)));
+}
+// Integers that fit, as bytes. Compilers take __builtin_convertvector apart into single bytes here too.
+#if defined(__AVX2__)
+INLINE Bytes narrowed(const __m256i& a, const __m256i& b) {
+    const __m256i words = _mm256_packs_epi32(a, b);  // a's and b's lower halves, then their upper ones
+    const __m128i quads = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    return (Bytes)_mm_shuffle_epi32(quads, 0xd8);
+}
+INLINE __m256i halved(const __m256i& a, const __m256i& b) {
+    const __m256 x = _mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+    return _mm256_permute4x64_epi64((__m256i)x, 0xd8);
+}
+INLINE Bytes narrowed(const Vec<int32_t>& x) { return narrowed((__m256i)x.r[0], (__m256i)x.r[1]); }
+INLINE Bytes narrowed(const Vec<int64_t>& x) {
+    return narrowed(halved((__m256i)x.r[0], (__m256i)x.r[1]), halved((__m256i)x.r[2], (__m256i)x.r[3]));
+}
+#elif defined(__SSE2__)
+INLINE Bytes narrowed(const __m128i& a, const __m128i& b, const __m128i& c, const __m128i& d) {
+    return (Bytes)_mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+}
+INLINE Bytes narrowed(const Vec<int32_t>& x) {
+    return narrowed((__m128i)x.r[0], (__m128i)x.r[1], (__m128i)x.r[2], (__m128i)x.r[3]);
+}
+INLINE Bytes narrowed(const Vec<int64_t>& x) {
+    const auto half = [&](int i) {
+        return (__m128i)_mm_shuffle_ps((__m128)x.r[i], (__m128)x.r[i + 1], 0x88);
+    };
+    return narrowed(half(0), half(2), half(4), half(6));
+}
+#else
+template <class I>
+INLINE Bytes narrowed(const Vec<I>& x) {
+    Bytes y;
+    for (int i = 0; i < LANES; i++) y[i] = static_cast<int8_t>(x.r[i / Vec<I>::PER][i % Vec<I>::PER]);
+    return y;
+}
+#endif
+template <int SIZE>
+INLINE Bytes bytes_of(const MaskOf<SIZE>& m) {
+    return narrowed(m);
+}
+template <int SIZE>
+INLINE Bytes signs_of(const MaskOf<SIZE>& negative, const MaskOf<SIZE>& positive) {
+    MaskOf<SIZE> x;
+    for (int i = 0; i < MaskOf<SIZE>::N; i++) x.r[i] = negative.r[i] - positive.r[i];
+    return narrowed(x);
+}
+// The lanes whose byte at p has one of the bits.
+template <class T>
+INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
+    const Vec<Int<T>> x = widened<Int<T>>(p), zero = all(Int<T>(0));
+    return bits == 0xff ? x > zero : (x & all(Int<T>(bits))) > zero;
+}
+template <class T>
+INLINE MaskOf<sizeof(T)> no_lanes() {
+    return all(Int<T>(0)) > all(Int<T>(0));
+}
+#endif
+BINARY(&)
+BINARY(|)
+#undef BINARY
+#undef COMPARE
+template <class T>
+using Mask = MaskOf<sizeof(T)>;
+
+// -1, 0 or 1 where m is; 0 elsewhere, and for NaN.
+template <class T>
+struct Sign {
+    Mask<T> negative, positive;
+    INLINE Sign(const Vec<T>& x, const Mask<T>& m)
+        : negative((x < all(T(0))) & m), positive((x > all(T(0))) & m) {}
+    INLINE Bytes bytes() const { return signs_of(negative, positive); }
+    INLINE Mask<T> any() const { return negative | positive; }
+};
+
+// Sixteen values by the lower four bits of a byte.
+template <class T>
+struct Table {
+    alignas(64) T value[16];
+};
+#if defined(__AVX512F__)
+INLINE Vec<float> look_up(const Table<float>& t, const Bytes& at) {
+    return {{_mm512_maskz_permutexvar_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)at),
+                                         _mm512_load_ps(t.value))}};
+}
+INLINE Vec<double> look_up(const Table<double>& t, const Bytes& at) {
+    Vec<double> x;
+    for (int i = 0; i < 2; i++) {
+        const __m128i half = i ? _mm_srli_si128((__m128i)at, 8) : (__m128i)at;
+        x.r[i] = _mm512_permutex2var_pd(_mm512_load_pd(t.value), _mm512_maskz_cvtepu8_epi64(0xff, half),
+                                        _mm512_load_pd(t.value + 8));
+    }
+    return x;
+}
+#else
+#if defined(__AVX2__)
+INLINE Vec<float> look_up(const Table<float>& t, const Bytes& at) {
+    Vec<float> x;
+    for (int i = 0; i < 2; i++) {
+        const __m256i lane = _mm256_cvtepu8_epi32(i ? _mm_srli_si128((__m128i)at, 8) : (__m128i)at);
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value), lane),
+                     high = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value + 8), lane);
+        x.r[i] = _mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(lane, 28));
+    }
+    return x;
+}
+#endif
+template <class T>
+INLINE Vec<T> look_up(const Table<T>& t, const Bytes& at) {
+    uint8_t index[LANES];
+    T found[LANES];
+    store_bytes(index, at);
+    for (int i = 0; i < LANES; i++) found[i] = t.value[index[i] & 15];
+    return load(found);
+}
+#endif
+
 // Sum of the lanes, in their order.
 template <class T>
 INLINE double sum(const Vec<T>& x) {
@@ -238,11 +429,10 @@ INLINE double sum(const Vec<T>& x) {
     for (int i = 0; i < LANES; i++) total += static_cast<double>(lane[i]);
     return total;
 }
-// -1, 0 or 1 at the pixels m; 0 elsewhere, and for NaN. A true comparison is -1.
-template <class T>
-INLINE Mask<T> sign(const Vec<T>& x, const Mask<T>& m) {
-    const Vec<T> zero = all(T(0));
-    return ((x < zero) & m) - ((x > zero) & m);
+INLINE int64_t sum(const Bytes& x) {
+    int32_t total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
 }
 
 // ln x to 1 ulp or so: x = 2^k (1 + f), s = f / (2 + f), ln(1 + f) = f - (f^2/2 - s (f^2/2 + R)), where
@@ -252,7 +442,6 @@ INLINE Vec<T> log(const Vec<T>& given) {
     using I = Int<T>;
     constexpr bool wide = sizeof(T) == 8;
     constexpr int mantissa = wide ? 52 : 23, terms = wide ? 11 : 5;
-    constexpr I bias = wide ? 1023 : 127;
     constexpr T smallest = static_cast<T>(wide ? 2.2250738585072014e-308 : 1.17549435e-38);
     constexpr T huge = static_cast<T>(wide ? 1.8014398509481984e16 : 33554432.0);  // 2^54, 2^25
     const Vec<T> zero = all(T(0)), one = all(T(1));
@@ -261,15 +450,13 @@ INLINE Vec<T> log(const Vec<T>& given) {
     // From sqrt(1/2) on, so that f is small.
     const I half = wide ? I(0x3fe6a09e667f3bcd) : I(0x3f3504f3);
     const Vec<I> raw = bits<I>(x), over = raw - all(half);
-    Vec<I> k = shifted(over, -mantissa);
+    const Vec<I> k = shifted(over, -mantissa);
     const Vec<T> f = bits<T>(raw - shifted(k, mantissa)) - one;
-    k = k - select<I>(tiny, all(I(wide ? 54 : 25)), all(I(0)));
-    (void)bias;
     const Vec<T> s = f / (all(T(2)) + f), z = s * s, hfsq = all(T(0.5)) * f * f;
     Vec<T> R = all(T(2.0 / (2 * terms + 1)));
     for (int j = terms - 1; j >= 1; j--) R = R * z + all(T(2.0 / (2 * j + 1)));
     R = R * z;
-    const Vec<T> e = converted<T>(k);
+    const Vec<T> e = converted<T>(k) - select(tiny, all(T(wide ? 54 : 25)));
     const T high = wide ? T(6.93147180369123816490e-01) : T(6.9313812256e-01);
     const T low = wide ? T(1.90821492927058770002e-10) : T(9.0580006145e-06);
     Vec<T> y = e * all(high) - ((hfsq - (s * (hfsq + R) + e * all(low))) - f);
