@@ -176,7 +176,7 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
         o = 0;
         for (auto& maps : space.maps)
             for (int k = 1; k < plan.levels; k++) {
-                maps.stride[k] = up(space.layout.w[k], 16) + 2 * MARGIN;
+                maps.stride[k] = up(space.layout.w[k], 16) + 2 * EDGE;
                 const int64_t n = maps.stride[k] * space.layout.h[k];
                 const auto piece = [&](int64_t bytes) {
                     char* p = memory ? memory + o : nullptr;
@@ -268,7 +268,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
         });
     }
     // Of few images they are large: the gradient of the backward takes their place.
-    if (space.pyramids.size > call.B * call.H * call.W) space.pyramids.release();
+    if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();
 }
 
 }  // namespace

@@ -128,6 +128,7 @@ struct Work {
 };
 
 constexpr int MARGIN = 64;  // elements before and behind a row
+constexpr int EDGE = 16;    // the same of a row of a pyramid, which there are many of
 
 // The phases for one instruction set and one type of arithmetic; `arena` is a thread's own memory.
 struct Phases {

@@ -120,7 +120,7 @@ struct CellSums {
     // One row of cells, from sums over `area` pixels.
     void write(int k, int64_t row, int64_t area) {
         const Pyramid& to = work.pyramids[b - work.first];
-        const int64_t n = work.layout->w[k], o = row * to.stride[k] + MARGIN;
+        const int64_t n = work.layout->w[k], o = row * to.stride[k] + EDGE;
         T* __restrict__ to_r = static_cast<T*>(to.residual[k]) + o;
         uint16_t* __restrict__ to_count = to.count[k] + o;
         uint8_t* __restrict__ half = to.half[k] + o;

@@ -365,14 +365,14 @@ struct CoarseLevel {
     const int k;
     uint8_t* saved;
     const T* residual(int64_t y) const {
-        return static_cast<const T*>(maps.residual[k]) + y * maps.stride[k] + MARGIN;
+        return static_cast<const T*>(maps.residual[k]) + y * maps.stride[k] + EDGE;
     }
-    const uint8_t* cover(int64_t y) const { return maps.half[k] + y * maps.stride[k] + MARGIN; }
+    const uint8_t* cover(int64_t y) const { return maps.half[k] + y * maps.stride[k] + EDGE; }
     const T* centred(int64_t y) const {
-        return plan.standardised ? static_cast<const T*>(maps.centred[k]) + y * maps.stride[k] + MARGIN
+        return plan.standardised ? static_cast<const T*>(maps.centred[k]) + y * maps.stride[k] + EDGE
                                  : nullptr;
     }
-    const uint16_t* count(int64_t y) const { return maps.count[k] + y * maps.stride[k] + MARGIN; }
+    const uint16_t* count(int64_t y) const { return maps.count[k] + y * maps.stride[k] + EDGE; }
     Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
         return a * converted<T>(from_words<Int<T>>(count(y) + x));
     }
