@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from depthloss.kernels import cpu
+from depthloss.kernels.cpu import binding
 
 import depthloss as dl
 from depthloss import ops
@@ -134,6 +135,28 @@ def test_the_number_of_threads_changes_at_any_time(threads):
         threads(behind)
         value.backward()
         assert equal((value.detach(), p.grad), expected)
+
+
+@pytest.fixture
+def own_threads():
+    """The engine's own threads instead of PyTorch's."""
+    binding.library().dl_team(None, None)
+    yield
+    binding.library().dl_team(*binding.openmp())
+
+
+def test_it_runs_on_the_threads_of_pytorch(threads):
+    """GNU's, LLVM's and Intel's OpenMP libraries all have what it takes."""
+    parallel = torch.backends.openmp.is_available() and sys.platform == "linux"
+    assert (binding.openmp() != (None, None)) == parallel
+
+
+def test_its_own_threads_give_the_same_bits(threads, own_threads):
+    threads(1)
+    expected = run()
+    for n in (2, 3, 5):
+        threads(n)
+        assert equal(run(), expected)
 
 
 def test_workers_compute_in_the_mode_of_the_caller(threads):

@@ -30,8 +30,8 @@ def driver(tmp_path):
 
 
 def test_random_cases_hold():
-    """Case after case for 20 seconds; the long run begins elsewhere."""
-    found = fuzz.fuzz(20.0, 0)
+    """Case after case for 30 seconds; the long run begins elsewhere."""
+    found = fuzz.fuzz(30.0, 0)
     assert not found["wrong"] and found["cases"] > 50
 
 
