@@ -236,7 +236,10 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     const Phases& run = phases(call.wide);
     const int64_t arena = up(run.arena_bytes(call.W)), bytes = call.H * call.W * (call.wide ? 17 : 9);
     char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    const int64_t at_once = std::min(call.B, std::max<int64_t>(1, CACHE / std::max<int64_t>(bytes, 1)));
+    // As many images as the cache holds, and as give every thread a few bands.
+    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
+                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1);
+    const int64_t at_once = std::min(call.B, std::max<int64_t>({1, fit, busy}));
     if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, at_once);
     for (int64_t first = 0; first < call.B && bands; first += at_once) {
         const int64_t images = std::min(at_once, call.B - first);
