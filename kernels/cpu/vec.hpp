@@ -446,7 +446,8 @@ INLINE Vec<T> log(const Vec<T>& given) {
     constexpr T huge = static_cast<T>(wide ? 1.8014398509481984e16 : 33554432.0);  // 2^54, 2^25
     const Vec<T> zero = all(T(0)), one = all(T(1));
     const Mask<T> tiny = given < all(smallest);
-    const Vec<T> x = select(tiny, given * all(huge), given);
+    // What has no logarithm gets one here, for integers that do not overflow, and NaN below.
+    const Vec<T> x = abs(select(tiny, given * all(huge), given));
     // From sqrt(1/2) on, so that f is small.
     const I half = wide ? I(0x3fe6a09e667f3bcd) : I(0x3f3504f3);
     const Vec<I> raw = bits<I>(x), over = raw - all(half);
