@@ -233,9 +233,10 @@ class Bench:
     def _costs(self, job: Job, name: str, subject: harness.LossSubject) -> dict:
         """Bytes per pixel and host synchronisations, None where they cannot be told.
 
-        Measured once for all densities and numbers of threads: they hardly depend on them.
+        Measured once for all densities, and for all numbers of threads: only the native engine's depends on them.
         """
-        case = (job.loss, job.shape, job.dtype, name)
+        threads = job.threads if bars.backend(name) == "cpu" else None
+        case = (job.loss, job.shape, job.dtype, name, threads)
         if case in self.costs:
             return self.costs[case]
         on_gpu, counted = self.options.device == "cuda", not name.startswith("reduce-overhead")

@@ -109,10 +109,12 @@ struct Shared {
     Pieces pieces;
 
     void run() {
+        const int worker = member.load()();
+        if (worker >= pieces.runs) return;
         std::fenv_t own;
         std::fegetenv(&own);
         std::fesetenv(&arithmetic);
-        pieces.work(task, member.load()());
+        pieces.work(task, worker);
         std::fesetenv(&own);
     }
 };
@@ -124,30 +126,31 @@ void set_team(Team function, Member number) {
     team.store(function);
 }
 
+// From when the library is loaded on.
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+    if (pool.load()) pool.store(new Pool);
+    team.store(nullptr);
+});
+
 void parallel(int64_t count, int threads, const Task& task) {
     static std::once_flag once;
-    std::call_once(once, [] {
-        pool.store(new Pool);
-        pthread_atfork(nullptr, nullptr, [] {
-            pool.store(new Pool);
-            team.store(nullptr);
-        });
-    });
-    if (threads > count) threads = static_cast<int>(count);
+    std::call_once(once, [] { pool.store(new Pool); });
+    const int workers = static_cast<int>(std::min<int64_t>(threads, count));
     const Team function = team.load();
-    if (function && threads > 1) {
+    if (function && workers > 1) {
         Shared shared{task, {}, {}};
-        shared.pieces.divide(count, threads);
+        shared.pieces.divide(count, workers);
         std::fegetenv(&shared.arithmetic);
+        // All of the team: a smaller one ends threads, which PyTorch's next operation then starts again.
         function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
                  static_cast<unsigned>(threads), 0);
         return;
     }
     Pool& here = *pool.load();
     std::unique_lock<std::mutex> lock(here.busy, std::defer_lock);
-    if (threads < 2 || !lock.try_lock()) {  // Another thread of the program is using them: do it alone.
+    if (workers < 2 || !lock.try_lock()) {  // Another thread of the program is using them: do it alone.
         for (int64_t i = 0; i < count; i++) task(i, 0);
         return;
     }
-    here.spread(count, threads, task);
+    here.spread(count, workers, task);
 }

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -115,7 +115,7 @@ INLINE Vec<To> converted(const Vec<T>& x) {
 }
 // Bytes and words of memory as integers of a lane's width. Compilers take __builtin_convertvector apart into
 // single bytes here: the one place for intrinsics.
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 template <int BYTES>
 INLINE __m128i some(const void* p) {
     if constexpr (BYTES == 16)
@@ -150,7 +150,7 @@ INLINE auto some_of(const void* p) {
     INLINE __m256i widen(const Narrow* p, int64_t) {                    \
         return _mm256_cvtep##from##_epi64(some<sizeof(Narrow) * 4>(p)); \
     }
-#elif defined(__SSE2__)
+#elif defined(__x86_64__)
 // To words, to double words, to quad words: a zero or the sign comes between.
 INLINE __m128i words(const uint8_t* p) { return _mm_unpacklo_epi8(some<4>(p), _mm_setzero_si128()); }
 INLINE __m128i words(const int8_t* p) {
@@ -174,7 +174,7 @@ INLINE __m128i longs(__m128i w) {
         return _mm_unpacklo_epi32(x, _mm_srai_epi32(x, 31));                           \
     }
 #endif
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 WIDEN(u8, uint8_t)
 WIDEN(i8, int8_t)
 WIDEN(u16, uint16_t)
@@ -319,7 +319,7 @@ INLINE Bytes narrowed(const Vec<int32_t>& x) { return narrowed((__m256i)x.r[0], 
 INLINE Bytes narrowed(const Vec<int64_t>& x) {
     return narrowed(halved((__m256i)x.r[0], (__m256i)x.r[1]), halved((__m256i)x.r[2], (__m256i)x.r[3]));
 }
-#elif defined(__SSE2__)
+#elif defined(__x86_64__)
 INLINE Bytes narrowed(const __m128i& a, const __m128i& b, const __m128i& c, const __m128i& d) {
     return (Bytes)_mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
 }
@@ -355,10 +355,6 @@ template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
     const Vec<Int<T>> x = widened<Int<T>>(p), zero = all(Int<T>(0));
     return bits == 0xff ? x > zero : (x & all(Int<T>(bits))) > zero;
-}
-template <class T>
-INLINE MaskOf<sizeof(T)> no_lanes() {
-    return all(Int<T>(0)) > all(Int<T>(0));
 }
 #endif
 BINARY(&)

@@ -99,6 +99,25 @@ def test_a_forked_process_computes_the_same():
     """)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_forked_before_the_first_call_does_not_wait_for_threads():
+    """Its parent used PyTorch's, which are not in the child; the engine was only loaded."""
+    in_python("""if True:
+        import os, signal, torch, depthloss as dl
+        from depthloss import ops
+
+        torch.set_num_threads(2)
+        assert ops.backend_status("cpu") is None
+        (torch.ones(4_000_000) + 1).sum()
+        gt = 0.1 + torch.rand(2, 1, 150, 61)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(0 if dl.ScaleAdaptiveLoss(backend="cpu")(gt * 1.3, gt).isfinite() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    """)
+
+
 def test_callers_at_once_do_not_disturb_each_other(threads):
     threads(2)
     losses = [dl.ScaleAdaptiveLoss(), dl.G2Loss("document"), dl.SILogLoss()] * 2
