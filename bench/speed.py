@@ -233,7 +233,7 @@ class Bench:
     def _costs(self, job: Job, name: str, subject: harness.LossSubject) -> dict:
         """Bytes per pixel and host synchronisations, None where they cannot be told.
 
-        Measured once for all densities, and for all numbers of threads: only the native engine's depends on them.
+        Measured once for all densities, and for all numbers of threads but with the native engine.
         """
         threads = job.threads if bars.backend(name) == "cpu" else None
         case = (job.loss, job.shape, job.dtype, name, threads)
