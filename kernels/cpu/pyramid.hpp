@@ -157,7 +157,7 @@ struct CellSums {
             cells += part;
         }
         work.levels[(b * LEVELS + k) * work.bands_per_image + band].cells += cells;
-        for (int64_t j = n; j < blocks(n); j++) to_r[j] = 0;
+        for (int64_t j = n; j < blocks(n); j++) to_r[j] = 0, to_count[j] = 0;
         set_margin(to_r, n, plan.border == REPLICATE);
         set_margin(half, n, plan.border == REPLICATE);
     }
