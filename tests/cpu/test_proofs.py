@@ -56,6 +56,16 @@ def test_the_sanitizers_report_nothing(tmp_path, capsys):
     assert report.passed and report.rows[0]["cases"] > 0, capsys.readouterr().out
 
 
+def test_the_committed_run_of_the_sanitizers_has_all_of_them():
+    found = json.loads(sanitize.OUT.read_text(encoding="utf-8"))
+    rows = {(row["tool"], row["what"]): row for row in found["rows"]}
+    assert found["passed"] and all(row["passed"] for row in found["rows"])
+    assert {tool for tool, _ in rows} == {"address, undefined", "address, leaks", "thread", "memcheck"}
+    tests = rows["address, undefined", "tests/cpu"]
+    assert tests["tests"] > 380 and not tests["failures"] + tests["errors"]
+    assert rows["address, undefined", "cpu_fuzz.py for 600 seconds"]["cases"] > 1000
+
+
 def test_the_sanitizers_would_report(tmp_path, monkeypatch):
     """A leak: forwards that are never finished. (Of a single one its place on the stack may still tell.)"""
     source = tools.DRIVER.read_text(encoding="utf-8")
