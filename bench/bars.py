@@ -54,11 +54,11 @@ def fastest(case: dict[str, dict], variants: Iterable[str], clock: str) -> float
 
 def _bar(what: str, value: float | None, sense: str, limit: float | None, goal: float | None = None) -> dict:
     """One bar; `passed` is None where it could not be measured. Without a limit: shown, not judged."""
-    if value is None or math.isnan(value) or limit is None:
-        value = None if value is None or math.isnan(value) else value
-        return {"what": what, "value": value, "sense": sense, "limit": limit, "goal": goal, "passed": None}
+    value = None if value is None or math.isnan(value) else value
+    bar = {"what": what, "value": value, "sense": sense, "limit": limit, "goal": goal, "passed": None}
+    if value is None or limit is None:
+        return bar
     reached = lambda bound: value >= bound if sense == ">=" else value <= bound  # noqa: E731
-    bar = {"what": what, "value": value, "sense": sense, "limit": limit, "goal": goal}
     bar["passed"] = reached(limit)
     return bar | ({"goal_reached": reached(goal)} if goal is not None else {})
 

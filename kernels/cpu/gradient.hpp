@@ -37,9 +37,8 @@ struct CoarseRows {
             any = any || on(k);
         }
         for (int64_t x = 0; x < blocks(w); x++) extra[x] = zeros[x] = 0;
-        const int64_t f = int64_t(1) << (plan.levels > 0 ? plan.levels - 1 : 0);
-        nested =
-            plan.downsample == AVERAGE || (plan.downsample == NEAREST && w % f == 0 && work.call->H % f == 0);
+        nested = plan.downsample == AVERAGE ||
+                 (plan.downsample == NEAREST && plan.levels > 0 && nests(*work.call, plan.levels - 1));
     }
     bool on(int k) const { return work.layout->active[k] && kappa[k] != 0; }
 

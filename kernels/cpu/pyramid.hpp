@@ -41,7 +41,7 @@ struct CellSums {
         if (plan.downsample == NEAREST) {
             const int64_t H = work.call->H, row = (y * h_k + H - 1) / H;
             if (row >= h_k || row * H / h_k != y) return;
-            if (k > 1 && halves(k))
+            if (k > 1 && nests(*work.call, k))
                 pick(k, sum_r[k - 1], sum_z[k - 1], sum_m[k - 1], sum_read[k - 1]);
             else
                 pick(k, from.r, from.z, from.m, from.read);
@@ -69,11 +69,6 @@ struct CellSums {
         if (phase == f - 1) write(k, row, f * f);
     }
 
-    // Whether a cell of level k samples what every second one of level k - 1 does, along both axes.
-    bool halves(int k) const {
-        const int64_t f = int64_t(1) << k;
-        return work.call->W % f == 0 && work.call->H % f == 0;
-    }
     template <class N>
     void pick(int k, const T* r, const T* z, const N* m, const N* read) {
         pick(k, r, sum_r[k]);
@@ -85,7 +80,7 @@ struct CellSums {
     void pick(int k, const From* __restrict__ from, To* __restrict__ to) const {
         const int64_t n = work.layout->w[k];
         const int* columns = work.columns[k];
-        if (halves(k))
+        if (nests(*work.call, k))
             for (int64_t j = 0; j < n; j++) to[j] = from[2 * j];
         else
             for (int64_t j = 0; j < n; j++) to[j] = from[columns[j]];
