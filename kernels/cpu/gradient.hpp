@@ -7,6 +7,8 @@
 // Reads the codes (2.41 bytes/pixel); p for a converted domain; p, g, m for terms that are no L1. Saves
 // nothing.
 #pragma once
+#include <type_traits>
+
 #include "rows.hpp"
 
 namespace DL_ISA {
@@ -209,10 +211,12 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
-        for (int64_t x = 0; x < w; x += LANES) {
-            const bool partial = x + LANES > w;
+        // What is compiled once more for the common case, of a loss of these terms on depth as it is given, and
+        // for whole blocks: nothing is asked within the loop then.
+        const auto block = [&](int64_t x, auto simple_, auto partial_) __attribute__((always_inline)) {
+            constexpr bool simple = decltype(simple_)::value, partial = decltype(partial_)::value;
             Vec<T> total = zero;
-            if (has_structure) {
+            if (simple || has_structure) {
                 const uint8_t* code = codes + y * w + x;
                 if (partial) {
                     memset(code_tail, 0x15, LANES);  // no sign
@@ -221,7 +225,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 }
                 const Bytes field = load_bytes(code);
                 total = look_up(lower, field & low_bits) + look_up(upper, (field >> 4) & low_bits);
-                if (sobel) {
+                if (simple || sobel) {
                     const int8_t* a = adjoints + y * w + x;
                     if (partial) {
                         memcpy(adjoint_tail, a, static_cast<size_t>(w - x));
@@ -230,7 +234,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
                     total = total + select(mask_of<T>(code, reads), u);
                 }
-                if (converts) {
+                if (!simple && converts) {
                     // A sign of p - g, or valid.
                     uint8_t touched[LANES];
                     store_bytes(touched, field ^ all_bytes(1 << SIGN_D));
@@ -239,7 +243,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     total = select(total != zero, total * slope(load(line.p.at(x)), some, plan.structure));
                 }
             }
-            if (moments)
+            if (!simple && moments)
                 total = total + moment_gradient(load(line.p.at(x)), load(line.g.at(x)),
                                                 mask_of<T>(line.m->at(x)), plan, c);
             total = total * upstream;
@@ -250,7 +254,13 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 store(lanes, total);
                 memcpy(to + x, lanes, sizeof(T) * static_cast<size_t>(w - x));
             }
-        }
+        };
+        const int64_t whole = w / LANES * LANES;
+        if (sobel && !moments && !converts)
+            for (int64_t x = 0; x < whole; x += LANES) block(x, std::true_type(), std::false_type());
+        else
+            for (int64_t x = 0; x < whole; x += LANES) block(x, std::false_type(), std::false_type());
+        if (whole < w) block(whole, std::false_type(), std::true_type());
         if (!in_place)
             for (int64_t x = 0; x < w; x++)
                 put(call.grad.data, call.grad.dtype, o_out + x * call.grad.stride[2], out[x]);

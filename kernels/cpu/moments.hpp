@@ -48,8 +48,17 @@ Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
     return {n, mean, squares < 0 ? 0 : squares};
 }
 
-// A byte of -1 for each that is not zero, 0 for the others.
-INLINE Bytes nonzero(const uint8_t* p) { return (Bytes)(load_bytes(p) != Bytes{}); }
+// How many bytes of a row are not zero.
+inline int64_t count_of(const Row<uint8_t>& m, int64_t w) {
+    int64_t n = 0;
+    for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+        const uint8_t* on = m.at(o) - o;
+        Bytes part{};
+        for (int64_t x = o; x < end; x += LANES) part += nonzero(on + x);
+        n -= sum(part);
+    }
+    return n;
+}
 
 // A value of the row that is valid, or `old`.
 template <class T>
@@ -85,6 +94,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     // Sums of differences from some valid value: exact for a constant image.
     T base_p = 0, base_g = 0;
     bool found_p = false, found_g = false;
+    Total<T> all_p, all_g, all_absolute, all_visible;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
         if (!found_p) {
@@ -92,19 +102,17 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             base_g = first_valid(*line.g_d, *line.m, w, found_g, base_g);
         }
         const Vec<T> from_p = all(base_p), from_g = all(base_g);
-        int64_t row_n = 0;
-        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
-            const uint8_t *valid = line.valid.at(o) - o, *on = line.m->at(o) - o,
-                          *on_abs = line.m_abs->at(o) - o;
+        const int64_t row_n = count_of(*line.m, w);
+        out.n_all += row_n;
+        out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
+        out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);
+        for (int64_t o = 0, end = piece_end(0, w); structure && o < w; o = end, end = piece_end(o, w)) {
+            const uint8_t *on = line.m->at(o) - o, *on_abs = line.m_abs->at(o) - o;
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
-            Bytes n{}, n_abs{}, n_all{};
             for (int64_t x = o; x < end; x += LANES) {
                 __builtin_prefetch(p_d + x + AHEAD);
                 __builtin_prefetch(g_d + x + AHEAD);
-                n += nonzero(valid + x);
-                n_all += nonzero(on + x);
-                n_abs += nonzero(on_abs + x);
                 const Mask<T> m = mask_of<T>(on + x);
                 const Vec<T> p = load(p_d + x), g = load(g_d + x);
                 if (standardised) {
@@ -115,16 +123,11 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
                 }
                 if (has_absolute) absolute = absolute + select(mask_of<T>(on_abs + x), abs(p - g));
             }
-            row_n -= sum(n_all);
-            out.n -= sum(n);
-            out.n_abs -= sum(n_abs);
-            if (!structure) continue;
-            out.p += sum(sum_p);
-            out.g += sum(sum_g);
-            out.absolute += sum(absolute);
-            out.visible += sum(visible);
+            all_p.add(sum_p);
+            all_g.add(sum_g);
+            all_absolute.add(absolute);
+            all_visible.add(visible);
         }
-        out.n_all += row_n;
         if (plan.has[DIFFERENCE]) {
             for (int64_t x = 0; x < w; x += LANES) {
                 const Mask<T> m = mask_of<T>(line.m->at(x));
@@ -142,6 +145,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             merge(out.log, spread_of(values, *line.m, w, static_cast<double>(row_n)));
         }
     }
+    out.p = all_p, out.g = all_g, out.absolute = all_absolute, out.visible = all_visible;
     out.base_p = static_cast<double>(base_p);
     out.base_g = static_cast<double>(base_g);
     work.bands[b * work.bands_per_image + band] = out;
@@ -158,7 +162,7 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
     const Image& image = work.images[b];
     const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g)),
                  zero = all(T(0));
-    double total_p = 0, total_g = 0;
+    Total<T> total_p, total_g;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
         for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
@@ -170,8 +174,8 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
                 sum_p = sum_p + select(m, abs(load(p_d + x) - mu_p));
                 sum_g = sum_g + select(m, abs(load(g_d + x) - mu_g));
             }
-            total_p += sum(sum_p);
-            total_g += sum(sum_g);
+            total_p.add(sum_p);
+            total_g.add(sum_g);
         }
     }
     Band& out = work.bands[b * work.bands_per_image + band];

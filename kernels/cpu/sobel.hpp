@@ -45,10 +45,8 @@ void smooth_y(const T* r0, const T* r1, const T* r2, T* to, int64_t w) {
 // Signs and absolute sum of the responses that `keep` (0 or 1, whole blocks) selects; h0 and h2 are the rows
 // above and below smoothed along x, v this one along y.
 template <class T>
-double respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
-               int64_t& kept) {
-    double response = 0;
-    kept = 0;
+void respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
+             Total<T>& response, int64_t& kept) {
     for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
         Vec<T> total = all(T(0));
         Bytes n{};
@@ -57,13 +55,15 @@ double respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t
             const Vec<T> gx = load(v + x + 1) - load(v + x - 1), gy = load(h2 + x) - load(h0 + x);
             total = total + select(on, abs(gx) + abs(gy));
             n += load_bytes(keep + x);
-            store_bytes(sx + x, Sign<T>(gx, on).bytes());
-            store_bytes(sy + x, Sign<T>(gy, on).bytes());
+            Small<T> sign_x, sign_y;
+            sign_x.add(Sign<T>(gx, on));
+            sign_y.add(Sign<T>(gy, on));
+            store_bytes(sx + x, sign_x.bytes());
+            store_bytes(sy + x, sign_y.bytes());
         }
         kept += sum(n);
-        response += sum(total);
+        response.add(total);
     }
-    return response;
 }
 
 // The two sums along x of which the adjoint is made; beyond the border lies what folds back.
@@ -122,6 +122,8 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
+    Total<T> response, ignored, u_z, u_one;
+    int64_t ignored_kept = 0;
     int64_t smoothed = first > 0 ? first - 2 : -1;
     for (int64_t y = first; y <= last + 1; y++) {
         const SignRow* below = nullptr;
@@ -138,16 +140,11 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             const uint8_t* c2 = y + 1 < h ? source.cover(y + 1) : replicate ? c1 : uncovered;
             keep_row(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
-            int64_t kept;
             smooth_y(r0, r1, r2, columns, w);
             const T* outside = replicate ? rows[y % 3] : none;
-            const double response =
-                respond(y > 0 ? rows[(y - 1) % 3] : outside, y + 1 < h ? rows[(y + 1) % 3] : outside, columns,
-                        keep, row.x, row.y, w, kept);
-            if (y >= y0 && y < y1) {
-                out.response += response;
-                out.kept += kept;
-            }
+            const bool own = y >= y0 && y < y1;
+            respond(y > 0 ? rows[(y - 1) % 3] : outside, y + 1 < h ? rows[(y + 1) % 3] : outside, columns,
+                    keep, row.x, row.y, w, own ? response : ignored, own ? out.kept : ignored_kept);
             along_x(row, w, replicate);
             below = &row;
         }
@@ -176,14 +173,16 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
                     z = z + a * load(centred + x);
                     if (counts) one = one + source.sampled(a, centre, x);
                 }
-                out.u_z += sum(z);
-                out.u_one += static_cast<int64_t>(sum(one));
+                u_z.add(z);
+                u_one.add(one);
             }
             source.store(centre, adjoint);
         }
         above = here;
         here = below;
     }
+    out.response = response, out.u_z = u_z;
+    out.u_one = static_cast<int64_t>(u_one);
 }
 
 // Level 0 of a band: makes the residual of a row when it is asked for, and with it the codes and the cells of
@@ -206,6 +205,7 @@ struct FullResolution {
     uint8_t* codes;
     int8_t* saved;
     CellSums<T> cells;
+    Total<T> relative_, sign_dev_r;
 
     FullResolution(const Work& work_, int64_t b_, int64_t first, int64_t end, Arena& arena)
         : work(work_),
@@ -281,6 +281,7 @@ struct FullResolution {
                      inv_g = all(T(image.inv_g));
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
         const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), read = all_bytes(READ_BIT),
+                    both = all_bytes(VALID_BIT | READ_BIT),
                     no_sign = all_bytes((1 << SIGN_R) + (1 << SIGN_D) + (1 << SIGN_P));
         T* __restrict__ to_r = r[slot], * __restrict__ to_z = z[slot];
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
@@ -291,7 +292,7 @@ struct FullResolution {
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             uint8_t* const code_row = !to_code || o + LANES <= w ? to_code : code_buffer - o;
             Vec<T> relative = zero, signed_dev = zero;
-            Bytes sum_r_{}, sum_p_{};
+            Small<T> sum_r, sum_p;
             for (int64_t x = o; x < end; x += LANES) {
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
@@ -306,34 +307,31 @@ struct FullResolution {
                 const Vec<T> dev = p - mu_p;
                 const Vec<T> residual = STANDARD ? dev * inv_p - (g - mu_g) * inv_g : p - g;
                 ::DL_ISA::store(to_r + x, select(keep, residual));
-                const Bytes bytes_m = bytes_of(m),
+                if (STANDARD) ::DL_ISA::store(to_z + x, select(keep, dev));
+                const Bytes bytes_m = nonzero(on + x),
                             bytes_keep = READS == VALID_ONES ? bytes_m : bytes_of(keep);
                 store_bytes(to_cover + x, bytes_m & one);
-                if (STANDARD) {
-                    ::DL_ISA::store(to_z + x, select(keep, dev));
-                    if (READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
-                }
+                if (STANDARD && READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
                 if (!OWN) continue;
                 const Sign<T> s_r(residual, m), s_p(dev, m);
-                const Bytes bytes_r = s_r.bytes(), bytes_p = s_p.bytes();
                 relative = relative + select(m, abs(residual));
                 signed_dev = signed_dev + select(s_r.positive, dev) - select(s_r.negative, dev);
-                sum_r_ += bytes_r;
-                sum_p_ += bytes_p;
+                sum_r.add(s_r);
+                sum_p.add(s_p);
                 if (!to_code) continue;
-                static_assert(SIGN_R == 0 && SIGN_D == 2 && SIGN_P == 4, "as the sums below have it");
-                Bytes code = bytes_p + bytes_p;
-                code = code + code + s_d.bytes();
-                code = code + code;
-                code = code + code + bytes_r + no_sign;
-                store_bytes(code_row + x, code + (bytes_m & valid) + (bytes_keep & read));
+                Small<T> signs;
+                signs.add(s_r, SIGN_R);
+                signs.add(s_d, SIGN_D);
+                signs.add(s_p, SIGN_P);
+                const Bytes flags = READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & read);
+                store_bytes(code_row + x, signs.bytes() + no_sign + flags);
             }
             if (!OWN) continue;
             if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));
-            out.relative += sum(relative);
-            out.sign_dev_r += sum(signed_dev);
-            out.sign_r += sum(sum_r_);
-            out.sign_p += sum(sum_p_);
+            relative_.add(relative);
+            sign_dev_r.add(signed_dev);
+            out.sign_r += sum(sum_r);
+            out.sign_p += sum(sum_p);
         }
     }
 };
@@ -352,6 +350,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
         source.done = y0 - 1;
         source.ready(y1 - 1);
     }
+    source.out.relative = source.relative_, source.out.sign_dev_r = source.sign_dev_r;
     out.cells = static_cast<double>(work.bands[b * work.bands_per_image + band].n_all);
 }
 

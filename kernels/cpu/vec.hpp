@@ -69,6 +69,8 @@ INLINE Bytes load_bytes(const void* p) {
     return x;
 }
 INLINE void store_bytes(void* p, const Bytes& x) { memcpy(p, &x, sizeof x); }
+// A byte of -1 for each that is not zero, 0 for the others.
+INLINE Bytes nonzero(const void* p) { return (Bytes)(load_bytes(p) != Bytes{}); }
 template <class T>
 INLINE Vec<T> all(T value) {
     Vec<T> x;
@@ -254,10 +256,6 @@ template <int SIZE>
 INLINE Bytes bytes_of(MaskOf<SIZE> m) {
     return bytes_of(m.k);
 }
-template <int SIZE>
-INLINE Bytes signs_of(MaskOf<SIZE> negative, MaskOf<SIZE> positive) {
-    return bytes_of(negative.k) - bytes_of(positive.k);
-}
 // The lanes whose byte at p has one of the bits.
 template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
@@ -344,12 +342,6 @@ template <int SIZE>
 INLINE Bytes bytes_of(const MaskOf<SIZE>& m) {
     return narrowed(m);
 }
-template <int SIZE>
-INLINE Bytes signs_of(const MaskOf<SIZE>& negative, const MaskOf<SIZE>& positive) {
-    MaskOf<SIZE> x;
-    for (int i = 0; i < MaskOf<SIZE>::N; i++) x.r[i] = negative.r[i] - positive.r[i];
-    return narrowed(x);
-}
 // The lanes whose byte at p has one of the bits.
 template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
@@ -370,8 +362,26 @@ struct Sign {
     Mask<T> negative, positive;
     INLINE Sign(const Vec<T>& x, const Mask<T>& m)
         : negative((x < all(T(0))) & m), positive((x > all(T(0))) & m) {}
-    INLINE Bytes bytes() const { return signs_of(negative, positive); }
-    INLINE Mask<T> any() const { return negative | positive; }
+};
+
+// Small integers, one per lane: in bytes where the instruction set adds those by a mask, else in the width of
+// T, which turns into bytes once.
+template <class T>
+struct Small {
+#if defined(__AVX512F__)
+    Bytes x{};
+    INLINE void add(const Sign<T>& s, int shift = 0) {
+        x = (Bytes)_mm_mask_add_epi8((__m128i)x, s.positive.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
+        x = (Bytes)_mm_mask_sub_epi8((__m128i)x, s.negative.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
+    }
+    INLINE Bytes bytes() const { return x; }
+#else
+    Vec<Int<T>> x = all(Int<T>(0));
+    INLINE void add(const Sign<T>& s, int shift = 0) {
+        EACH x.r[i] += (s.negative.r[i] - s.positive.r[i]) << shift;
+    }
+    INLINE Bytes bytes() const { return narrowed(x); }
+#endif
 };
 
 // Sixteen values by the lower four bits of a byte.
@@ -416,20 +426,65 @@ INLINE Vec<T> look_up(const Table<T>& t, const Bytes& at) {
 }
 #endif
 
-// Sum of the lanes, in their order.
+INLINE Vec<double> doubles(const Vec<double>& x) { return x; }
+INLINE Vec<double> doubles(const Vec<float>& x) {
+    Vec<double> y;
+    for (int i = 0; i < Vec<float>::N; i++) {
+#if defined(__AVX512F__)
+        y.r[2 * i] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x.r[i], 0));
+        y.r[2 * i + 1] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, x.r[i], 1));
+#elif defined(__AVX2__)
+        y.r[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(x.r[i]));
+        y.r[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(x.r[i], 1));
+#elif defined(__x86_64__)
+        y.r[2 * i] = _mm_cvtps_pd(x.r[i]);
+        y.r[2 * i + 1] = _mm_cvtps_pd(_mm_movehl_ps(x.r[i], x.r[i]));
+#else
+        constexpr int n = Vec<double>::PER;
+        for (int j = 0; j < 2 * n; j++) y.r[2 * i + j / n][j % n] = x.r[i][j];
+#endif
+    }
+    return y;
+}
+// Sum of the lanes: by halves, the same for every instruction set.
 template <class T>
 INLINE double sum(const Vec<T>& x) {
-    T lane[LANES];
-    memcpy(lane, &x, sizeof lane);
-    double total = 0;
-    for (int i = 0; i < LANES; i++) total += static_cast<double>(lane[i]);
-    return total;
+    const Vec<double> y = doubles(x);
+    double lane[LANES];
+    memcpy(lane, &y, sizeof lane);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) lane[i] += lane[i + n];
+    return lane[0];
 }
 INLINE int64_t sum(const Bytes& x) {
+#if defined(__x86_64__)
+    const __m128i halves = _mm_sad_epu8((__m128i)(x ^ all_bytes(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si64(halves) + _mm_cvtsi128_si64(_mm_unpackhi_epi64(halves, halves)) - 128 * LANES;
+#else
     int32_t total = 0;
     for (int i = 0; i < LANES; i++) total += x[i];
     return total;
+#endif
 }
+template <class T>
+INLINE int64_t sum(const Small<T>& x) {
+#if defined(__AVX512F__)
+    return sum(x.x);
+#else
+    Int<T> lane[LANES], total = 0;
+    memcpy(lane, &x.x, sizeof lane);
+    for (int i = 0; i < LANES; i++) total += lane[i];
+    return total;
+#endif
+}
+
+// What rows add up to, lane by lane; one number is made of it at the end, as that takes longer.
+template <class T>
+struct Total {
+    Vec<double> lanes = all(0.0);
+    INLINE void add(const Vec<T>& x) { lanes = lanes + doubles(x); }
+    INLINE operator double() const { return sum(lanes); }
+};
 
 // ln x to 1 ulp or so: x = 2^k (1 + f), s = f / (2 + f), ln(1 + f) = f - (f^2/2 - s (f^2/2 + R)), where
 // R = (2 artanh(s) - 2 s)/s = 2/3 s^2 + 2/5 s^4 + ...
