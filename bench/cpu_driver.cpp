@@ -167,12 +167,16 @@ Result run(const Loss& loss, Maps& maps, int threads, bool saves = true) {
     call.wide = maps.pred.map.dtype == FLOAT64;
     call.saves = saves, call.threads = threads, call.world = 1;
     call.weights = loss.weights.data(), call.log_vars = loss.log_vars.data();
-    call.terms = terms.data(), call.codes = codes.data(), call.coefficients = coefficients.data();
+    double total = 0;
+    call.terms = terms.data(), call.total = &total, call.codes = codes.data(),
+    call.coefficients = coefficients.data();
     void* state = measure(&loss.plan, &call, totals.data());
     require(state, "no memory for the forward");
     call.totals = totals.data();
     combine_(&call, state);
-    Result result{terms[static_cast<size_t>(loss.plan.total_slot)], 0};
+    float narrow;
+    std::memcpy(&narrow, &total, sizeof narrow);
+    Result result{call.wide ? total : static_cast<double>(narrow), 0};
     if (!saves) return result;
     call.grad_output = 1;
     require(!backward(&loss.plan, &call), "no memory for the backward");

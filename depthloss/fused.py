@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .reference.statistics import working_dtype
+from .reference.statistics import as_maps, working_dtype
 from .spec import SPECS, LossSpec
 
 _NO_SECOND_DERIVATIVE = (
@@ -45,11 +45,9 @@ class _Call(NamedTuple):
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pred, gt, mask, abs_mask, call: _Call, *log_vars):
+        # As maps here and not before: the view would have a node, and its gradient a view, of its own.
         total, terms, codes, coefficients = module(call.backend).forward(
-            pred,
-            gt,
-            mask,
-            abs_mask,
+            *map(as_maps, (pred, gt, mask, abs_mask)),
             call.spec,
             call.weights,
             log_vars,
@@ -81,9 +79,10 @@ class _Loss(torch.autograd.Function):
 def _gradient(
     call: _Call, wants_pred: bool, grad_output: Tensor, codes: Tensor, coefficients: Tensor, *inputs
 ):
-    return module(call.backend).backward(
-        grad_output, codes, coefficients, *inputs, call.spec, call.dtype, wants_pred
+    grad, log_vars = module(call.backend).backward(
+        grad_output, codes, coefficients, *map(as_maps, inputs), call.spec, call.dtype, wants_pred
     )
+    return grad.view_as(inputs[0]) if wants_pred else grad, log_vars
 
 
 class _Gradient(torch.autograd.Function):
@@ -184,7 +183,9 @@ def evaluate(
     process_group: dist.ProcessGroup | None,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate `spec` with a fused backend; arguments and result as `depthloss.reference.evaluate`."""
+    """Evaluate `spec` with a fused backend; arguments and result as `depthloss.reference.evaluate`, but
+    [B, 1, H, W] is as good as [B, H, W].
+    """
     dtype = working_dtype(pred, gt)
     for v in log_vars:
         if v.device != pred.device:
@@ -196,10 +197,7 @@ def evaluate(
         # Numbers of a schedule become data: as constants they would make a graph for every step.
         one = torch.ones((), dtype=dtype, device=pred.device)
         total, terms, _, _ = _loss_op(
-            pred,
-            gt,
-            mask,
-            abs_mask,
+            *map(as_maps, (pred, gt, mask, abs_mask)),
             torch.stack([one * w for w in weights]),
             list(log_vars),
             backend,
@@ -211,6 +209,5 @@ def evaluate(
     call = _Call(backend, spec, weights, process_group, dtype)
     if torch.is_grad_enabled():
         return _Loss.apply(pred, gt, mask, abs_mask, call, *log_vars)
-    return module(call.backend).forward(
-        pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, False
-    )[:2]
+    maps = map(as_maps, (pred, gt, mask, abs_mask))
+    return module(backend).forward(*maps, spec, weights, log_vars, process_group, dtype, False)[:2]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import fused, reference
 from .reference.pyramid import bilinear, nearest
-from .reference.statistics import convert, select, valid_pixels, working_dtype
+from .reference.statistics import as_maps, convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
@@ -193,12 +193,6 @@ def check_inputs(
         raise ValueError(f"{problem}; got {_describe(tensors)}")
 
 
-def as_maps(x: Tensor | None) -> Tensor | None:
-    """[B, 1, H, W] as [B, H, W]; anything else as it is."""
-    # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
-    return x.squeeze(1) if x is not None and x.dim() == 4 else x
-
-
 def evaluate(
     pred: Tensor,
     gt: Tensor,
@@ -224,7 +218,7 @@ def evaluate(
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
-    maps = (as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask))
     if name == "reference":
+        maps = (as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask))
         return reference.evaluate(*maps, spec, weights, log_vars, process_group)
-    return fused.evaluate(*maps, spec, weights, log_vars, process_group, name)
+    return fused.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name)

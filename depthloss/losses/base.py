@@ -67,7 +67,14 @@ class DepthLoss(nn.Module):
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
         self.backend = ops.check_backend(backend)
         self.process_group = process_group
-        self.metrics: dict[str, Tensor] = {}
+        self._metrics: dict[str, Tensor] | Tensor = {}  # or the vector that they are made of when asked for
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """Metrics of the last call, detached 0-dim tensors under their names; empty before the first."""
+        if isinstance(self._metrics, Tensor):
+            self._metrics = dict(zip(self.spec.metric_names, self._metrics.unbind(), strict=True))
+        return self._metrics
 
     def __deepcopy__(self, memo: dict) -> DepthLoss:
         """A copy that works with the same ranks: a process group itself cannot be copied."""
@@ -149,5 +156,5 @@ class DepthLoss(nn.Module):
             self.process_group,
             self.backend,
         )
-        self.metrics = dict(zip(self.spec.metric_names, terms.unbind(), strict=True))
+        self._metrics = terms
         return total

@@ -108,10 +108,12 @@ def forward(
     # Plain arrays of doubles: a tensor costs microseconds.
     numbers = (c_double * spec.num_weights)(*(weights.tolist() if isinstance(weights, Tensor) else weights))
     s = (c_double * len(log_vars))(*[v.item() for v in log_vars])
-    totals, terms = (c_double * TOTALS)(), torch.empty(len(spec.metric_names), dtype=torch.float64)
+    totals = (c_double * TOTALS)()
+    terms, total = torch.empty(len(spec.metric_names), dtype=dtype), torch.empty((), dtype=dtype)
     call.saves = saves
     call.world = 1
-    call.weights, call.log_vars, call.terms = addressof(numbers), addressof(s), terms.data_ptr()
+    call.weights, call.log_vars = addressof(numbers), addressof(s)
+    call.terms, call.total = terms.data_ptr(), total.data_ptr()
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
     state = lib.dl_measure(plan, call, totals)
     if not state:
@@ -127,8 +129,7 @@ def forward(
     call.totals = addressof(totals)
     lib.dl_combine(call, state)
     del kept
-    terms = terms.to(dtype)
-    return terms[-1].clone(), terms, codes, coefficients
+    return total, terms, codes, coefficients
 
 
 def backward(

@@ -84,7 +84,7 @@ class Call(ctypes.Structure):
         *((name, _Map) for name in ("pred", "gt", "mask", "abs_mask", "grad")),
         *((name, c_int64) for name in ("B", "H", "W")),
         *((name, c_int32) for name in ("wide", "saves", "threads", "world")),
-        *((name, c_void_p) for name in ("weights", "log_vars", "totals", "terms", "codes", "coefficients")),
+        *((name, c_void_p) for name in ("weights", "log_vars", "totals", "terms", "total", "codes", "coefficients")),
         ("grad_output", c_double),
     ]
 

@@ -223,6 +223,15 @@ void set_scales(Workspace& space, int64_t b) {
     image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
 }
 
+// As many images as the cache holds, and as give every thread a few bands. The backward goes by the same
+// number: each thread finds in its cache, and has to itself, what it wrote in the forward.
+int64_t images_at_once(const Call& call, int64_t bands) {
+    const int64_t bytes = call.H * call.W * (call.wide ? 17 : 9);
+    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
+                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1);
+    return std::min(call.B, std::max<int64_t>({1, fit, busy}));
+}
+
 void measure(Workspace& space, const Plan& plan, const Call& call) {
     lay_out(space, plan, call);
     Work& work = space.work;
@@ -234,12 +243,8 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.bands = space.bands.data();
     work.levels = space.levels.data();
     const Phases& run = phases(call.wide);
-    const int64_t arena = up(run.arena_bytes(call.W)), bytes = call.H * call.W * (call.wide ? 17 : 9);
+    const int64_t arena = up(run.arena_bytes(call.W)), at_once = images_at_once(call, bands);
     char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    // As many images as the cache holds, and as give every thread a few bands.
-    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
-                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1);
-    const int64_t at_once = std::min(call.B, std::max<int64_t>({1, fit, busy}));
     if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, at_once);
     for (int64_t first = 0; first < call.B && bands; first += at_once) {
         const int64_t images = std::min(at_once, call.B - first);
@@ -308,9 +313,12 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
-        parallel(call->B * bands, call->threads, [&](int64_t i, int worker) {
-            run.gradient(space->work, i / bands, static_cast<int>(i % bands), arenas + worker * arena);
-        });
+        const int64_t at_once = images_at_once(*call, bands);
+        for (int64_t first = 0; first < call->B && bands; first += at_once)
+            parallel(std::min(at_once, call->B - first) * bands, call->threads, [&](int64_t i, int worker) {
+                run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
+                             arenas + worker * arena);
+            });
         give_back(std::move(space));
         return 0;
     } catch (const std::exception&) {

@@ -63,7 +63,8 @@ struct Call {
     const double* weights;
     const double* log_vars;
     double* totals;  // [world, TOTALS]
-    double* terms;   // [num_metrics]
+    void* terms;     // [num_metrics] and one number, in the type of the arithmetic
+    void* total;
     uint8_t* codes;
     double* coefficients;
     double grad_output;

@@ -147,10 +147,18 @@ Values values_of(const Plan& plan, const Call& call) {
     return v;
 }
 
+void put(const Call& call, void* to, int i, double value) {
+    if (call.wide)
+        static_cast<double*>(to)[i] = value;
+    else
+        static_cast<float*>(to)[i] = static_cast<float>(value);
+}
+
 // Adds up the groups; leaves the metrics, the gradients of the log-variances, and each kind's factor.
 void add_groups(const Plan& plan, const Call& call, const Values& v, double* factor) {
     double total = 0, precisions = 0;
     const bool kendall = plan.num_log_vars > 0;
+    const auto term = [&](int slot, double value) { put(call, call.terms, slot, value); };
     for (int i = 0; i < plan.num_log_vars; i++) precisions += std::exp(-clamped(call.log_vars[i], plan));
     for (int i = 0; i < plan.groups; i++) {
         const Group& group = plan.group[i];
@@ -163,29 +171,30 @@ void add_groups(const Plan& plan, const Call& call, const Values& v, double* fac
             // Statistics "all" takes every pixel of every term but the absolute one, whatever the mask.
             const bool gate = open || (plan.plain && entry.kind != ABSOLUTE);
             const double weight = call.weights[entry.weight], value = gate ? v.term[entry.kind] : 0;
-            call.terms[entry.slot] = value;
-            if (entry.weight_slot >= 0) call.terms[entry.weight_slot] = weight;
+            term(entry.slot, value);
+            if (entry.weight_slot >= 0) term(entry.weight_slot, weight);
             if (entry.kind == GRADIENT) {
-                double* part = call.terms + entry.slot + 1 + (entry.weight_slot >= 0);
+                const int part = entry.slot + 1 + (entry.weight_slot >= 0);
                 for (int k = 0; k < plan.levels; k++) {
-                    part[k] = gate ? v.level[k] : 0;
-                    part[plan.levels + k] = gate || plan.mask == RESIDUAL ? v.kept[k] : 0;
+                    term(part + k, gate ? v.level[k] : 0);
+                    term(part + plan.levels + k, gate || plan.mask == RESIDUAL ? v.kept[k] : 0);
                 }
             }
             loss += weight * value;
             factor[entry.kind] = gate ? outer * weight : 0;
         }
-        if (group.slot >= 0) call.terms[group.slot] = loss;
+        if (group.slot >= 0) term(group.slot, loss);
         if (kendall) {
             if (on) total += 0.5 * precision * loss + 0.5 * s;
             call.coefficients[LOG_VAR + i] = on ? 0.5 - 0.5 * precision * loss : 0;
-            call.terms[group.sigma_slot] = std::exp(0.5 * s);
-            call.terms[group.weight_slot] = precision / precisions;
+            term(group.sigma_slot, std::exp(0.5 * s));
+            term(group.weight_slot, precision / precisions);
         } else
             total += outer * loss;
     }
-    call.terms[plan.count_slot] = v.n;
-    call.terms[plan.total_slot] = total;
+    term(plan.count_slot, v.n);
+    term(plan.total_slot, total);
+    put(call, call.total, 0, total);
 }
 
 void image_coefficients(const Work& work, int64_t b, const Values& v, const double* f, const double* kappa) {

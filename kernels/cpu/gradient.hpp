@@ -211,8 +211,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
-        // What is compiled once more for the common case, of a loss of these terms on depth as it is given, and
-        // for whole blocks: nothing is asked within the loop then.
+        // What is compiled once more for the common case, of a loss of these terms on depth as it is given,
+        // and for whole blocks: nothing is asked within the loop then.
         const auto block = [&](int64_t x, auto simple_, auto partial_) __attribute__((always_inline)) {
             constexpr bool simple = decltype(simple_)::value, partial = decltype(partial_)::value;
             Vec<T> total = zero;

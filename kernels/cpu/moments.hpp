@@ -60,17 +60,12 @@ inline int64_t count_of(const Row<uint8_t>& m, int64_t w) {
     return n;
 }
 
-// A value of the row that is valid, or `old`.
-template <class T>
-T first_valid(const Row<T>& x, const Row<uint8_t>& m, int64_t w, bool& found, T old) {
-    for (int64_t i = 0; i < w && !found; i++) {
-        const int64_t o = i / LANES * LANES;
-        if (m.at(o)[i - o]) {
-            found = true;
-            return x.at(o)[i - o];
-        }
+// The first byte of a row that is not zero; there is one.
+inline int64_t first_of(const Row<uint8_t>& m) {
+    for (int64_t x = 0;; x++) {
+        const int64_t o = x / LANES * LANES;
+        if (m.at(o)[x - o]) return x;
     }
-    return old;
 }
 
 // Elements to ask memory for in advance: the first phase waits for nothing else, and what the processor
@@ -93,16 +88,17 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     Band out{};
     // Sums of differences from some valid value: exact for a constant image.
     T base_p = 0, base_g = 0;
-    bool found_p = false, found_g = false;
+    bool found = false;
     Total<T> all_p, all_g, all_absolute, all_visible;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
-        if (!found_p) {
-            base_p = first_valid(*line.p_d, *line.m, w, found_p, base_p);
-            base_g = first_valid(*line.g_d, *line.m, w, found_g, base_g);
+        const int64_t row_n = count_of(*line.m, w);
+        if (!found && row_n) {
+            const int64_t x = first_of(*line.m), o = x / LANES * LANES;
+            base_p = line.p_d->at(o)[x - o], base_g = line.g_d->at(o)[x - o];
+            found = true;
         }
         const Vec<T> from_p = all(base_p), from_g = all(base_g);
-        const int64_t row_n = count_of(*line.m, w);
         out.n_all += row_n;
         out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
         out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);

@@ -323,7 +323,8 @@ struct FullResolution {
                 signs.add(s_r, SIGN_R);
                 signs.add(s_d, SIGN_D);
                 signs.add(s_p, SIGN_P);
-                const Bytes flags = READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & read);
+                const Bytes flags =
+                    READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & read);
                 store_bytes(code_row + x, signs.bytes() + no_sign + flags);
             }
             if (!OWN) continue;
