@@ -3,8 +3,8 @@
 A fused backend is a module with
 
 * ``DEVICES``: the device types whose tensors it takes, and ``unavailable() -> str | None``,
-* ``forward(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves)`` on [B, H, W]
-  maps -> (total, terms, codes, coefficients); weights are numbers, or a tensor of them,
+* ``forward(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, saves)`` on maps
+  [B, H, W] or [B, 1, H, W] -> (total, terms, codes, coefficients); weights are numbers, or a tensor of them,
 * ``backward(grad_output, codes, coefficients, pred, gt, mask, abs_mask, spec, dtype, wants_pred)`` ->
   (gradient of pred, gradients of the log-variances), and
 * ``code_count(spec, b, h, w)``, ``coefficient_count(b)``: sizes of what is saved, also of symbolic shapes.
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .reference.statistics import as_maps, working_dtype
+from .reference.statistics import working_dtype
 from .spec import SPECS, LossSpec
 
 _NO_SECOND_DERIVATIVE = (
@@ -45,9 +45,11 @@ class _Call(NamedTuple):
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pred, gt, mask, abs_mask, call: _Call, *log_vars):
-        # As maps here and not before: the view would have a node, and its gradient a view, of its own.
         total, terms, codes, coefficients = module(call.backend).forward(
-            *map(as_maps, (pred, gt, mask, abs_mask)),
+            pred,
+            gt,
+            mask,
+            abs_mask,
             call.spec,
             call.weights,
             log_vars,
@@ -79,10 +81,9 @@ class _Loss(torch.autograd.Function):
 def _gradient(
     call: _Call, wants_pred: bool, grad_output: Tensor, codes: Tensor, coefficients: Tensor, *inputs
 ):
-    grad, log_vars = module(call.backend).backward(
-        grad_output, codes, coefficients, *map(as_maps, inputs), call.spec, call.dtype, wants_pred
+    return module(call.backend).backward(
+        grad_output, codes, coefficients, *inputs, call.spec, call.dtype, wants_pred
     )
-    return grad.view_as(inputs[0]) if wants_pred else grad, log_vars
 
 
 class _Gradient(torch.autograd.Function):
@@ -125,7 +126,7 @@ def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, 
 @_loss_op.register_fake
 def _(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):
     dtype, kernels = working_dtype(pred, gt), module(backend)
-    b, h, w = pred.shape
+    b, h, w = pred.shape[0], pred.shape[-2], pred.shape[-1]
     codes = kernels.code_count(SPECS[spec], b, h, w) if saves else 0
     coefficients = kernels.coefficient_count(b) if saves or log_vars else 0
     empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
@@ -197,7 +198,10 @@ def evaluate(
         # Numbers of a schedule become data: as constants they would make a graph for every step.
         one = torch.ones((), dtype=dtype, device=pred.device)
         total, terms, _, _ = _loss_op(
-            *map(as_maps, (pred, gt, mask, abs_mask)),
+            pred,
+            gt,
+            mask,
+            abs_mask,
             torch.stack([one * w for w in weights]),
             list(log_vars),
             backend,
@@ -209,5 +213,6 @@ def evaluate(
     call = _Call(backend, spec, weights, process_group, dtype)
     if torch.is_grad_enabled():
         return _Loss.apply(pred, gt, mask, abs_mask, call, *log_vars)
-    maps = map(as_maps, (pred, gt, mask, abs_mask))
-    return module(backend).forward(*maps, spec, weights, log_vars, process_group, dtype, False)[:2]
+    return module(backend).forward(
+        pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, dtype, False
+    )[:2]

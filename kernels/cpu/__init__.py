@@ -62,7 +62,7 @@ def _call(
         set_map(place, x)
         for place, x in ((call.pred, pred), (call.gt, gt), (call.mask, mask), (call.abs_mask, abs_mask))
     ]
-    call.B, call.H, call.W = pred.shape
+    call.B, call.H, call.W = pred.shape[0], *pred.shape[-2:]
     call.wide = dtype == torch.float64
     call.threads = torch.get_num_threads()
     return call, kept
@@ -83,8 +83,8 @@ def forward(
     """Evaluate a loss.
 
     Args:
-        pred: [B, H, W], any strides, as `gt` and the masks.
-        gt: [B, H, W].
+        pred: [B, H, W] or [B, 1, H, W], any strides, as `gt` and the masks.
+        gt: as `pred`.
         mask: non-zero = valid, or None.
         abs_mask: mask of the absolute term, or None = `mask`.
         spec: the loss.
@@ -102,7 +102,7 @@ def forward(
     """
     lib, plan = library(), _plan(spec.key)
     call, kept = _call(pred, gt, mask, abs_mask, dtype)
-    b, h, w = pred.shape
+    b, h, w = call.B, call.H, call.W
     codes = torch.empty(code_count(spec, b, h, w) if saves else 0, dtype=torch.uint8)
     coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype)
     # Plain arrays of doubles: a tensor costs microseconds.
@@ -144,7 +144,7 @@ def backward(
     dtype: torch.dtype,
     wants_pred: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups].
+    """Gradient of the total with respect to pred, in its shape and dtype, and to the log-variances, [groups].
 
     Without `wants_pred` the first is empty.
     """

@@ -84,13 +84,16 @@ class Call(ctypes.Structure):
         *((name, _Map) for name in ("pred", "gt", "mask", "abs_mask", "grad")),
         *((name, c_int64) for name in ("B", "H", "W")),
         *((name, c_int32) for name in ("wide", "saves", "threads", "world")),
-        *((name, c_void_p) for name in ("weights", "log_vars", "totals", "terms", "total", "codes", "coefficients")),
+        *(
+            (name, c_void_p)
+            for name in ("weights", "log_vars", "totals", "terms", "total", "codes", "coefficients")
+        ),
         ("grad_output", c_double),
     ]
 
 
 def set_map(place: _Map, x: Tensor | None) -> Tensor | None:
-    """Describe a tensor [B, H, W] to the engine; returns what must be kept alive for the call."""
+    """Describe [B, H, W] or [B, 1, H, W] to the engine; returns what must be kept alive for the call."""
     if x is None:
         place.dtype = NONE
         return None
@@ -103,7 +106,8 @@ def set_map(place: _Map, x: Tensor | None) -> Tensor | None:
         x = x if x.dtype in (torch.uint8, torch.int8) else x != 0
         place.dtype = BYTE
     place.data = x.data_ptr()
-    place.stride[:] = x.stride()
+    strides = x.stride()
+    place.stride[:] = strides[0], *strides[-2:]
     return x
 
 

@@ -204,7 +204,7 @@ struct FullResolution {
     Band& out;
     uint8_t* codes;
     int8_t* saved;
-    CellSums<T> cells;
+    Cells<T> cells;
     Total<T> relative_, sign_dev_r;
 
     FullResolution(const Work& work_, int64_t b_, int64_t first, int64_t end, Arena& arena)
@@ -230,6 +230,10 @@ struct FullResolution {
         saved = call.saves
                     ? reinterpret_cast<int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint)
                     : nullptr;
+    }
+    PixelRow<T> pixels(int64_t y) const {
+        const int64_t i = y % SLOTS;
+        return {r[i], z[i], cover_[i], read_[i]};
     }
     const T* residual(int64_t y) const { return r[y % SLOTS]; }
     const uint8_t* cover(int64_t y) const { return cover_[y % SLOTS]; }
@@ -258,7 +262,7 @@ struct FullResolution {
         set_margin(cover_[slot], w, plan.border == REPLICATE);
         if (own && plan.has[GRADIENT])
             for (int k = 1; k < plan.levels; k++)
-                if (work.layout->active[k]) cells.pool(k, y, {r[slot], z[slot], cover_[slot], read_[slot]});
+                if (work.layout->active[k]) cells.pool(k, y, pixels(y + SLOTS - 1), pixels(y));
     }
 
     // Which pixels the Sobel filter reads: of mask centre also invalid ones, where they are finite; a
@@ -294,6 +298,8 @@ struct FullResolution {
             Vec<T> relative = zero, signed_dev = zero;
             Small<T> sum_r, sum_p;
             for (int64_t x = o; x < end; x += LANES) {
+                __builtin_prefetch(p_d + x + 2 * w);
+                __builtin_prefetch(g_d + x + 2 * w);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
                 const Sign<T> s_d(p - g, mask_of<T>(on_abs + x));

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import triton
 from torch import Tensor
 
+from depthloss.reference.statistics import as_maps
 from depthloss.spec import LossSpec
 
 from ..plan import make_plan
@@ -92,8 +93,8 @@ def forward(
     """Evaluate a loss.
 
     Args:
-        pred: [B, H, W], any strides, as `gt` and the masks.
-        gt: [B, H, W].
+        pred: [B, H, W] or [B, 1, H, W], any strides, as `gt` and the masks.
+        gt: as `pred`.
         mask: non-zero = valid, or None.
         abs_mask: mask of the absolute term, or None = `mask`.
         spec: the loss.
@@ -107,6 +108,7 @@ def forward(
     Returns:
         The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
     """
+    pred, gt, mask, abs_mask = map(as_maps, (pred, gt, mask, abs_mask))
     world = 1 if process_group is None else dist.get_world_size(process_group)
     plan, exchange = make_plan(spec), process_group is not None
     with _on(pred.device):
@@ -151,7 +153,7 @@ def backward(
     dtype: torch.dtype,
     wants_pred: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the total with respect to pred, [B, H, W] in its dtype, and to the log-variances, [groups].
+    """Gradient of the total with respect to pred, in its shape and dtype, and to the log-variances, [groups].
 
     Without `wants_pred` the first is empty.
     """
@@ -159,19 +161,17 @@ def backward(
         # No program would run to write them.
         log_vars = launch.log_var_gradients(make_plan(spec), coefficients) * grad_output
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
+    maps = [as_maps(x) for x in (pred, gt, mask, abs_mask)]
     with _on(pred.device):
         steps, grad, log_vars = launch.backward_launches(
             make_plan(spec),
-            parameters(pred.device, *pred.shape[1:]),
+            parameters(pred.device, *pred.shape[-2:]),
             grad_output,
             codes,
             coefficients,
-            pred,
-            gt,
-            mask,
-            abs_mask,
+            *maps,
             dtype,
         )
         for step in steps:
             step.run()
-    return grad, log_vars
+    return grad.view_as(pred), log_vars
