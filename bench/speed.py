@@ -218,11 +218,11 @@ class Bench:
                 for phase, found in samples[name].items():
                     if taken >= LEAST_SAMPLES and spent[name, phase] >= self.options.seconds:
                         continue
-                    begin = time.perf_counter()
                     if (name, phase) not in calls:
                         most = min(subject.rotation, MOST_CALLS)
                         fit = most if on_gpu else int(BATCH_MS / clocks.wall_ms(subject, phase, 1, sync))
                         calls[name, phase] = max(1, min(most, fit))
+                    begin = time.perf_counter()
                     found["wall"].append(clocks.wall_ms(subject, phase, calls[name, phase], sync))
                     if on_gpu:
                         found["gpu"].append(device_clocks[name].ms(phase))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import fused, reference
 from .reference.pyramid import bilinear, nearest
-from .reference.statistics import as_maps, convert, select, valid_pixels, working_dtype
+from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
@@ -191,6 +191,12 @@ def check_inputs(
             problem = "all inputs must be on one device"
     if problem:
         raise ValueError(f"{problem}; got {_describe(tensors)}")
+
+
+def as_maps(x: Tensor | None) -> Tensor | None:
+    """[B, 1, H, W] as [B, H, W]; anything else as it is."""
+    # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
+    return x.squeeze(1) if x is not None and x.dim() == 4 else x
 
 
 def evaluate(

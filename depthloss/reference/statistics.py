@@ -53,12 +53,6 @@ def working_dtype(pred: Tensor, gt: Tensor) -> torch.dtype:
     return torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
 
 
-def as_maps(x: Tensor | None) -> Tensor | None:
-    """[B, 1, H, W] as [B, H, W]; anything else as it is."""
-    # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
-    return x.squeeze(1) if x is not None and x.dim() == 4 else x
-
-
 def select(m: Tensor, x: Tensor, fill: float = 0.0) -> Tensor:
     """`x` where `m`, else `fill`; an unselected NaN or Inf leaves no trace in value or gradient."""
     return torch.where(m, x, fill)

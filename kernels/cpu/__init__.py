@@ -16,6 +16,7 @@ from torch import Tensor
 from depthloss.spec import SPECS, LossSpec
 
 from ..plan import make_plan
+from . import memory
 from .binding import COEFFICIENTS, HEAD, LEVELS, TOTALS, Call, CPlan, c_plan, library, set_map
 
 DEVICES = ("cpu",)
@@ -103,7 +104,7 @@ def forward(
     lib, plan = library(), _plan(spec.key)
     call, kept = _call(pred, gt, mask, abs_mask, dtype)
     b, h, w = call.B, call.H, call.W
-    codes = torch.empty(code_count(spec, b, h, w) if saves else 0, dtype=torch.uint8)
+    codes = memory.empty((code_count(spec, b, h, w) if saves else 0,), torch.uint8)
     coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype)
     # Plain arrays of doubles: a tensor costs microseconds.
     numbers = (c_double * spec.num_weights)(*(weights.tolist() if isinstance(weights, Tensor) else weights))
@@ -155,7 +156,7 @@ def backward(
         log_vars = (slopes * grad_output).to(dtype)
     if not wants_pred or not pred.numel():
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
-    grad = torch.empty_like(pred)
+    grad = memory.empty(pred.shape, pred.dtype) if pred.is_contiguous() else torch.empty_like(pred)
     call, kept = _call(pred, gt, mask, abs_mask, dtype)
     set_map(call.grad, grad)
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()

@@ -249,8 +249,11 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     for (int64_t first = 0; first < call.B && bands; first += at_once) {
         const int64_t images = std::min(at_once, call.B - first);
         work.first = first;
+        // Each pass begins where the last one ended: what it reads first is still in the cache.
+        bool backwards = true;
         const auto each = [&](auto phase) {
-            parallel(images * bands, call.threads, [&](int64_t i, int worker) {
+            backwards = !backwards;
+            parallel(images * bands, call.threads, backwards, [&](int64_t i, int worker) {
                 phase(work, first + i / bands, static_cast<int>(i % bands), arenas + worker * arena);
             });
         };
@@ -268,7 +271,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
         for (int k = 1; k < plan.levels; k++)
             begin[k + 1] = begin[k] + (space.layout.active[k] ? (space.layout.h[k] + BAND - 1) / BAND : 0);
         const int64_t of_image = begin[plan.levels];
-        parallel(images * of_image, call.threads, [&](int64_t i, int worker) {
+        parallel(images * of_image, call.threads, !backwards, [&](int64_t i, int worker) {
             const int64_t j = i % of_image;
             int k = 1;
             while (j >= begin[k + 1]) k++;
@@ -314,11 +317,15 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
         const int64_t at_once = images_at_once(*call, bands);
-        for (int64_t first = 0; first < call->B && bands; first += at_once)
-            parallel(std::min(at_once, call->B - first) * bands, call->threads, [&](int64_t i, int worker) {
+        // From the codes that were written last on.
+        for (int64_t group = (call->B + at_once - 1) / std::max<int64_t>(at_once, 1) - 1; group >= 0 && bands;
+             group--) {
+            const int64_t first = group * at_once, images = std::min(at_once, call->B - first);
+            parallel(images * bands, call->threads, true, [&](int64_t i, int worker) {
                 run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
                              arenas + worker * arena);
             });
+        }
         give_back(std::move(space));
         return 0;
     } catch (const std::exception&) {

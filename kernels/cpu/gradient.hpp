@@ -169,6 +169,9 @@ INLINE void put(void* data, int dtype, int64_t o, T x) {
         static_cast<uint16_t*>(data)[o] = to_bfloat(static_cast<float>(x));
 }
 
+// Bytes: a larger gradient is not in the cache any more when it is read, and only drives out what is.
+constexpr int64_t KEPT_IN_CACHE = 8 << 20;
+
 template <class T>
 void gradient(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
@@ -206,6 +209,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     }
     const Bytes low_bits = all_bytes(15);
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
+    const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
         if (moments || converts) read_line(work, b, y, buffers, line);
         const T* extra = sobel ? coarse.row(y) : nullptr;
@@ -213,8 +217,10 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
         // What is compiled once more for the common case, of a loss of these terms on depth as it is given,
         // and for whole blocks: nothing is asked within the loop then.
-        const auto block = [&](int64_t x, auto simple_, auto partial_) __attribute__((always_inline)) {
-            constexpr bool simple = decltype(simple_)::value, partial = decltype(partial_)::value;
+        const auto block = [&](int64_t x, auto simple_, auto partial_,
+                               auto past_) __attribute__((always_inline)) {
+            constexpr bool simple = decltype(simple_)::value, partial = decltype(partial_)::value,
+                           past = decltype(past_)::value;
             Vec<T> total = zero;
             if (simple || has_structure) {
                 const uint8_t* code = codes + y * w + x;
@@ -247,7 +253,9 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 total = total + moment_gradient(load(line.p.at(x)), load(line.g.at(x)),
                                                 mask_of<T>(line.m->at(x)), plan, c);
             total = total * upstream;
-            if (!partial || !in_place)
+            if (past)
+                stream(to + x, total);
+            else if (!partial || !in_place)
                 store(to + x, total);
             else {
                 T lanes[LANES];
@@ -256,15 +264,22 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             }
         };
         const int64_t whole = w / LANES * LANES;
-        if (sobel && !moments && !converts)
-            for (int64_t x = 0; x < whole; x += LANES) block(x, std::true_type(), std::false_type());
+        const bool simple = sobel && !moments && !converts,
+                   past = large && reinterpret_cast<uintptr_t>(to) % REGISTER == 0;
+        const std::true_type yes;
+        const std::false_type no;
+        if (simple && past)
+            for (int64_t x = 0; x < whole; x += LANES) block(x, yes, no, yes);
+        else if (simple)
+            for (int64_t x = 0; x < whole; x += LANES) block(x, yes, no, no);
         else
-            for (int64_t x = 0; x < whole; x += LANES) block(x, std::false_type(), std::false_type());
-        if (whole < w) block(whole, std::false_type(), std::true_type());
+            for (int64_t x = 0; x < whole; x += LANES) block(x, no, no, no);
+        if (whole < w) block(whole, no, yes, no);
         if (!in_place)
             for (int64_t x = 0; x < w; x++)
                 put(call.grad.data, call.grad.dtype, o_out + x * call.grad.stride[2], out[x]);
     }
+    if (large) fence();
 }
 
 }  // namespace DL_ISA

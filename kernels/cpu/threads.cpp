@@ -20,16 +20,19 @@ using Task = std::function<void(int64_t, int)>;
 struct Pieces {
     struct alignas(128) Run {
         std::atomic<int64_t> next;
-        int64_t end;
+        int64_t begin, end;
     };
     static constexpr int MOST = 64;
     Run run[MOST];
     int runs = 0;
+    bool backwards = false;
 
-    void divide(int64_t count, int workers) {
+    void divide(int64_t count, int workers, bool backwards_) {
+        backwards = backwards_;
         runs = std::min(workers, MOST);
         for (int i = 0; i < runs; i++) {
-            run[i].next.store(count * i / runs, std::memory_order_relaxed);
+            run[i].begin = count * i / runs;
+            run[i].next.store(run[i].begin, std::memory_order_relaxed);
             run[i].end = count * (i + 1) / runs;
         }
     }
@@ -38,7 +41,7 @@ struct Pieces {
             Run& own = run[(worker + k) % runs];
             while (own.next.load(std::memory_order_relaxed) < own.end) {
                 const int64_t i = own.next.fetch_add(1, std::memory_order_relaxed);
-                if (i < own.end) task(i, worker);
+                if (i < own.end) task(backwards ? own.begin + own.end - 1 - i : i, worker);
             }
         }
     }
@@ -74,7 +77,7 @@ struct Pool {
             running.fetch_sub(1, std::memory_order_release);
         }
     }
-    void spread(int64_t n, int threads, const Task& work) {
+    void spread(int64_t n, int threads, bool backwards, const Task& work) {
         {
             std::lock_guard<std::mutex> lock(mutex);
             try {
@@ -84,7 +87,7 @@ struct Pool {
                 // The system gives no more threads: the result is the same with those there are.
             }
             task = &work;
-            pieces.divide(n, threads);
+            pieces.divide(n, threads, backwards);
             wanted = std::min(workers, threads - 1);
             std::fegetenv(&arithmetic);
             running.store(wanted);
@@ -132,14 +135,14 @@ void set_team(Team function, Member number) {
     team.store(nullptr);
 });
 
-void parallel(int64_t count, int threads, const Task& task) {
+void parallel(int64_t count, int threads, bool backwards, const Task& task) {
     static std::once_flag once;
     std::call_once(once, [] { pool.store(new Pool); });
     const int workers = static_cast<int>(std::min<int64_t>(threads, count));
     const Team function = team.load();
     if (function && workers > 1) {
         Shared shared{task, {}, {}};
-        shared.pieces.divide(count, workers);
+        shared.pieces.divide(count, workers, backwards);
         std::fegetenv(&shared.arithmetic);
         // All of the team: a smaller one ends threads, which PyTorch's next operation then starts again.
         function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
@@ -149,8 +152,8 @@ void parallel(int64_t count, int threads, const Task& task) {
     Pool& here = *pool.load();
     std::unique_lock<std::mutex> lock(here.busy, std::defer_lock);
     if (workers < 2 || !lock.try_lock()) {  // Another thread of the program is using them: do it alone.
-        for (int64_t i = 0; i < count; i++) task(i, 0);
+        for (int64_t i = 0; i < count; i++) task(backwards ? count - 1 - i : i, 0);
         return;
     }
-    here.spread(count, workers, task);
+    here.spread(count, workers, backwards, task);
 }

@@ -63,6 +63,24 @@ template <class T>
 INLINE void store(T* p, const Vec<T>& x) {
     EACH reinterpret_cast<typename Vec<T>::InMemory*>(p)[i] = x.r[i];
 }
+// Past the caches, to an address that is a multiple of REGISTER; `fence` before another thread may read it.
+template <class T>
+INLINE void stream(T* p, const Vec<T>& x) {
+#if defined(__AVX512F__)
+    EACH _mm512_stream_si512(reinterpret_cast<__m512i*>(p) + i, (__m512i)x.r[i]);
+#elif defined(__AVX2__)
+    EACH _mm256_stream_si256(reinterpret_cast<__m256i*>(p) + i, (__m256i)x.r[i]);
+#elif defined(__x86_64__)
+    EACH _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, (__m128i)x.r[i]);
+#else
+    store(p, x);
+#endif
+}
+INLINE void fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
 INLINE Bytes load_bytes(const void* p) {
     Bytes x;
     memcpy(&x, p, sizeof x);

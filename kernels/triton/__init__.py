@@ -14,7 +14,6 @@ import torch.distributed as dist
 import triton
 from torch import Tensor
 
-from depthloss.reference.statistics import as_maps
 from depthloss.spec import LossSpec
 
 from ..plan import make_plan
@@ -78,6 +77,11 @@ def coefficient_count(b: int) -> int:
     return launch.coefficient_count(b)
 
 
+def _maps(*maps: Tensor | None) -> list[Tensor | None]:
+    """[B, 1, H, W] as [B, H, W]."""
+    return [x.squeeze(1) if x is not None and x.dim() == 4 else x for x in maps]
+
+
 def forward(
     pred: Tensor,
     gt: Tensor,
@@ -108,7 +112,7 @@ def forward(
     Returns:
         The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
     """
-    pred, gt, mask, abs_mask = map(as_maps, (pred, gt, mask, abs_mask))
+    pred, gt, mask, abs_mask = _maps(pred, gt, mask, abs_mask)
     world = 1 if process_group is None else dist.get_world_size(process_group)
     plan, exchange = make_plan(spec), process_group is not None
     with _on(pred.device):
@@ -161,7 +165,7 @@ def backward(
         # No program would run to write them.
         log_vars = launch.log_var_gradients(make_plan(spec), coefficients) * grad_output
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
-    maps = [as_maps(x) for x in (pred, gt, mask, abs_mask)]
+    maps = _maps(pred, gt, mask, abs_mask)
     with _on(pred.device):
         steps, grad, log_vars = launch.backward_launches(
             make_plan(spec),
