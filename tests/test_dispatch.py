@@ -257,3 +257,15 @@ def test_functional_twins_do_not_pile_up():
     assert len(functional._modules) == functional._MAX_MODULES
     expected = dl.ScaleAdaptiveLoss(lambda_sg=0.0)(pred, gt)
     assert torch.equal(functional.scale_adaptive_loss(pred, gt, lambda_sg=0.0), expected)
+
+
+def test_metrics_are_those_of_the_last_call_and_may_be_replaced():
+    pred, gt = cases.maps(torch.float32)
+    loss = dl.SSILoss()
+    assert loss.metrics == {}
+    total = loss(pred, gt)
+    assert loss.metrics is loss.metrics and torch.equal(loss.metrics["total_loss"], total.detach())
+    loss.metrics = loss.metrics | {"mine": total.detach()}
+    assert "mine" in loss.metrics
+    loss(pred, gt)
+    assert "mine" not in loss.metrics

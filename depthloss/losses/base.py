@@ -72,9 +72,14 @@ class DepthLoss(nn.Module):
     @property
     def metrics(self) -> dict[str, Tensor]:
         """Metrics of the last call, detached 0-dim tensors under their names; empty before the first."""
-        if isinstance(self._metrics, Tensor):
-            self._metrics = dict(zip(self.spec.metric_names, self._metrics.unbind(), strict=True))
-        return self._metrics
+        found = self._metrics
+        if isinstance(found, Tensor):
+            self._metrics = found = dict(zip(self.spec.metric_names, found.unbind(), strict=True))
+        return found
+
+    @metrics.setter
+    def metrics(self, metrics: dict[str, Tensor]) -> None:
+        self._metrics = metrics
 
     def __deepcopy__(self, memo: dict) -> DepthLoss:
         """A copy that works with the same ranks: a process group itself cannot be copied."""

@@ -207,5 +207,5 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             del level["gradient/scale_1"]
             for name, value in level.items():
                 metrics.setdefault(name, value)
-        self._metrics = metrics | {"total_loss": total.detach()}
+        self.metrics = metrics | {"total_loss": total.detach()}
         return total

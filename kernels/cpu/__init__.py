@@ -105,12 +105,13 @@ def forward(
     call, kept = _call(pred, gt, mask, abs_mask, dtype)
     b, h, w = call.B, call.H, call.W
     codes = memory.empty((code_count(spec, b, h, w) if saves else 0,), torch.uint8)
-    coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype)
+    coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype, device="cpu")
     # Plain arrays of doubles: a tensor costs microseconds.
     numbers = (c_double * spec.num_weights)(*(weights.tolist() if isinstance(weights, Tensor) else weights))
     s = (c_double * len(log_vars))(*[v.item() for v in log_vars])
     totals = (c_double * TOTALS)()
-    terms, total = torch.empty(len(spec.metric_names), dtype=dtype), torch.empty((), dtype=dtype)
+    terms = torch.empty(len(spec.metric_names), dtype=dtype, device="cpu")
+    total = torch.empty((), dtype=dtype, device="cpu")
     call.saves = saves
     call.world = 1
     call.weights, call.log_vars = addressof(numbers), addressof(s)
@@ -123,7 +124,7 @@ def forward(
         )
     if process_group is not None:
         call.world = dist.get_world_size(process_group)
-        own = torch.tensor(totals, dtype=torch.float64)
+        own = torch.tensor(totals, dtype=torch.float64, device="cpu")
         rows = [torch.empty_like(own) for _ in range(call.world)]
         dist.all_gather(rows, own, group=process_group)
         totals = (c_double * (TOTALS * call.world))(*torch.cat(rows).tolist())

@@ -33,14 +33,23 @@ def _lease(size: int) -> type:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor as of `torch.empty`, whose memory comes back here when its last view is gone."""
+    """A tensor as of `torch.empty`, whose memory comes back here when its last view is gone.
+
+    Its storage cannot be resized.
+    """
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     piece = _take(size)
     lease = _lease(size).from_address(piece.data_ptr())
     lease.piece = piece
-    return torch.frombuffer(lease, dtype=dtype).view(shape)
+    # In place: a view that an autograd function returns could not be changed in place.
+    return torch.frombuffer(lease, dtype=dtype).resize_(shape)
+
+
+def clear() -> None:
+    """Give what waits for its next use back to the system."""
+    _idle.clear()
 
 
 def _take(size: int) -> Tensor:
@@ -52,4 +61,4 @@ def _take(size: int) -> Tensor:
         if size <= piece.numel() <= size + size // 4:
             return piece
         _idle.append(piece)
-    return torch.empty(size, dtype=torch.uint8)
+    return torch.empty(size, dtype=torch.uint8, device="cpu")

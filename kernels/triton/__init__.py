@@ -178,4 +178,5 @@ def backward(
         )
         for step in steps:
             step.run()
-    return grad.view_as(pred), log_vars
+    # In place: a view that a Function returns cannot be changed in place.
+    return grad.unsqueeze_(1) if pred.dim() == 4 else grad, log_vars

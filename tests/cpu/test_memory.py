@@ -78,6 +78,28 @@ def test_gradients_add_up_and_are_copied_as_any():
     assert torch.equal(pred.grad.share_memory_(), once + once)
 
 
+def test_a_gradient_may_be_changed_in_place():
+    pred, gt = _maps()
+    expected = 2 * _gradient(pred, gt)
+    loss = dl.G2Loss(backend="cpu")
+    for shape in (SHAPE, (2, 512, 640)):
+        p = pred.detach().view(shape).requires_grad_()
+        gradient = torch.autograd.grad(loss(p, gt.view(shape)), p, create_graph=True)[0]
+        assert torch.equal(gradient.mul_(2).view(SHAPE), expected)
+        assert torch.autograd.grad(loss(p, gt.view(shape)), p)[0].detach_().shape == shape
+
+
+def test_another_default_device_changes_nothing():
+    pred, gt = _maps()
+    expected = _gradient(pred, gt).clone()
+    torch.set_default_device("meta")
+    try:
+        gradient = _gradient(pred, gt)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(gradient, expected)
+
+
 def test_no_more_than_four_pieces_wait():
     pieces = [memory.empty((n, 1 << 20), torch.uint8) for n in range(1, 8)]
     while pieces:
@@ -91,6 +113,8 @@ def test_no_more_than_four_pieces_wait():
     assert idle() == [4, 6, 7]
     del five, three
     assert idle() == [3, 4, 5, 7]  # 6 has waited longest
+    memory.clear()
+    assert idle() == []
     assert memory.empty((100,), torch.float64).shape == (100,)
     assert memory.empty((0, 4), torch.float32).shape == (0, 4)
 
