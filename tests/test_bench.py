@@ -503,7 +503,10 @@ def cpu_result(rows: list[dict]) -> dict:
         "date": "2026-01-02T03:04:05Z",
         "versions": {"torch": "2.9", "python": "3.12"},
         "machine": {"cores": 2, "cpu_name": "A CPU"},
-        "rows": [r | {"torch_peak_bytes_per_pixel": 50.0} for r in rows],
+        "rows": [
+            row | {"torch_peak_bytes_per_pixel": 50.0, "gigabytes_per_second": 20.0 * row["threads"]}
+            for row in rows
+        ],
     }
 
 
@@ -527,6 +530,7 @@ def test_the_table_of_speeds_on_a_cpu(tmp_path, monkeypatch):
     assert second == f"| published | 4×384×640 | 5% | {numbers}"
     (about,) = (line for line in lines if line.startswith("`copy`"))
     for part in (
+        "here at 20 to 40 GB/s.",
         "ours 7.25–7.9 and 2.4;",
         "eager 7.9–200 and",
         "torch.compile¹ 50 and 2.4.",
