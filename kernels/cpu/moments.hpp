@@ -68,10 +68,6 @@ inline int64_t first_of(const Row<uint8_t>& m) {
     }
 }
 
-// Elements to ask memory for in advance: the first phase waits for nothing else, and what the processor
-// guesses by itself ends with the page.
-constexpr int64_t AHEAD = 1024;
-
 template <class T>
 void moments(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
@@ -107,8 +103,8 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
             for (int64_t x = o; x < end; x += LANES) {
-                __builtin_prefetch(p_d + x + AHEAD);
-                __builtin_prefetch(g_d + x + AHEAD);
+                ask<false>(p_d + x + AHEAD);
+                ask<false>(g_d + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 const Vec<T> p = load(p_d + x), g = load(g_d + x);
                 if (standardised) {

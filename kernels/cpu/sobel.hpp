@@ -298,8 +298,9 @@ struct FullResolution {
             Vec<T> relative = zero, signed_dev = zero;
             Small<T> sum_r, sum_p;
             for (int64_t x = o; x < end; x += LANES) {
-                __builtin_prefetch(p_d + x + 2 * w);
-                __builtin_prefetch(g_d + x + 2 * w);
+                ask<true>(p_d + x + AHEAD);
+                ask<true>(g_d + x + AHEAD);
+                ask<true>(on + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
                 const Sign<T> s_d(p - g, mask_of<T>(on_abs + x));
