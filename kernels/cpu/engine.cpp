@@ -31,6 +31,8 @@ DECLARE(avx512)
 namespace {
 
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
+constexpr int64_t MAPS = 4 << 20;   // bytes of the maps of their levels; where they are larger,
+constexpr int64_t TURN = 2;         // the levels follow when every thread has made as many bands
 constexpr int64_t ALIGN = APART;
 
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
@@ -166,10 +168,26 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
         }
 }
 
-// The maps of the coarse levels for `images` images.
-void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int64_t images) {
+// What is in flight at once.
+struct Flight {
+    int64_t images;  // as many as the cache holds, and as give every thread a few bands
+    int64_t bands;   // before their levels follow: all of them, or of a large image a few
+    int64_t turn;    // of the bands, in every phase: each thread finds in its cache what it left there
+};
+Flight flight_of(const Call& call, int64_t bands) {
+    const int64_t pixels = call.H * call.W, bytes = pixels * (call.wide ? 17 : 9);
+    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
+                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1),
+                  images = std::max<int64_t>(1, std::min(call.B, std::max(fit, busy)));
+    const int64_t maps = images * pixels * (call.wide ? 19 : 11) / 3;
+    if (maps <= MAPS) return {images, images * bands, 0};
+    return {images, TURN * std::max(call.threads, 1), TURN};
+}
+
+// The maps of the coarse levels of what is in flight.
+void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, const Flight& flight) {
     const int64_t cell = call.wide ? 8 : 4;
-    space.maps.assign(static_cast<size_t>(images), Pyramid{});
+    space.maps.assign(static_cast<size_t>(flight.images), Pyramid{});
     char* memory = nullptr;
     int64_t o = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -177,7 +195,9 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
         for (auto& maps : space.maps)
             for (int k = 1; k < plan.levels; k++) {
                 maps.stride[k] = up(space.layout.w[k], 16) + 2 * EDGE;
-                const int64_t n = maps.stride[k] * space.layout.h[k];
+                // Above the bands: two halos, and what rounding leaves.
+                maps.rows[k] = std::min(space.layout.h[k], flight.bands * (BAND >> k) + 2 * HALO + 4);
+                const int64_t n = maps.stride[k] * maps.rows[k];
                 const auto piece = [&](int64_t bytes) {
                     char* p = memory ? memory + o : nullptr;
                     o += up(bytes);
@@ -223,15 +243,6 @@ void set_scales(Workspace& space, int64_t b) {
     image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
 }
 
-// As many images as the cache holds, and as give every thread a few bands. The backward goes by the same
-// number: each thread finds in its cache, and has to itself, what it wrote in the forward.
-int64_t images_at_once(const Call& call, int64_t bands) {
-    const int64_t bytes = call.H * call.W * (call.wide ? 17 : 9);
-    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
-                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1);
-    return std::min(call.B, std::max<int64_t>({1, fit, busy}));
-}
-
 void measure(Workspace& space, const Plan& plan, const Call& call) {
     lay_out(space, plan, call);
     Work& work = space.work;
@@ -243,17 +254,18 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.bands = space.bands.data();
     work.levels = space.levels.data();
     const Phases& run = phases(call.wide);
-    const int64_t arena = up(run.arena_bytes(call.W)), at_once = images_at_once(call, bands);
+    const int64_t arena = up(run.arena_bytes(call.W));
+    const Flight flight = flight_of(call, bands);
     char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, at_once);
-    for (int64_t first = 0; first < call.B && bands; first += at_once) {
-        const int64_t images = std::min(at_once, call.B - first);
+    if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, flight);
+    for (int64_t first = 0; first < call.B && bands; first += flight.images) {
+        const int64_t images = std::min(flight.images, call.B - first), all = images * bands;
         work.first = first;
         // Each pass begins where the last one ended: what it reads first is still in the cache.
         bool backwards = true;
         const auto each = [&](auto phase) {
             backwards = !backwards;
-            parallel(images * bands, call.threads, backwards, [&](int64_t i, int worker) {
+            parallel(all, flight.turn, call.threads, backwards, [&](int64_t i, int worker) {
                 phase(work, first + i / bands, static_cast<int>(i % bands), arenas + worker * arena);
             });
         };
@@ -264,19 +276,21 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
             each(run.deviations);
             for (int64_t b = first; b < first + images; b++) set_scales(space, b);
         }
-        each(run.structure);
-        if (!plan.has[GRADIENT] || plan.levels < 2) continue;
-        // The coarse levels: of each image the bands of level 1, then those of level 2, ...
-        int64_t begin[LEVELS + 1] = {0, 0};
-        for (int k = 1; k < plan.levels; k++)
-            begin[k + 1] = begin[k] + (space.layout.active[k] ? (space.layout.h[k] + BAND - 1) / BAND : 0);
-        const int64_t of_image = begin[plan.levels];
-        parallel(images * of_image, call.threads, !backwards, [&](int64_t i, int worker) {
-            const int64_t j = i % of_image;
-            int k = 1;
-            while (j >= begin[k + 1]) k++;
-            run.level(work, first + i / of_image, k, static_cast<int>(j - begin[k]), arenas + worker * arena);
-        });
+        const int64_t levels = plan.has[GRADIENT] ? std::max(plan.levels - 1, 0) : 0;
+        for (int64_t begin = 0; begin < all; begin += flight.bands) {
+            const int64_t count = std::min(flight.bands, all - begin);
+            parallel(count, flight.turn, call.threads, false, [&](int64_t i, int worker) {
+                const int64_t band = begin + i;
+                run.structure(work, first + band / bands, static_cast<int>(band % bands),
+                              arenas + worker * arena);
+            });
+            if (!levels) continue;
+            parallel(count * levels, flight.turn * levels, call.threads, true, [&](int64_t i, int worker) {
+                const int64_t band = begin + i / levels;
+                run.level(work, first + band / bands, static_cast<int>(1 + i % levels),
+                          static_cast<int>(band % bands), arenas + worker * arena);
+            });
+        }
     }
     // Of few images they are large: the gradient of the backward takes their place.
     if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();
@@ -316,12 +330,11 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
-        const int64_t at_once = images_at_once(*call, bands);
+        const Flight flight = flight_of(*call, bands);
         // From the codes that were written last on.
-        for (int64_t group = (call->B + at_once - 1) / std::max<int64_t>(at_once, 1) - 1; group >= 0 && bands;
-             group--) {
-            const int64_t first = group * at_once, images = std::min(at_once, call->B - first);
-            parallel(images * bands, call->threads, true, [&](int64_t i, int worker) {
+        for (int64_t group = (call->B - 1) / flight.images; group >= 0 && bands; group--) {
+            const int64_t first = group * flight.images, images = std::min(flight.images, call->B - first);
+            parallel(images * bands, flight.turn, call->threads, true, [&](int64_t i, int worker) {
                 run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
                              arenas + worker * arena);
             });

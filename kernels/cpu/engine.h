@@ -105,13 +105,19 @@ struct Layout {
     int active[LEVELS];
 };
 
-// The maps of the levels k >= 1 of one image, freed after the forward: rows of `stride` with a margin.
+constexpr int HALO = 2;     // rows above and below that an adjoint reads
+constexpr int MARGIN = 64;  // elements before and behind a row
+constexpr int EDGE = 16;    // the same of a row of a pyramid, which there are many of
+
+// The maps of the levels k >= 1 of one image, freed after the forward: rows of `stride` with a margin. They
+// hold as many rows as are in flight: row y lies at y % rows.
 struct Pyramid {
     void* residual[LEVELS];
     void* centred[LEVELS];
     uint16_t* count[LEVELS];  // pixels that a cell samples: valid ones; of mask centre the ones it reads
     uint8_t* half[LEVELS];    // mask centre: more than half valid
-    int64_t stride[LEVELS];
+    int64_t stride[LEVELS], rows[LEVELS];
+    int64_t place(int k, int64_t y) const { return y % rows[k] * stride[k] + EDGE; }
 };
 
 // All that a phase needs for one image.
@@ -127,9 +133,6 @@ struct Work {
     int64_t first;      // the first of them
     int bands_per_image;
 };
-
-constexpr int MARGIN = 64;  // elements before and behind a row
-constexpr int EDGE = 16;    // the same of a row of a pyramid, which there are many of
 
 // The phases for one instruction set and one type of arithmetic; `arena` is a thread's own memory.
 struct Phases {

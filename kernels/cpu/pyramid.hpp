@@ -40,9 +40,8 @@ struct Cells {
                 sum_m[k][odd] = arena.row<uint16_t>(), sum_read[k][odd] = arena.row<uint16_t>();
             }
     }
-    T* residual(int k, int64_t row) const { return static_cast<T*>(maps->residual[k]) + place(k, row); }
-    T* centred(int k, int64_t row) const { return static_cast<T*>(maps->centred[k]) + place(k, row); }
-    int64_t place(int k, int64_t row) const { return row * maps->stride[k] + EDGE; }
+    T* residual(int k, int64_t row) const { return static_cast<T*>(maps->residual[k]) + maps->place(k, row); }
+    T* centred(int k, int64_t row) const { return static_cast<T*>(maps->centred[k]) + maps->place(k, row); }
 
     // Row y, below `above`: makes the row of cells of level k that it completes, if any.
     void pool(int k, int64_t y, const PixelRow<T>& above, const PixelRow<T>& from) {
@@ -146,8 +145,8 @@ struct Cells {
     void finish(int k, int64_t row, int64_t area) {
         const int64_t n = work.layout->w[k];
         T* to_r = residual(k, row);
-        uint16_t* __restrict__ to_count = maps->count[k] + place(k, row);
-        uint8_t* __restrict__ half = maps->half[k] + place(k, row);
+        uint16_t* __restrict__ to_count = maps->count[k] + maps->place(k, row);
+        uint8_t* __restrict__ half = maps->half[k] + maps->place(k, row);
         const uint16_t* __restrict__ m = sum_m[k][row & 1];
         if (plan.standardised)
             for (int64_t j = n; j < blocks(n); j++) centred(k, row)[j] = 0;

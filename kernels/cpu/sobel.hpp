@@ -371,15 +371,12 @@ struct CoarseLevel {
     const int64_t b, w;
     const int k;
     uint8_t* saved;
-    const T* residual(int64_t y) const {
-        return static_cast<const T*>(maps.residual[k]) + y * maps.stride[k] + EDGE;
-    }
-    const uint8_t* cover(int64_t y) const { return maps.half[k] + y * maps.stride[k] + EDGE; }
+    const T* residual(int64_t y) const { return static_cast<const T*>(maps.residual[k]) + maps.place(k, y); }
+    const uint8_t* cover(int64_t y) const { return maps.half[k] + maps.place(k, y); }
     const T* centred(int64_t y) const {
-        return plan.standardised ? static_cast<const T*>(maps.centred[k]) + y * maps.stride[k] + EDGE
-                                 : nullptr;
+        return plan.standardised ? static_cast<const T*>(maps.centred[k]) + maps.place(k, y) : nullptr;
     }
-    const uint16_t* count(int64_t y) const { return maps.count[k] + y * maps.stride[k] + EDGE; }
+    const uint16_t* count(int64_t y) const { return maps.count[k] + maps.place(k, y); }
     Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
         return a * converted<T>(from_words<Int<T>>(count(y) + x));
     }
@@ -403,11 +400,19 @@ struct CoarseLevel {
     }
 };
 
+// Of a level the rows that follow band `band` of the image: they need no cells but its own and those above,
+// as the last two that may be there wait for the next one.
+inline int64_t level_begin(const Work& work, int k, int band) {
+    const int64_t h = work.layout->h[k], made = int64_t(band) * BAND * h / work.call->H;
+    return band >= work.bands_per_image ? h : made > HALO ? made - HALO : 0;
+}
+
 template <class T>
 void level(const Work& work, int64_t b, int k, int band, char* memory) {
     const Layout& layout = *work.layout;
-    const int64_t h = layout.h[k], w = layout.w[k], y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < h ? y0 + BAND : h;
+    const int64_t h = layout.h[k], w = layout.w[k], y0 = level_begin(work, k, band),
+                  y1 = level_begin(work, k, band + 1);
+    if (!layout.active[k] || y0 == y1) return;
     Arena arena{memory, w};
     uint8_t* saved = work.call->saves ? work.call->codes + b * layout.size + layout.cells[k] : nullptr;
     CoarseLevel<T> source{work, *work.plan, work.pyramids[b - work.first], b, w, k, saved};

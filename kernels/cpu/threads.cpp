@@ -15,33 +15,38 @@ namespace {
 
 using Task = std::function<void(int64_t, int)>;
 
-// The pieces of a call: each worker has a run of them, the same one whatever the call, so that it finds in
-// its cache what it left there; who is done takes from the others.
+// The pieces of a call: each worker has its own, the same ones whatever the call, so that it finds in its
+// cache what it left there; who is done takes from the others.
 struct Pieces {
-    struct alignas(128) Run {
+    struct alignas(128) Share {
         std::atomic<int64_t> next;
-        int64_t begin, end;
+        int64_t size;
     };
     static constexpr int MOST = 64;
-    Run run[MOST];
-    int runs = 0;
+    Share share[MOST];
+    int shares = 0;
+    int64_t turn = 1;
     bool backwards = false;
 
-    void divide(int64_t count, int workers, bool backwards_) {
+    void divide(int64_t count, int64_t turn_, int workers, bool backwards_) {
         backwards = backwards_;
-        runs = std::min(workers, MOST);
-        for (int i = 0; i < runs; i++) {
-            run[i].begin = count * i / runs;
-            run[i].next.store(run[i].begin, std::memory_order_relaxed);
-            run[i].end = count * (i + 1) / runs;
+        shares = std::min(workers, MOST);
+        turn = turn_ ? turn_ : (count + shares - 1) / shares;
+        const int64_t round = turn * shares, whole = count / round * turn, rest = count % round;
+        for (int i = 0; i < shares; i++) {
+            share[i].next.store(0, std::memory_order_relaxed);
+            share[i].size = whole + std::min(std::max<int64_t>(rest - i * turn, 0), turn);
         }
     }
     void work(const Task& task, int worker) {
-        for (int k = 0; k < runs; k++) {
-            Run& own = run[(worker + k) % runs];
-            while (own.next.load(std::memory_order_relaxed) < own.end) {
-                const int64_t i = own.next.fetch_add(1, std::memory_order_relaxed);
-                if (i < own.end) task(backwards ? own.begin + own.end - 1 - i : i, worker);
+        for (int k = 0; k < shares; k++) {
+            const int owner = (worker + k) % shares;
+            Share& own = share[owner];
+            while (own.next.load(std::memory_order_relaxed) < own.size) {
+                const int64_t next = own.next.fetch_add(1, std::memory_order_relaxed);
+                if (next >= own.size) break;
+                const int64_t i = backwards ? own.size - 1 - next : next;
+                task((i / turn * shares + owner) * turn + i % turn, worker);
             }
         }
     }
@@ -77,7 +82,7 @@ struct Pool {
             running.fetch_sub(1, std::memory_order_release);
         }
     }
-    void spread(int64_t n, int threads, bool backwards, const Task& work) {
+    void spread(int64_t n, int64_t turn, int threads, bool backwards, const Task& work) {
         {
             std::lock_guard<std::mutex> lock(mutex);
             try {
@@ -87,7 +92,7 @@ struct Pool {
                 // The system gives no more threads: the result is the same with those there are.
             }
             task = &work;
-            pieces.divide(n, threads, backwards);
+            pieces.divide(n, turn, threads, backwards);
             wanted = std::min(workers, threads - 1);
             std::fegetenv(&arithmetic);
             running.store(wanted);
@@ -113,7 +118,7 @@ struct Shared {
 
     void run() {
         const int worker = member.load()();
-        if (worker >= pieces.runs) return;
+        if (worker >= pieces.shares) return;
         std::fenv_t own;
         std::fegetenv(&own);
         std::fesetenv(&arithmetic);
@@ -135,14 +140,14 @@ void set_team(Team function, Member number) {
     team.store(nullptr);
 });
 
-void parallel(int64_t count, int threads, bool backwards, const Task& task) {
+void parallel(int64_t count, int64_t turn, int threads, bool backwards, const Task& task) {
     static std::once_flag once;
     std::call_once(once, [] { pool.store(new Pool); });
     const int workers = static_cast<int>(std::min<int64_t>(threads, count));
     const Team function = team.load();
     if (function && workers > 1) {
         Shared shared{task, {}, {}};
-        shared.pieces.divide(count, workers, backwards);
+        shared.pieces.divide(count, turn, workers, backwards);
         std::fegetenv(&shared.arithmetic);
         // All of the team: a smaller one ends threads, which PyTorch's next operation then starts again.
         function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
@@ -155,5 +160,5 @@ void parallel(int64_t count, int threads, bool backwards, const Task& task) {
         for (int64_t i = 0; i < count; i++) task(backwards ? count - 1 - i : i, 0);
         return;
     }
-    here.spread(count, workers, backwards, task);
+    here.spread(count, turn, workers, backwards, task);
 }

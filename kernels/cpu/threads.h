@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <functional>
 
-// Calls task(i, worker) for every i < count on up to `threads` threads; worker < threads. Each thread goes
-// through its share in order, or backwards.
-void parallel(int64_t count, int threads, bool backwards, const std::function<void(int64_t, int)>& task);
+// Calls task(i, worker) for every i < count on up to `threads` threads; worker < threads. They take turns of
+// `turn` tasks, 0 = one turn each; each goes through its own in order, or backwards.
+void parallel(int64_t count, int64_t turn, int threads, bool backwards,
+              const std::function<void(int64_t, int)>& task);
 
 // GOMP_parallel(body, data, threads, flags) and omp_get_thread_num() of the OpenMP library that PyTorch uses:
 // its threads may still be spinning after the last operation, and a second set beside them would wait for a

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 import depthloss as dl
 from depthloss import ops
+from depthloss.spec import GradientSpec
 
 from .. import cases
 from ..fused import families
 from ..fused.cases import Case, covering, inputs, product
-from ..fused.compare import assert_agrees, evaluate, near_kinks
+from ..fused.compare import Inputs, assert_agrees, evaluate, near_kinks
 from ..fused.draw import draw_inputs, draw_spec
 
 if ops.backend_status("cpu"):
@@ -97,6 +98,35 @@ def test_any_number_of_threads_gives_the_same_bits(name, dtype):
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+LARGE = {  # levels of every way of downsampling, six of them the deepest there are
+    "nearest": GradientSpec("residual", "nearest", "valid", "full", "sum"),
+    "average": GradientSpec("centre", "average", "zero", "level", "mean", num_scales=6),
+    "bilinear": GradientSpec("support", "bilinear", "replicate", "level", "mean", num_scales=6),
+}
+
+
+@pytest.mark.parametrize("shape", ((2, 1, 700, 950), (1, 1, 1025, 672)), ids=str)
+@pytest.mark.parametrize("gradient", LARGE)
+def test_large_images_whose_levels_follow_band_by_band(gradient, shape):
+    """At sizes that no level divides and at 672 columns, for any number of threads the same bits."""
+    pred, gt = (x.detach() for x in cases.maps(torch.float64, shape))
+    spec = dl.G2Loss(gradient=LARGE[gradient]).spec
+    arguments = Inputs(pred, gt, cases.mask("70%", shape)), spec, (1.0, 1.0, 0.5, 1.0)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(evaluate("cpu", *arguments))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    expected = evaluate("reference", *arguments)
+    near = near_kinks(spec, arguments[0]).view(shape)
+    assert near.float().mean() < 0.01
+    assert_agrees(spec, results[0], expected, expected, near)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
