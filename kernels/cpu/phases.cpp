@@ -8,7 +8,7 @@ namespace DL_ISA {
 // As many rows as the phase with the most of them takes.
 template <class T>
 int64_t arena_bytes(int64_t w) {
-    return (blocks(w) + 2 * MARGIN) * (40 * static_cast<int64_t>(sizeof(T)) + 20 * 2 + 40);
+    return row_size(w) * (40 * static_cast<int64_t>(sizeof(T)) + 20 * 2 + 40);
 }
 
 template <class T>

@@ -51,14 +51,16 @@ INLINE void ask(const void* p) {
     __builtin_prefetch(p, 0, LAST ? 0 : 3);
 }
 
-// Rows in a thread's own memory, with a margin on both sides.
+// Elements of a row in a thread's own memory, with a margin on both sides: rows of any type begin with a
+// cache line, as a load that crosses into the next one takes as long as two.
+INLINE int64_t row_size(int64_t w) { return (w + 63) / 64 * 64 + 2 * MARGIN; }
 struct Arena {
     char* next;
     int64_t w;
     template <class T>
     T* row() {
         T* p = reinterpret_cast<T*>(next) + MARGIN;
-        next += (blocks(w) + 2 * MARGIN) * static_cast<int64_t>(sizeof(T));
+        next += row_size(w) * static_cast<int64_t>(sizeof(T));
         return p;
     }
 };

@@ -30,29 +30,27 @@ void smooth_x(const T* r, T* to, int64_t w) {
     }
 }
 
-// [1 2 1] along y: gx is the difference of two columns of it.
+// Signs and absolute sum of the responses of row r1 that `keep` (0 or 1, whole blocks) selects. gx is the
+// difference of two columns smoothed along y, v; gy that of two rows smoothed along x: h0 above, and below
+// what becomes h2.
 template <class T>
-void smooth_y(const T* r0, const T* r1, const T* r2, T* to, int64_t w) {
-    for (int64_t x = 0; x < w; x += LANES) {
+void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const uint8_t* keep, int8_t* sx,
+             int8_t* sy, int64_t w, Total<T>& response, int64_t& kept) {
+    const auto along_y = [&](int64_t x) __attribute__((always_inline)) {
         const Vec<T> b = load(r1 + x);
-        store(to + x, (load(r0 + x) + load(r2 + x)) + (b + b));
-    }
-    const auto edge = [&](int64_t x) { to[x] = (r0[x] + r2[x]) + (r1[x] + r1[x]); };
-    edge(-1);
-    edge(w);
-}
-
-// Signs and absolute sum of the responses that `keep` (0 or 1, whole blocks) selects; h0 and h2 are the rows
-// above and below smoothed along x, v this one along y.
-template <class T>
-void respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t* sx, int8_t* sy, int64_t w,
-             Total<T>& response, int64_t& kept) {
+        return (load(r0 + x) + load(r2 + x)) + (b + b);
+    };
     for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
         Vec<T> total = all(T(0));
         Bytes n{};
+        Vec<T> v_left = along_y(o - LANES), v = along_y(o);
         for (int64_t x = o; x < end; x += LANES) {
+            const Vec<T> v_right = along_y(x + LANES), below = load(r2 + x);
+            const Vec<T> smooth = (load(r2 + x - 1) + load(r2 + x + 1)) + (below + below);
+            store(h2 + x, smooth);
             const Mask<T> on = mask_of<T>(keep + x);
-            const Vec<T> gx = load(v + x + 1) - load(v + x - 1), gy = load(h2 + x) - load(h0 + x);
+            const Vec<T> gx = lanes_from<1>(v, v_right) - lanes_from<LANES - 1>(v_left, v),
+                         gy = smooth - load(h0 + x);
             total = total + select(on, abs(gx) + abs(gy));
             n += load_bytes(keep + x);
             Small<T> sign_x, sign_y;
@@ -60,6 +58,7 @@ void respond(const T* h0, const T* h2, const T* v, const uint8_t* keep, int8_t* 
             sign_y.add(Sign<T>(gy, on));
             store_bytes(sx + x, sign_x.bytes());
             store_bytes(sy + x, sign_y.bytes());
+            v_left = v, v = v_right;
         }
         kept += sum(n);
         response.add(total);
@@ -114,7 +113,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     const bool replicate = plan.border == REPLICATE, counts = plan.mask != SUPPORT;
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
-    T *none = arena.row<T>(), *columns = arena.row<T>();
+    T* none = arena.row<T>();
     T* rows[3] = {arena.row<T>(), arena.row<T>(), arena.row<T>()};
     uint8_t *uncovered = arena.row<uint8_t>(), *keep = arena.row<uint8_t>();
     int8_t* adjoint = arena.row<int8_t>();
@@ -124,14 +123,13 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     const SignRow *above = nullptr, *here = nullptr;
     Total<T> response, ignored, u_z, u_one;
     int64_t ignored_kept = 0;
-    int64_t smoothed = first > 0 ? first - 2 : -1;
+    source.ready(first);
+    for (int64_t y = first > 0 ? first - 1 : 0; y <= first; y++) smooth_x(source.residual(y), rows[y % 3], w);
     for (int64_t y = first; y <= last + 1; y++) {
         const SignRow* below = nullptr;
         if (y <= last) {
             const int64_t next = y + 1 < h ? y + 1 : h - 1;
             source.ready(next);
-            for (; smoothed < next; smoothed++)
-                smooth_x(source.residual(smoothed + 1), rows[(smoothed + 1) % 3], w);
             const T* r1 = source.residual(y);
             const T* r0 = y > 0 ? source.residual(y - 1) : replicate ? r1 : none;
             const T* r2 = y + 1 < h ? source.residual(y + 1) : replicate ? r1 : none;
@@ -140,11 +138,10 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             const uint8_t* c2 = y + 1 < h ? source.cover(y + 1) : replicate ? c1 : uncovered;
             keep_row(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
-            smooth_y(r0, r1, r2, columns, w);
             const T* outside = replicate ? rows[y % 3] : none;
             const bool own = y >= y0 && y < y1;
-            respond(y > 0 ? rows[(y - 1) % 3] : outside, y + 1 < h ? rows[(y + 1) % 3] : outside, columns,
-                    keep, row.x, row.y, w, own ? response : ignored, own ? out.kept : ignored_kept);
+            respond(r0, r1, r2, y > 0 ? rows[(y - 1) % 3] : outside, rows[(y + 1) % 3], keep, row.x, row.y, w,
+                    own ? response : ignored, own ? out.kept : ignored_kept);
             along_x(row, w, replicate);
             below = &row;
         }

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -132,6 +133,26 @@ INLINE Vec<To> converted(const Vec<T>& x) {
     Vec<To> y;
     EACH y.r[i] = __builtin_convertvector(x.r[i], typename Vec<To>::Register);
     return y;
+}
+// LANES lanes of x and y side by side, from lane FROM on.
+template <int FROM, class R, size_t... I>
+INLINE R lanes_from(const R& x, const R& y, std::index_sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(x, y, (FROM + static_cast<int>(I))...);
+#else
+    using Element = std::remove_reference_t<decltype(x[0])>;
+    typedef Int<std::remove_const_t<Element>> Index __attribute__((vector_size(REGISTER)));
+    return __builtin_shuffle(x, y, Index{(FROM + static_cast<Int<std::remove_const_t<Element>>>(I))...});
+#endif
+}
+template <int FROM, class T>
+INLINE Vec<T> lanes_from(const Vec<T>& x, const Vec<T>& y) {
+    constexpr int PER = Vec<T>::PER, N = Vec<T>::N;
+    const auto at = [&](int i) __attribute__((always_inline)) { return i < N ? x.r[i] : y.r[i - N]; };
+    Vec<T> z;
+    EACH z.r[i] = lanes_from<FROM % PER>(at(i + FROM / PER), at(i + FROM / PER + 1),
+                                         std::make_index_sequence<static_cast<size_t>(PER)>());
+    return z;
 }
 // Bytes and words of memory as integers of a lane's width. Compilers take __builtin_convertvector apart into
 // single bytes here: the one place for intrinsics.
