@@ -18,6 +18,7 @@ COMPILED = ("compile", "compile slicing", "reduce-overhead", "reduce-overhead sl
 INSTRUCTION_SETS = {"avx512": "AVX-512", "avx2": "AVX2", "base": "baseline"}
 # Made of several evaluations: its launches and saved bytes are not those of one loss.
 COMPOSED = ("scale-adaptive-progressive",)
+MOST_CALLS = 8  # back to back in one sample
 CASE = ("loss", "shape", "dtype", "density", "threads")
 
 

@@ -79,8 +79,8 @@ def speed_cpu() -> str:
     speeds = [row["gigabytes_per_second"] for row in data["rows"] if row["variant"] == "floor"]
     floor = (
         "`copy` moves what must be moved, 13 bytes per pixel: both maps and the mask in, the gradient out; "
-        f"here at {min(speeds):.0f} to {max(speeds):.0f} GB/s. Each sample is up to 8 calls in a row, "
-        "on inputs that are in no cache."
+        f"here at {min(speeds):.0f} to {max(speeds):.0f} GB/s. Each sample is up to "
+        f"{bars.MOST_CALLS} calls in a row, on inputs that are in no cache."
     )
     parts = [_speeds(data, threads[0]), f"{floor} {_memory(data['rows'])} {_where(data)}"]
     for n in threads[1:]:

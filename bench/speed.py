@@ -35,7 +35,6 @@ import torch
 from jobs import Job, parse, schedule
 
 LEAST_SAMPLES = 5
-MOST_CALLS = 8  # back to back in one sample
 BATCH_MS = 20  # on a CPU: as many calls as take no longer
 
 
@@ -219,7 +218,7 @@ class Bench:
                     if taken >= LEAST_SAMPLES and spent[name, phase] >= self.options.seconds:
                         continue
                     if (name, phase) not in calls:
-                        most = min(subject.rotation, MOST_CALLS)
+                        most = min(subject.rotation, bars.MOST_CALLS)
                         fit = most if on_gpu else int(BATCH_MS / clocks.wall_ms(subject, phase, 1, sync))
                         calls[name, phase] = max(1, min(most, fit))
                     begin = time.perf_counter()

@@ -8,21 +8,23 @@ import threading
 
 import pytest
 import torch
-from depthloss.kernels import cpu
 from depthloss.kernels.cpu import memory
 
 import depthloss as dl
+from depthloss import ops
 
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason="the CPU engine is not built here")
+if ops.backend_status("cpu"):
+    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+
 SHAPE = (2, 1, 512, 640)  # a gradient of 2.5 MiB
 
 
 @pytest.fixture(autouse=True)
 def nothing_idle():
     gc.collect()
-    memory._idle.clear()
+    memory.clear()
     yield
-    memory._idle.clear()
+    memory.clear()
 
 
 def _maps(shape=SHAPE, seed=0):

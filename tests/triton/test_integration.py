@@ -38,6 +38,15 @@ def maps():
     return on_device(pred, gt, cases.mask("70%", SHAPE))
 
 
+@pytest.mark.parametrize("shape", (SHAPE, (1, 9, 13)), ids=str)
+def test_a_gradient_may_be_changed_in_place(maps, shape):
+    loss, (pred, gt, mask) = dl.G2Loss(backend="triton"), (x.detach().view(shape) for x in maps)
+    pred.requires_grad_()
+    expected = 2 * torch.autograd.grad(loss(pred, gt, mask), pred)[0]
+    gradient = torch.autograd.grad(loss(pred, gt, mask), pred, create_graph=True)[0]
+    assert torch.equal(gradient.mul_(2), expected)
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_launches(name, launches, maps):
     """At most four forward and two backward, whatever the loss; a conversion or a combination costs none."""
