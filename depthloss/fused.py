@@ -74,6 +74,8 @@ class _Loss(torch.autograd.Function):
             if torch.is_grad_enabled()
             else _gradient(*inputs)
         )
+        if not ctx.log_var_dtypes:
+            return grad, None, None, None, None
         log_vars = [g.to(d) for g, d in zip(log_vars.unbind(), ctx.log_var_dtypes, strict=True)]
         return (grad if ctx.needs_input_grad[0] else None, None, None, None, None, *log_vars)
 

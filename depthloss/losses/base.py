@@ -161,5 +161,5 @@ class DepthLoss(nn.Module):
             self.process_group,
             self.backend,
         )
-        self._metrics = terms
+        object.__setattr__(self, "_metrics", terms)  # nn.Module's own looks for parameters first: 5 µs
         return total
