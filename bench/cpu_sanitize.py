@@ -6,7 +6,8 @@
 address, undefined   the engine built with -fsanitize=address,undefined: tests/cpu (the covering matrix,
                      random losses, hard cases) and bench/cpu_fuzz.py in a child process that loads this
                      library (DEPTHLOSS_CPU_LIBRARY); then, without Python, every dtype and the search for
-                     leaks. Memory begins as NaN, the engine's working memory ends where it is asked to.
+                     leaks. Memory begins as NaN, the engine's working memory ends where it is asked to,
+                     and the levels of all but the smallest images follow band by band.
 thread               bench/cpu_driver.cpp on 1 to 4 threads, called from three threads at once, and forked
 memcheck             the driver with the engine of this installation: values used before they are set
 
@@ -30,6 +31,7 @@ import harness
 OUT = harness.RESULTS / "cpu_sanitize.json"
 ADDRESS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 THREAD = "-fsanitize=thread"
+MAPS = 1 << 14  # bytes: of all but the smallest images the levels follow band by band
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient")
 # A child's own tests of these programs would build everything once more.
 NOT_AGAIN = "tests/cpu/test_proofs.py"
@@ -72,7 +74,7 @@ def sanitized(folder: Path, flags: str, quick: bool) -> tuple[Path, Path]:
     folder.mkdir()
     level = "-O0 -g1" if quick else "-O1 -g"
     sets = ("base",) if quick or flags == THREAD else ()
-    library = tools.build(folder, f"{level} {flags} -Wno-error", flags, sets)
+    library = tools.build(folder, f"{level} {flags} -DDL_MAPS={MAPS} -Wno-error", flags, sets)
     return library, tools.build_driver(folder, flags)
 
 
@@ -83,8 +85,8 @@ def drive(
     for loss in losses:
         plan = tools.write_plan(driver.with_name("plan"), loss)
         for mode in modes:
-            shapes = ((2, 150, 97),) if mode[0] == "threads" else ((2, 37, 51), (1, 3, 1100), (1, 130, 1))
-            for shape in shapes:
+            shapes = [(2, 150, 97)] if mode[0] == "threads" else [(2, 37, 51), (1, 3, 1100), (1, 130, 1)]
+            for shape in (*shapes, (1, 700, 19)):
                 words = [*before, driver, library, plan, *shape, 0.7, "best", *mode]
                 report.add(f"driver {mode[0]}, {loss}, {'x'.join(map(str, shape))}", tool, words, OPTIONS)
 
@@ -178,7 +180,7 @@ def main() -> int:
             "command": harness.command("cpu_sanitize.py", sys.argv[1:]),
             "compiler": tools.version_of(tools.compiler()),
             "cpu_name": harness.cpu_name(),
-            "flags": {"address, undefined": ADDRESS, "thread": THREAD},
+            "flags": {"address, undefined": ADDRESS, "thread": THREAD, "both": f"-DDL_MAPS={MAPS}"},
             "options": IN_PYTHON,
             "passed": report.passed,
             "rows": report.rows,

@@ -30,8 +30,11 @@ DECLARE(avx512)
 
 namespace {
 
+#ifndef DL_MAPS  // bench/cpu_sanitize.py takes less, so that small images are worked on like large ones.
+#define DL_MAPS (4 << 20)
+#endif
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
-constexpr int64_t MAPS = 4 << 20;   // bytes of the maps of their levels; where they are larger,
+constexpr int64_t MAPS = DL_MAPS;   // bytes of the maps of their levels; where they are larger,
 constexpr int64_t TURN = 2;         // the levels follow when every thread has made as many bands
 constexpr int64_t ALIGN = APART;
 
