@@ -34,8 +34,8 @@ namespace {
 #define DL_MAPS (4 << 20)
 #endif
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
-constexpr int64_t MAPS = DL_MAPS;   // bytes of the maps of their levels; where they are larger,
-constexpr int64_t TURN = 2;         // the levels follow when every thread has made as many bands
+// Of an image whose levels' maps take more bytes, the levels follow when every thread has made TURN bands.
+constexpr int64_t MAPS = DL_MAPS, TURN = 2;
 constexpr int64_t ALIGN = APART;
 
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
@@ -171,20 +171,23 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
         }
 }
 
+int coarse_levels(const Plan& plan) { return plan.has[GRADIENT] ? std::max(plan.levels - 1, 0) : 0; }
+
 // What is in flight at once.
 struct Flight {
     int64_t images;  // as many as the cache holds, and as give every thread a few bands
     int64_t bands;   // before their levels follow: all of them, or of a large image a few
-    int64_t turn;    // of the bands, in every phase: each thread finds in its cache what it left there
+    int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
-Flight flight_of(const Call& call, int64_t bands) {
-    const int64_t pixels = call.H * call.W, bytes = pixels * (call.wide ? 17 : 9);
-    const int64_t fit = CACHE / std::max<int64_t>(bytes, 1),
+Flight flight_of(const Plan& plan, const Call& call, int64_t bands) {
+    const int64_t pixels = call.H * call.W, cell = call.wide ? 8 : 4,
+                  few = TURN * std::clamp(call.threads, 1, MOST_THREADS);
+    const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
+    if (coarse_levels(plan) && maps > MAPS && bands >= 2 * few) return {1, few, TURN};
+    const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
                   busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1),
                   images = std::max<int64_t>(1, std::min(call.B, std::max(fit, busy)));
-    const int64_t maps = images * pixels * (call.wide ? 19 : 11) / 3;
-    if (maps <= MAPS) return {images, images * bands, 0};
-    return {images, TURN * std::max(call.threads, 1), TURN};
+    return {images, images * bands, 0};
 }
 
 // The maps of the coarse levels of what is in flight.
@@ -198,8 +201,9 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, cons
         for (auto& maps : space.maps)
             for (int k = 1; k < plan.levels; k++) {
                 maps.stride[k] = up(space.layout.w[k], 16) + 2 * EDGE;
-                // Above the bands: two halos, and what rounding leaves.
-                maps.rows[k] = std::min(space.layout.h[k], flight.bands * (BAND >> k) + 2 * HALO + 4);
+                // Above those of the bands: the rows that waited, their halo, and what rounding leaves of
+                // both.
+                maps.rows[k] = std::min(space.layout.h[k], flight.bands * (BAND >> k) + 2 * HALO + 2);
                 const int64_t n = maps.stride[k] * maps.rows[k];
                 const auto piece = [&](int64_t bytes) {
                     char* p = memory ? memory + o : nullptr;
@@ -258,9 +262,9 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.levels = space.levels.data();
     const Phases& run = phases(call.wide);
     const int64_t arena = up(run.arena_bytes(call.W));
-    const Flight flight = flight_of(call, bands);
+    const Flight flight = flight_of(plan, call, bands);
     char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    if (has_structure(plan) && plan.has[GRADIENT]) lay_out_pyramids(space, plan, call, flight);
+    if (coarse_levels(plan)) lay_out_pyramids(space, plan, call, flight);
     for (int64_t first = 0; first < call.B && bands; first += flight.images) {
         const int64_t images = std::min(flight.images, call.B - first), all = images * bands;
         work.first = first;
@@ -279,19 +283,20 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
             each(run.deviations);
             for (int64_t b = first; b < first + images; b++) set_scales(space, b);
         }
-        const int64_t levels = plan.has[GRADIENT] ? std::max(plan.levels - 1, 0) : 0;
+        backwards = !flight.turn && !backwards;  // A level needs the band above.
         for (int64_t begin = 0; begin < all; begin += flight.bands) {
             const int64_t count = std::min(flight.bands, all - begin);
-            parallel(count, flight.turn, call.threads, false, [&](int64_t i, int worker) {
+            parallel(count, flight.turn, call.threads, backwards, [&](int64_t i, int worker) {
                 const int64_t band = begin + i;
                 run.structure(work, first + band / bands, static_cast<int>(band % bands),
                               arenas + worker * arena);
             });
-            if (!levels) continue;
-            parallel(count * levels, flight.turn * levels, call.threads, true, [&](int64_t i, int worker) {
-                const int64_t band = begin + i / levels;
-                run.level(work, first + band / bands, static_cast<int>(1 + i % levels),
-                          static_cast<int>(band % bands), arenas + worker * arena);
+            if (!coarse_levels(plan)) continue;
+            parallel(count, flight.turn, call.threads, !backwards, [&](int64_t i, int worker) {
+                const int64_t band = begin + i;
+                for (int k = 1; k < plan.levels; k++)
+                    run.level(work, first + band / bands, k, static_cast<int>(band % bands),
+                              arenas + worker * arena);
             });
         }
     }
@@ -333,7 +338,7 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
-        const Flight flight = flight_of(*call, bands);
+        const Flight flight = flight_of(*plan, *call, bands);
         // From the codes that were written last on.
         for (int64_t group = (call->B - 1) / flight.images; group >= 0 && bands; group--) {
             const int64_t first = group * flight.images, images = std::min(flight.images, call->B - first);

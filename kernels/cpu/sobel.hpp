@@ -32,7 +32,8 @@ void smooth_x(const T* r, T* to, int64_t w) {
 
 // Signs and absolute sum of the responses of row r1 that `keep` (0 or 1, whole blocks) selects. gx is the
 // difference of two columns smoothed along y, v; gy that of two rows smoothed along x: h0 above, and below
-// what becomes h2.
+// what becomes h2. Reads a block before and behind a row.
+static_assert(MARGIN >= LANES && EDGE >= LANES, "margins of a block");
 template <class T>
 void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const uint8_t* keep, int8_t* sx,
              int8_t* sy, int64_t w, Total<T>& response, int64_t& kept) {

@@ -20,33 +20,34 @@ using Task = std::function<void(int64_t, int)>;
 struct Pieces {
     struct alignas(128) Share {
         std::atomic<int64_t> next;
-        int64_t size;
+        int64_t begin, size;
     };
-    static constexpr int MOST = 64;
-    Share share[MOST];
+    Share share[MOST_THREADS];
     int shares = 0;
-    int64_t turn = 1;
+    int64_t turn = 0;
     bool backwards = false;
 
     void divide(int64_t count, int64_t turn_, int workers, bool backwards_) {
         backwards = backwards_;
-        shares = std::min(workers, MOST);
-        turn = turn_ ? turn_ : (count + shares - 1) / shares;
-        const int64_t round = turn * shares, whole = count / round * turn, rest = count % round;
+        shares = std::min(workers, MOST_THREADS);
+        turn = turn_;
+        const int64_t round = turn * shares;
         for (int i = 0; i < shares; i++) {
             share[i].next.store(0, std::memory_order_relaxed);
-            share[i].size = whole + std::min(std::max<int64_t>(rest - i * turn, 0), turn);
+            share[i].begin = turn ? i * turn : count * i / shares;
+            share[i].size =
+                turn ? count / round * turn + std::min(std::max(count % round - i * turn, int64_t(0)), turn)
+                     : count * (i + 1) / shares - share[i].begin;
         }
     }
     void work(const Task& task, int worker) {
         for (int k = 0; k < shares; k++) {
-            const int owner = (worker + k) % shares;
-            Share& own = share[owner];
+            Share& own = share[(worker + k) % shares];
             while (own.next.load(std::memory_order_relaxed) < own.size) {
                 const int64_t next = own.next.fetch_add(1, std::memory_order_relaxed);
                 if (next >= own.size) break;
                 const int64_t i = backwards ? own.size - 1 - next : next;
-                task((i / turn * shares + owner) * turn + i % turn, worker);
+                task(own.begin + (turn ? i / turn * turn * shares + i % turn : i), worker);
             }
         }
     }

@@ -3,8 +3,11 @@
 #include <cstdint>
 #include <functional>
 
+constexpr int MOST_THREADS = 64;
+
 // Calls task(i, worker) for every i < count on up to `threads` threads; worker < threads. They take turns of
-// `turn` tasks, 0 = one turn each; each goes through its own in order, or backwards.
+// `turn` tasks, or, if that is 0, have one run of tasks each; each goes through its own in order, or
+// backwards.
 void parallel(int64_t count, int64_t turn, int threads, bool backwards,
               const std::function<void(int64_t, int)>& task);
 
