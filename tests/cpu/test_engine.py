@@ -88,14 +88,11 @@ def _run(name: str, dtype: torch.dtype, shape=(2, 1, 150, 61)):
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize("name", FUSED)
-def test_any_number_of_threads_gives_the_same_bits(name, dtype):
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append(_run(name, dtype))
-    finally:
-        torch.set_num_threads(threads)
+def test_any_number_of_threads_gives_the_same_bits(name, dtype, threads):
+    results = []
+    for n in (1, 2, 3):
+        threads(n)
+        results.append(_run(name, dtype))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -109,18 +106,15 @@ LARGE = {  # levels of every way of downsampling, six of them the deepest there 
 
 @pytest.mark.parametrize("shape", ((2, 1, 700, 950), (1, 1, 1025, 672)), ids=str)
 @pytest.mark.parametrize("gradient", LARGE)
-def test_large_images_whose_levels_follow_band_by_band(gradient, shape):
+def test_large_images_whose_levels_follow_band_by_band(gradient, shape, threads):
     """At sizes that no level divides and at 672 columns, for any number of threads the same bits."""
     pred, gt = (x.detach() for x in cases.maps(torch.float64, shape))
     spec = dl.G2Loss(gradient=LARGE[gradient]).spec
     arguments = Inputs(pred, gt, cases.mask("70%", shape)), spec, (1.0, 1.0, 0.5, 1.0)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append(evaluate("cpu", *arguments))
-    finally:
-        torch.set_num_threads(threads)
+    results = []
+    for n in (1, 2, 3):
+        threads(n)
+        results.append(evaluate("cpu", *arguments))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     expected = evaluate("reference", *arguments)

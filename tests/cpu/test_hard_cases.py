@@ -39,13 +39,6 @@ PAIR = (Relative(name="relative"), Gradient(name="gradient", gradient=GradientSp
 EVERY_KIND = (Absolute(name="absolute"), *PAIR, DifferenceMoments(name="ssi"), LogMoments(name="silog"))
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def run(pred=None, gt=None, mask=None, loss=None):
     p, g = cases.maps(torch.float32, SHAPE)
     pred, gt = p if pred is None else pred, g if gt is None else gt
