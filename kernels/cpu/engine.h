@@ -117,7 +117,10 @@ struct Pyramid {
     uint16_t* count[LEVELS];  // pixels that a cell samples: valid ones; of mask centre the ones it reads
     uint8_t* half[LEVELS];    // mask centre: more than half valid
     int64_t stride[LEVELS], rows[LEVELS];
-    int64_t place(int k, int64_t y) const { return y % rows[k] * stride[k] + EDGE; }
+    int64_t place(int k, int64_t y) const {
+        return (y < rows[k] ? y : y % rows[k]) * stride[k] +
+               EDGE;  // Mostly all rows are; a division is slow.
+    }
 };
 
 // All that a phase needs for one image.

@@ -207,7 +207,6 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         lower.value[i] = static_cast<T>(r + d);
         upper.value[i] = static_cast<T>(plan.standardised && i & VALID_BIT >> 4 ? -mean * c[SCALE] : 0);
     }
-    const Bytes low_bits = all_bytes(15);
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
@@ -230,7 +229,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     code = code_tail;
                 }
                 const Bytes field = load_bytes(code);
-                total = look_up(lower, field & low_bits) + look_up(upper, (field >> 4) & low_bits);
+                total = look_up<0>(lower, field) + look_up<4, true>(upper, field);
                 if (simple || sobel) {
                     const int8_t* a = adjoints + y * w + x;
                     if (partial) {

@@ -88,25 +88,24 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     Total<T> all_p, all_g, all_absolute, all_visible;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
-        const int64_t row_n = count_of(*line.m, w);
-        if (!found && row_n) {
+        if (!found && count_of(*line.m, w)) {
             const int64_t x = first_of(*line.m), o = x / LANES * LANES;
             base_p = line.p_d->at(o)[x - o], base_g = line.g_d->at(o)[x - o];
             found = true;
         }
         const Vec<T> from_p = all(base_p), from_g = all(base_g);
-        out.n_all += row_n;
-        out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
-        out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);
+        int64_t row_n = structure ? 0 : count_of(*line.m, w);
         for (int64_t o = 0, end = piece_end(0, w); structure && o < w; o = end, end = piece_end(o, w)) {
             const uint8_t *on = line.m->at(o) - o, *on_abs = line.m_abs->at(o) - o;
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
+            Small<T> n;
             for (int64_t x = o; x < end; x += LANES) {
                 ask<false>(p_d + x + AHEAD);
                 ask<false>(g_d + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 const Vec<T> p = load(p_d + x), g = load(g_d + x);
+                n.add(m);
                 if (standardised) {
                     sum_p = sum_p + select(m, p - from_p);
                     sum_g = sum_g + select(m, g - from_g);
@@ -115,11 +114,15 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
                 }
                 if (has_absolute) absolute = absolute + select(mask_of<T>(on_abs + x), abs(p - g));
             }
+            row_n += sum(n);
             all_p.add(sum_p);
             all_g.add(sum_g);
             all_absolute.add(absolute);
             all_visible.add(visible);
         }
+        out.n_all += row_n;
+        out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
+        out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);
         if (plan.has[DIFFERENCE]) {
             for (int64_t x = 0; x < w; x += LANES) {
                 const Mask<T> m = mask_of<T>(line.m->at(x));

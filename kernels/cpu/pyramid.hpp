@@ -27,6 +27,8 @@ struct Cells {
     // Unscaled sums of the last even and the last odd row of a level, which make a row of the next.
     T *sum_r[LEVELS][2], *sum_z[LEVELS][2];
     uint16_t *sum_m[LEVELS][2], *sum_read[LEVELS][2];
+    Vec<int32_t> cells[LEVELS];
+    bool nested[LEVELS];
 
     Cells(const Work& work_, int64_t b_, int band_, Arena& arena)
         : work(work_),
@@ -34,30 +36,54 @@ struct Cells {
           maps(work_.pyramids ? work_.pyramids + (b_ - work_.first) : nullptr),
           b(b_),
           band(band_) {
-        for (int k = 1; k < plan.levels; k++)
+        for (int k = 1; k < plan.levels; k++) {
+            cells[k] = all(0);
+            nested[k] = nests(*work.call, k);
             for (int odd = 0; odd < 2; odd++) {
                 sum_r[k][odd] = arena.row<T>(), sum_z[k][odd] = arena.row<T>();
                 sum_m[k][odd] = arena.row<uint16_t>(), sum_read[k][odd] = arena.row<uint16_t>();
             }
+        }
     }
     T* residual(int k, int64_t row) const { return static_cast<T*>(maps->residual[k]) + maps->place(k, row); }
     T* centred(int k, int64_t row) const { return static_cast<T*>(maps->centred[k]) + maps->place(k, row); }
 
-    // Row y, below `above`: makes the row of cells of level k that it completes, if any.
-    void pool(int k, int64_t y, const PixelRow<T>& above, const PixelRow<T>& from) {
-        const int64_t f = int64_t(1) << k, h_k = work.layout->h[k];
+    // What the band's cells come to: pixels, of mask centre cells.
+    void count() const {
+        for (int k = 1; k < plan.levels; k++) {
+            int32_t lane[LANES];
+            memcpy(lane, &cells[k], sizeof lane);
+            double& total = work.levels[(b * LEVELS + k) * work.bands_per_image + band].cells;
+            for (int i = 0; i < LANES; i++) total += lane[i];
+        }
+    }
+
+    // Whether row y completes a row of cells of level k: which, or -1.
+    int64_t completes(int k, int64_t y) const {
+        const int64_t f = int64_t(1) << k, H = work.call->H, h_k = work.layout->h[k];
+        int64_t row = y >> k;
+        if (plan.downsample != NEAREST) {
+            if ((y & (f - 1)) != (plan.downsample == BILINEAR ? f / 2 : f - 1)) return -1;
+        } else if (nested[k]) {
+            if (y & (f - 1)) return -1;
+        } else {
+            row = (y * h_k + H - 1) / H;
+            if (row >= h_k || row * H / h_k != y) return -1;
+        }
+        return row < h_k ? row : -1;
+    }
+
+    // Makes a row of cells of level k, which row y, below `above`, completes.
+    void pool(int k, int64_t row, const PixelRow<T>& above, const PixelRow<T>& from) {
+        const int64_t f = int64_t(1) << k;
         if (plan.downsample == NEAREST) {
-            const int64_t H = work.call->H, row = (y * h_k + H - 1) / H;
-            if (row >= h_k || row * H / h_k != y) return;
-            if (k > 1 && nests(*work.call, k))
+            if (k > 1 && nested[k])
                 pick(k, row, residual(k - 1, 2 * row), plan.standardised ? centred(k - 1, 2 * row) : nullptr,
                      sum_m[k - 1][0], sum_read[k - 1][0]);
             else
                 pick(k, row, from.r, from.z, from.m, from.read);
             return finish(k, row, 1);
         }
-        const int64_t row = y >> k, last = plan.downsample == BILINEAR ? f / 2 : f - 1;
-        if (row >= h_k || (y & (f - 1)) != last) return;
         if (plan.downsample == BILINEAR || k == 1) {
             const int64_t o = plan.downsample == BILINEAR ? f / 2 - 1 : 0;
             add(k, row, above.r + o, from.r + o, above.z + o, from.z + o, above.m + o, from.m + o,
@@ -81,8 +107,8 @@ struct Cells {
     void pick(int k, const From* __restrict__ from, To* __restrict__ to) const {
         const int64_t n = work.layout->w[k];
         const int* columns = work.columns[k];
-        if (nests(*work.call, k))
-            for (int64_t j = 0; j < n; j++) to[j] = from[2 * j];
+        if (nested[k])
+            for (int64_t j = 0; j < n; j += LANES) every_second(from + 2 * j, to + j);
         else
             for (int64_t j = 0; j < n; j++) to[j] = from[columns[j]];
     }
@@ -93,82 +119,84 @@ struct Cells {
              const N* read0, const N* read1, int64_t step) {
         const int odd = row & 1;
         const int64_t n = work.layout->w[k];
-        const T share = T(1) / static_cast<T>(plan.downsample == BILINEAR ? 4 : int64_t(1) << (2 * k));
-        const auto scale = [&](const T* __restrict__ sum, T* __restrict__ to) __attribute__((always_inline)) {
-            const uint16_t* __restrict__ m = sum_m[k][odd];
+        const Vec<T> share =
+            all(T(1) / static_cast<T>(plan.downsample == BILINEAR ? 4 : int64_t(1) << (2 * k)));
+        uint16_t* const m = sum_m[k][odd];
+        const auto maps = [&](const T* above, const T* below, T* sums, T* to) __attribute__((always_inline)) {
+            quads(above, below, sums, step, n);
             if (plan.mask == SUPPORT)
-                for (int64_t j = 0; j < n; j++) to[j] = sum[j] / static_cast<T>(m[j] ? m[j] : 1);
+                for (int64_t j = 0; j < n; j += LANES) {
+                    const Vec<T> count = converted<T>(from_words<Int<T>>(m + j));
+                    store(to + j, load(sums + j) / select(count > all(T(0)), count, all(T(1))));
+                }
             else
-                for (int64_t j = 0; j < n; j++) to[j] = sum[j] * share;
+                for (int64_t j = 0; j < n; j += LANES) store(to + j, load(sums + j) * share);
         };
-        quads(m0, m1, sum_m[k][odd], step, n);
-        quads(r0, r1, sum_r[k][odd], step, n);
-        scale(sum_r[k][odd], residual(k, row));
+        quads(m0, m1, m, step, n);
+        maps(r0, r1, sum_r[k][odd], residual(k, row));
         if (!plan.standardised) return;
-        quads(z0, z1, sum_z[k][odd], step, n);
-        scale(sum_z[k][odd], centred(k, row));
+        maps(z0, z1, sum_z[k][odd], centred(k, row));
         if (plan.mask == CENTRE) quads(read0, read1, sum_read[k][odd], step, n);
     }
-    // Of bytes that are 0 or 1, two at a time.
-    static void quads(const uint8_t* above, const uint8_t* from, uint16_t* __restrict__ to, int64_t step,
-                      int64_t n) {
-        typedef uint16_t Pair __attribute__((aligned(1), may_alias));
-        const auto each = [&](int64_t apart) __attribute__((always_inline)) {
-            for (int64_t j = 0; j < n; j++) {
-                const uint16_t pair =
-                    static_cast<uint16_t>(*reinterpret_cast<const Pair*>(above + j * apart) +
-                                          *reinterpret_cast<const Pair*>(from + j * apart));
-                to[j] = static_cast<uint16_t>((pair & 0xff) + (pair >> 8));
-            }
-        };
-        if (step == 2)
-            each(2);
-        else
-            each(step);
+
+    // Every second element; a byte becomes a word.
+    static void every_second(const T* from, T* to) {
+        store(to, DL_ISA::every_second<0>(load(from), load(from + LANES)));
+    }
+    static void every_second(const uint8_t* from, uint16_t* to) { store_words(to, load_words(from) & 0xff); }
+    static void every_second(const uint16_t* from, uint16_t* to) {
+        store_words(to, DL_ISA::every_second<0>(load_words(from), load_words(from + LANES)));
+    }
+    // Sums of neighbours in the sum of two rows; bytes are 0 or 1.
+    static void quad(const T* above, const T* from, T* to) {
+        const Vec<T> x = load(above) + load(from), y = load(above + LANES) + load(from + LANES);
+        store(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
+    }
+    static void quad(const uint8_t* above, const uint8_t* from, uint16_t* to) {
+        const Words x = load_words(above) + load_words(from);
+        store_words(to, (x & 0xff) + (x >> 8));
+    }
+    static void quad(const uint16_t* above, const uint16_t* from, uint16_t* to) {
+        const Words x = load_words(above) + load_words(from),
+                    y = load_words(above + LANES) + load_words(from + LANES);
+        store_words(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
     }
     template <class From, class To>
-    static void quads(const From* __restrict__ above, const From* __restrict__ from, To* __restrict__ to,
-                      int64_t step, int64_t n) {
-        const auto each = [&](int64_t apart) __attribute__((always_inline)) {
+    static void quads(const From* above, const From* from, To* to, int64_t step, int64_t n) {
+        if (step == 2)
+            for (int64_t j = 0; j < n; j += LANES) quad(above + 2 * j, from + 2 * j, to + j);
+        else
             for (int64_t j = 0; j < n; j++) {
-                const int64_t i = j * apart;
+                const int64_t i = j * step;
                 to[j] = static_cast<To>((above[i] + from[i]) + (above[i + 1] + from[i + 1]));
             }
-        };
-        if (step == 2)
-            each(2);
-        else
-            each(step);
+    }
+
+    template <class A>
+    static void clear_end(A* row, int64_t n) {
+        if (n % LANES) memset(row + n, 0, sizeof(A) * static_cast<size_t>(blocks(n) - n));
     }
 
     // What else a row of cells needs: counts, which are valid, margins.
     void finish(int k, int64_t row, int64_t area) {
         const int64_t n = work.layout->w[k];
         T* to_r = residual(k, row);
-        uint16_t* __restrict__ to_count = maps->count[k] + maps->place(k, row);
-        uint8_t* __restrict__ half = maps->half[k] + maps->place(k, row);
-        const uint16_t* __restrict__ m = sum_m[k][row & 1];
-        if (plan.standardised)
-            for (int64_t j = n; j < blocks(n); j++) centred(k, row)[j] = 0;
-        memcpy(to_count, plan.mask == CENTRE && plan.standardised ? sum_read[k][row & 1] : m,
-               2 * static_cast<size_t>(n));
-        const uint16_t most = static_cast<uint16_t>(area / 2);
-        if (plan.mask == CENTRE)
-            for (int64_t j = 0; j < n; j++) half[j] = m[j] > most;
-        else
-            for (int64_t j = 0; j < n; j++) half[j] = m[j] > 0;
-        int64_t cells = 0;
-        for (int64_t o = 0; o < n; o += PIECE) {
-            const int64_t end = n - o < PIECE ? n : o + PIECE;
-            uint32_t part = 0;
-            if (plan.mask == CENTRE)
-                for (int64_t j = o; j < end; j++) part += half[j];
-            else
-                for (int64_t j = o; j < end; j++) part += m[j];
-            cells += part;
+        uint16_t* to_count = maps->count[k] + maps->place(k, row);
+        uint8_t* half = maps->half[k] + maps->place(k, row);
+        uint16_t* const m = sum_m[k][row & 1];
+        uint16_t* const read = plan.mask == CENTRE && plan.standardised ? sum_read[k][row & 1] : m;
+        clear_end(to_r, n), clear_end(m, n), clear_end(read, n);
+        if (plan.standardised) clear_end(centred(k, row), n);
+        const bool centre = plan.mask == CENTRE;
+        Vec<int32_t> total = cells[k];
+        const uint16_t most = static_cast<uint16_t>(centre ? area / 2 : 0);
+        for (int64_t j = 0; j < n; j += LANES) {
+            const Words count = load_words(m + j);
+            store_words(to_count + j, load_words(read + j));
+            store_bytes(half + j, narrowed((Words)(count > most)) & all_bytes(1));
+            total = total + (centre ? widened<int32_t>(half + j) : from_words<int32_t>(m + j));
         }
-        work.levels[(b * LEVELS + k) * work.bands_per_image + band].cells += cells;
-        for (int64_t j = n; j < blocks(n); j++) to_r[j] = 0, to_count[j] = 0;
+        cells[k] = total;
         set_margin(to_r, n, plan.border == REPLICATE);
         set_margin(half, n, plan.border == REPLICATE);
     }

@@ -133,14 +133,9 @@ constexpr int own_dtype() {
     return sizeof(T) == 8 ? FLOAT64 : FLOAT32;
 }
 
-// Row y of image b in the dtype of the arithmetic.
 template <class T>
-void read(const Map& map, int64_t b, int64_t y, int64_t w, T* buffer, Row<T>& row) {
-    const int64_t o = b * map.stride[0] + y * map.stride[1], step = map.stride[2];
-    if (map.dtype == own_dtype<T>() && step == 1) {
-        row.in_place(static_cast<const T*>(map.data) + o, w);
-        return;
-    }
+void convert(const Map& map, int64_t o, int64_t w, T* buffer, Row<T>& row) {
+    const int64_t step = map.stride[2];
     const auto* half = static_cast<const uint16_t*>(map.data) + o;
     if (map.dtype == FLOAT32)
         gather<T>(static_cast<const float*>(map.data) + o, step, w, buffer,
@@ -155,15 +150,20 @@ void read(const Map& map, int64_t b, int64_t y, int64_t w, T* buffer, Row<T>& ro
     row.padded(buffer);
 }
 
-// Row y of a mask as bytes 0 and 1; g > 0 as well if `positive` is given.
+// Row y of image b in the dtype of the arithmetic.
 template <class T>
-void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* positive, uint8_t* buffer,
-               Row<uint8_t>& row) {
-    const int64_t o = b * map.stride[0] + y * map.stride[1], step = map.stride[2];
-    if (map.dtype == BOOL && step == 1 && !positive) {
-        row.in_place(static_cast<const uint8_t*>(map.data) + o, w);
-        return;
-    }
+INLINE void read(const Map& map, int64_t b, int64_t y, int64_t w, T* buffer, Row<T>& row) {
+    const int64_t o = b * map.stride[0] + y * map.stride[1];
+    if (map.dtype == own_dtype<T>() && map.stride[2] == 1)
+        row.in_place(static_cast<const T*>(map.data) + o, w);
+    else
+        convert(map, o, w, buffer, row);
+}
+
+template <class T>
+void convert_mask(const Map& map, int64_t o, int64_t w, const Row<T>* positive, uint8_t* buffer,
+                  Row<uint8_t>& row) {
+    const int64_t step = map.stride[2];
     const auto* half = static_cast<const uint16_t*>(map.data) + o;
     if (map.dtype == NONE) {
         for (int64_t x = 0; x < w; x++) buffer[x] = 1;
@@ -186,6 +186,17 @@ void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* po
             store_bytes(buffer + x, load_bytes(buffer + x) & on);
         }
     row.padded(buffer);
+}
+
+// Row y of a mask as bytes 0 and 1; g > 0 as well if `positive` is given.
+template <class T>
+INLINE void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* positive,
+                      uint8_t* buffer, Row<uint8_t>& row) {
+    const int64_t o = b * map.stride[0] + y * map.stride[1];
+    if (map.dtype == BOOL && map.stride[2] == 1 && !positive)
+        row.in_place(static_cast<const uint8_t*>(map.data) + o, w);
+    else
+        convert_mask(map, o, w, positive, buffer, row);
 }
 
 // 1/max(x, 1e-6), or 1/(x + 1e-6), before its bounds; an Inf becomes NaN, so that it shows behind them.
@@ -261,7 +272,19 @@ INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Plan& plan) 
 }
 
 template <class T>
-void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
+void convert_line(const Plan& plan, int64_t w, LineBuffers<T>& to, Line<T>& line) {
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Mask<T> on = mask_of<T>(line.m->at(x)) | mask_of<T>(line.m_abs->at(x));
+        store(to.p_d + x, to_domain(load(line.p.at(x)), on, plan.structure));
+        store(to.g_d + x, to_domain(load(line.g.at(x)), on, plan.structure));
+    }
+    line.converted_p.padded(to.p_d);
+    line.converted_g.padded(to.g_d);
+    line.p_d = &line.converted_p, line.g_d = &line.converted_g;
+}
+
+template <class T>
+INLINE void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
     const Call& call = *work.call;
     const Plan& plan = *work.plan;
     const int64_t w = call.W;
@@ -279,15 +302,7 @@ void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<
         read_mask(call.abs_mask, b, y, w, positive, to.m_abs, line.given_abs);
         line.m_abs = &line.given_abs;
     }
-    if (plan.structure.conversion == IDENTITY) return;
-    for (int64_t x = 0; x < w; x += LANES) {
-        const Mask<T> on = mask_of<T>(line.m->at(x)) | mask_of<T>(line.m_abs->at(x));
-        store(to.p_d + x, to_domain(load(line.p.at(x)), on, plan.structure));
-        store(to.g_d + x, to_domain(load(line.g.at(x)), on, plan.structure));
-    }
-    line.converted_p.padded(to.p_d);
-    line.converted_g.padded(to.g_d);
-    line.p_d = &line.converted_p, line.g_d = &line.converted_g;
+    if (plan.structure.conversion != IDENTITY) convert_line(plan, w, to, line);
 }
 
 }  // namespace DL_ISA

@@ -50,13 +50,13 @@ void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const ui
             const Vec<T> smooth = (load(r2 + x - 1) + load(r2 + x + 1)) + (below + below);
             store(h2 + x, smooth);
             const Mask<T> on = mask_of<T>(keep + x);
-            const Vec<T> gx = lanes_from<1>(v, v_right) - lanes_from<LANES - 1>(v_left, v),
-                         gy = smooth - load(h0 + x);
-            total = total + select(on, abs(gx) + abs(gy));
+            const Vec<T> gx = select(on, lanes_from<1>(v, v_right) - lanes_from<LANES - 1>(v_left, v)),
+                         gy = select(on, smooth - load(h0 + x));
+            total = total + (abs(gx) + abs(gy));
             n += load_bytes(keep + x);
             Small<T> sign_x, sign_y;
-            sign_x.add(Sign<T>(gx, on));
-            sign_y.add(Sign<T>(gy, on));
+            sign_x.add(Sign<T>(gx));
+            sign_y.add(Sign<T>(gy));
             store_bytes(sx + x, sign_x.bytes());
             store_bytes(sy + x, sign_y.bytes());
             v_left = v, v = v_right;
@@ -71,43 +71,47 @@ inline void along_x(const SignRow& row, int64_t w, bool replicate) {
     row.x[-1] = static_cast<int8_t>(replicate ? -row.x[0] : 0);
     row.x[w] = static_cast<int8_t>(replicate ? -row.x[w - 1] : 0);
     set_margin(row.y, w, replicate);
-    const int8_t* __restrict__ x = row.x, * __restrict__ y = row.y;
-    int8_t* __restrict__ difference = row.difference, * __restrict__ smooth = row.smooth;
-    for (int64_t i = 0; i < w; i++) {
-        difference[i] = static_cast<int8_t>(x[i - 1] - x[i + 1]);
-        smooth[i] = static_cast<int8_t>(y[i - 1] + 2 * y[i] + y[i + 1]);
+    const SignRow to = row;  // What is stored may be anywhere, but not in here.
+    for (int64_t i = 0; i < w; i += REGISTER) {
+        const Wide y = load_wide(to.y + i);
+        store_wide(to.difference + i, load_wide(to.x + i - 1) - load_wide(to.x + i + 1));
+        store_wide(to.smooth + i, (load_wide(to.y + i - 1) + load_wide(to.y + i + 1)) + (y + y));
     }
 }
 
-inline void adjoint_row(const int8_t* __restrict__ d0, const int8_t* __restrict__ d1,
-                        const int8_t* __restrict__ d2, const int8_t* __restrict__ s0,
-                        const int8_t* __restrict__ s2, int8_t* __restrict__ out, int64_t w) {
-    for (int64_t i = 0; i < w; i++) out[i] = static_cast<int8_t>(d0[i] + 2 * d1[i] + d2[i] + s0[i] - s2[i]);
+inline void adjoint_row(const SignRow up, const SignRow here, const SignRow down, int8_t* out, int64_t w) {
+    for (int64_t i = 0; i < w; i += REGISTER) {
+        const Wide d = load_wide(here.difference + i);
+        store_wide(out + i, (load_wide(up.difference + i) + load_wide(down.difference + i)) + (d + d) +
+                                (load_wide(up.smooth + i) - load_wide(down.smooth + i)));
+    }
+    memset(out + w, 0, static_cast<size_t>(-w & (REGISTER - 1)));
 }
 
 // Which responses of row y count: `count` rows of coverage (support), or the half valid cells (centre).
-inline void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* __restrict__ out,
-                     const Plan& plan, int64_t y, int64_t w, int64_t h) {
+inline void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* out, const Plan& plan,
+                     int64_t y, int64_t w, int64_t h) {
     const bool outside = plan.border == VALID && (y == 0 || y == h - 1);
-    if (outside) {
-        memset(out, 0, static_cast<size_t>(blocks(w)));
-        return;
-    }
-    if (plan.mask == SUPPORT)
-        for (int64_t i = 0; i < w; i++)
-            out[i] = static_cast<uint8_t>((c0[i - 1] & c1[i - 1] & c2[i - 1]) & (c0[i] & c1[i] & c2[i]) &
-                                          (c0[i + 1] & c1[i + 1] & c2[i + 1]));
+    if (outside)
+        memset(out, 0, static_cast<size_t>(w));
+    else if (plan.mask == SUPPORT)
+        for (int64_t i = 0; i < w; i += REGISTER) {
+            const auto column = [&](int64_t x) __attribute__((always_inline)) {
+                return load_wide(c0 + x) & load_wide(c1 + x) & load_wide(c2 + x);
+            };
+            store_wide(out + i, column(i - 1) & column(i) & column(i + 1));
+        }
     else if (plan.mask == CENTRE)
         memcpy(out, c1, static_cast<size_t>(w));
     else
         memset(out, 1, static_cast<size_t>(w));
-    for (int64_t i = w; i < blocks(w); i++) out[i] = 0;
+    memset(out + w, 0, static_cast<size_t>(blocks(w) - w));
     if (plan.border == VALID) out[0] = out[w - 1] = 0;
 }
 
 // One level of an image, row by row. `Source` gives, at row y (all with margins):
-//   residual(y), cover(y): coverage or half-validity, centred(y); sampled(a, y, x): a times the pixels that a
-//   cell samples; ready(y) makes rows up to y; store(y, a) takes the adjoint.
+//   residual(y), cover(y): coverage or half-validity, centred(y); sampled(y): the pixels that a cell samples;
+//   ready(y) makes rows up to y; store(y, a) takes the adjoint.
 template <class T, class Source>
 void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_t h, int64_t w, Arena& arena,
                 LevelBand& out) {
@@ -122,7 +126,8 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
-    Total<T> response, ignored, u_z, u_one;
+    Total<T> response, ignored, u_z;
+    Products u_one;
     int64_t ignored_kept = 0;
     source.ready(first);
     for (int64_t y = first > 0 ? first - 1 : 0; y <= first; y++) smooth_x(source.residual(y), rows[y % 3], w);
@@ -161,26 +166,27 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             const SignRow* down = below;
             if (!up) up = edge(*here);
             if (!down) down = edge(*here);
-            adjoint_row(up->difference, here->difference, down->difference, up->smooth, down->smooth, adjoint,
-                        w);
+            adjoint_row(*up, *here, *down, adjoint, w);
             const T* centred = source.centred(centre);
             for (int64_t o = 0, end = piece_end(0, w); centred && o < w; o = end, end = piece_end(o, w)) {
-                Vec<T> z = all(T(0)), one = z;
-                for (int64_t x = o; x < end; x += LANES) {
-                    const Vec<T> a = converted<T>(from_signs<Int<T>>(adjoint + x));
-                    z = z + a * load(centred + x);
-                    if (counts) one = one + source.sampled(a, centre, x);
-                }
-                u_z.add(z);
-                u_one.add(one);
+                // Of every other block, as an addition waits for the one before.
+                const auto product = [&](int64_t x) __attribute__((always_inline)) {
+                    return converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
+                };
+                Vec<T> even = all(T(0)), odd = even;
+                int64_t x = o;
+                for (; x + LANES < end; x += 2 * LANES)
+                    even = even + product(x), odd = odd + product(x + LANES);
+                if (x < end) even = even + product(x);
+                u_z.add(even + odd);
             }
+            if (centred && counts) u_one.add(adjoint, source.sampled(centre), w);
             source.store(centre, adjoint);
         }
         above = here;
         here = below;
     }
-    out.response = response, out.u_z = u_z;
-    out.u_one = static_cast<int64_t>(u_one);
+    out.response = response, out.u_z = u_z, out.u_one = u_one;
 }
 
 // Level 0 of a band: makes the residual of a row when it is asked for, and with it the codes and the cells of
@@ -236,9 +242,7 @@ struct FullResolution {
     const T* residual(int64_t y) const { return r[y % SLOTS]; }
     const uint8_t* cover(int64_t y) const { return cover_[y % SLOTS]; }
     const T* centred(int64_t y) const { return plan.standardised ? z[y % SLOTS] : nullptr; }
-    Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
-        return select(mask_of<T>(read_[y % SLOTS] + x), a);
-    }
+    const uint8_t* sampled(int64_t y) const { return read_[y % SLOTS]; }
     void store(int64_t y, const int8_t* a) const {
         if (saved) memcpy(saved + y * w, a, static_cast<size_t>(w));
     }
@@ -260,7 +264,8 @@ struct FullResolution {
         set_margin(cover_[slot], w, plan.border == REPLICATE);
         if (own && plan.has[GRADIENT])
             for (int k = 1; k < plan.levels; k++)
-                if (work.layout->active[k]) cells.pool(k, y, pixels(y + SLOTS - 1), pixels(y));
+                if (const int64_t row = cells.completes(k, y); row >= 0 && work.layout->active[k])
+                    cells.pool(k, row, pixels(y + SLOTS - 1), pixels(y));
     }
 
     // Which pixels the Sobel filter reads: of mask centre also invalid ones, where they are finite; a
@@ -301,7 +306,7 @@ struct FullResolution {
                 ask<true>(on + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
-                const Sign<T> s_d(p - g, mask_of<T>(on_abs + x));
+                const Sign<T> s_d(select(mask_of<T>(on_abs + x), p - g));
                 Mask<T> keep = m;
                 if (READS == FINITE_ONES)
                     keep = (m | ((abs(p) < inf) & (abs(g) < inf))) & mask_of<T>(buffers.ones + x);
@@ -311,16 +316,17 @@ struct FullResolution {
                 }
                 const Vec<T> dev = p - mu_p;
                 const Vec<T> residual = STANDARD ? dev * inv_p - (g - mu_g) * inv_g : p - g;
-                ::DL_ISA::store(to_r + x, select(keep, residual));
-                if (STANDARD) ::DL_ISA::store(to_z + x, select(keep, dev));
+                const Vec<T> valid_r = select(m, residual), valid_dev = select(m, dev);
+                ::DL_ISA::store(to_r + x, READS == VALID_ONES ? valid_r : select(keep, residual));
+                if (STANDARD) ::DL_ISA::store(to_z + x, READS == VALID_ONES ? valid_dev : select(keep, dev));
                 const Bytes bytes_m = nonzero(on + x),
                             bytes_keep = READS == VALID_ONES ? bytes_m : bytes_of(keep);
                 store_bytes(to_cover + x, bytes_m & one);
                 if (STANDARD && READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
                 if (!OWN) continue;
-                const Sign<T> s_r(residual, m), s_p(dev, m);
-                relative = relative + select(m, abs(residual));
-                signed_dev = signed_dev + select(s_r.positive, dev) - select(s_r.negative, dev);
+                const Sign<T> s_r(valid_r), s_p(valid_dev);
+                relative = relative + abs(valid_r);
+                add_signed(signed_dev, s_r, valid_dev);
                 sum_r.add(s_r);
                 sum_p.add(s_p);
                 if (!to_code) continue;
@@ -357,6 +363,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
         source.ready(y1 - 1);
     }
     source.out.relative = source.relative_, source.out.sign_dev_r = source.sign_dev_r;
+    source.cells.count();
     out.cells = static_cast<double>(work.bands[b * work.bands_per_image + band].n_all);
 }
 
@@ -374,10 +381,7 @@ struct CoarseLevel {
     const T* centred(int64_t y) const {
         return plan.standardised ? static_cast<const T*>(maps.centred[k]) + maps.place(k, y) : nullptr;
     }
-    const uint16_t* count(int64_t y) const { return maps.count[k] + maps.place(k, y); }
-    Vec<T> sampled(const Vec<T>& a, int64_t y, int64_t x) const {
-        return a * converted<T>(from_words<Int<T>>(count(y) + x));
-    }
+    const uint16_t* sampled(int64_t y) const { return maps.count[k] + maps.place(k, y); }
     void ready(int64_t) const {}
     void store(int64_t y, const int8_t* a) const {
         if (!saved) return;
@@ -388,7 +392,7 @@ struct CoarseLevel {
     }
     template <class Cell>
     INLINE void put(int64_t y, const int8_t* __restrict__ a, Cell* __restrict__ to) const {
-        const uint16_t* __restrict__ n = count(y);
+        const uint16_t* __restrict__ n = sampled(y);
         const int64_t end = w;
         if (plan.mask == SUPPORT)
             for (int64_t x = 0; x < end; x++)

@@ -31,6 +31,10 @@ struct Traits<double> {
     using Int = int64_t;
 };
 template <>
+struct Traits<uint16_t> {
+    using Int = uint16_t;
+};
+template <>
 struct Traits<int32_t> {
     using Int = int32_t;
 };
@@ -50,6 +54,11 @@ struct Vec {
 };
 // A byte per lane.
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
+
+// As many bytes as a register has; unsigned, so that what lies beyond a row may overflow.
+typedef uint8_t Wide __attribute__((vector_size(REGISTER)));
+// Sixteen bits per lane.
+typedef uint16_t Words __attribute__((vector_size(2 * LANES)));
 
 #define EACH for (int i = 0; i < Vec<T>::N; i++)
 #define INLINE inline __attribute__((always_inline))
@@ -88,6 +97,18 @@ INLINE Bytes load_bytes(const void* p) {
     return x;
 }
 INLINE void store_bytes(void* p, const Bytes& x) { memcpy(p, &x, sizeof x); }
+INLINE Wide load_wide(const void* p) {
+    Wide x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+INLINE void store_wide(void* p, const Wide& x) { memcpy(p, &x, sizeof x); }
+INLINE Words load_words(const void* p) {
+    Words x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+INLINE void store_words(uint16_t* p, const Words& x) { memcpy(p, &x, sizeof x); }
 // A byte of -1 for each that is not zero, 0 for the others.
 INLINE Bytes nonzero(const void* p) { return (Bytes)(load_bytes(p) != Bytes{}); }
 template <class T>
@@ -134,15 +155,15 @@ INLINE Vec<To> converted(const Vec<T>& x) {
     EACH y.r[i] = __builtin_convertvector(x.r[i], typename Vec<To>::Register);
     return y;
 }
-// LANES lanes of x and y side by side, from lane FROM on.
-template <int FROM, class R, size_t... I>
-INLINE R lanes_from(const R& x, const R& y, std::index_sequence<I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-    return __builtin_shufflevector(x, y, (FROM + static_cast<int>(I))...);
+// Of the lanes of x and y side by side every STEP-th one, from lane FROM on.
+template <int FROM, int STEP, class R, size_t... I>
+INLINE R lanes(const R& x, const R& y, std::index_sequence<I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(x, y, (FROM + STEP * static_cast<int>(I))...);
 #else
-    using Element = std::remove_reference_t<decltype(x[0])>;
-    typedef Int<std::remove_const_t<Element>> Index __attribute__((vector_size(REGISTER)));
-    return __builtin_shuffle(x, y, Index{(FROM + static_cast<Int<std::remove_const_t<Element>>>(I))...});
+    using Index = Int<std::decay_t<decltype(x[0])>>;
+    typedef Index Order __attribute__((vector_size(sizeof(R))));
+    return __builtin_shuffle(x, y, Order{static_cast<Index>(FROM + STEP * static_cast<int>(I))...});
 #endif
 }
 template <int FROM, class T>
@@ -150,9 +171,22 @@ INLINE Vec<T> lanes_from(const Vec<T>& x, const Vec<T>& y) {
     constexpr int PER = Vec<T>::PER, N = Vec<T>::N;
     const auto at = [&](int i) __attribute__((always_inline)) { return i < N ? x.r[i] : y.r[i - N]; };
     Vec<T> z;
-    EACH z.r[i] = lanes_from<FROM % PER>(at(i + FROM / PER), at(i + FROM / PER + 1),
-                                         std::make_index_sequence<static_cast<size_t>(PER)>());
+    EACH z.r[i] = lanes<FROM % PER, 1>(at(i + FROM / PER), at(i + FROM / PER + 1),
+                                       std::make_index_sequence<static_cast<size_t>(PER)>());
     return z;
+}
+template <int FROM, class T>
+INLINE Vec<T> every_second(const Vec<T>& x, const Vec<T>& y) {
+    constexpr int PER = Vec<T>::PER, N = Vec<T>::N;
+    const auto at = [&](int i) __attribute__((always_inline)) { return i < N ? x.r[i] : y.r[i - N]; };
+    Vec<T> z;
+    EACH z.r[i] =
+        lanes<FROM, 2>(at(2 * i), at(2 * i + 1), std::make_index_sequence<static_cast<size_t>(PER)>());
+    return z;
+}
+template <int FROM>
+INLINE Words every_second(const Words& x, const Words& y) {
+    return lanes<FROM, 2>(x, y, std::make_index_sequence<LANES>());
 }
 // Bytes and words of memory as integers of a lane's width. Compilers take __builtin_convertvector apart into
 // single bytes here: the one place for intrinsics.
@@ -245,6 +279,18 @@ template <class T>
 INLINE Vec<T> from_words(const uint16_t* p) {
     return widened<T>(p);
 }
+// Words of 0 or -1, as bytes.
+INLINE Bytes narrowed(const Words& x) {
+#if defined(__x86_64__)
+    __m128i half[2];
+    memcpy(half, &x, sizeof half);
+    return (Bytes)_mm_packs_epi16(half[0], half[1]);
+#else
+    Bytes y;
+    for (int i = 0; i < LANES; i++) y[i] = static_cast<int8_t>(x[i]);
+    return y;
+#endif
+}
 
 // Some of the lanes of a Vec<T>: a bit of each where the instruction set has registers for them, else
 // integers of its width, -1 or 0. Nothing else about T matters.
@@ -289,6 +335,14 @@ INLINE Vec<T> select(MaskOf<sizeof(T)> m, const Vec<T>& a) {
     Vec<T> x;
     EACH x.r[i] = keep(static_cast<uint16_t>(m.k >> i * Vec<T>::PER), a.r[i]);
     return x;
+}
+INLINE __m512 add(uint16_t m, __m512 a, __m512 b) { return _mm512_mask_add_ps(a, m, a, b); }
+INLINE __m512 subtract(uint16_t m, __m512 a, __m512 b) { return _mm512_mask_sub_ps(a, m, a, b); }
+INLINE __m512d add(uint16_t m, __m512d a, __m512d b) {
+    return _mm512_mask_add_pd(a, static_cast<__mmask8>(m), a, b);
+}
+INLINE __m512d subtract(uint16_t m, __m512d a, __m512d b) {
+    return _mm512_mask_sub_pd(a, static_cast<__mmask8>(m), a, b);
 }
 INLINE Bytes bytes_of(uint16_t k) { return (Bytes)_mm_movm_epi8(k); }
 template <int SIZE>
@@ -395,13 +449,27 @@ BINARY(|)
 template <class T>
 using Mask = MaskOf<sizeof(T)>;
 
-// -1, 0 or 1 where m is; 0 elsewhere, and for NaN.
+// -1, 0 or 1; 0 for NaN.
 template <class T>
 struct Sign {
     Mask<T> negative, positive;
-    INLINE Sign(const Vec<T>& x, const Mask<T>& m)
-        : negative((x < all(T(0))) & m), positive((x > all(T(0))) & m) {}
+    INLINE explicit Sign(const Vec<T>& x) : negative(x < all(T(0))), positive(x > all(T(0))) {}
 };
+
+// Adds x times s; x is finite where s is 0.
+template <class T>
+INLINE void add_signed(Vec<T>& to, const Sign<T>& s, const Vec<T>& x) {
+#if defined(__AVX512F__)
+    EACH {
+        const auto positive = s.positive.k >> i * Vec<T>::PER, negative = s.negative.k >> i * Vec<T>::PER;
+        to.r[i] = add(static_cast<uint16_t>(positive), to.r[i], x.r[i]);
+        to.r[i] = subtract(static_cast<uint16_t>(negative), to.r[i], x.r[i]);
+    }
+#else
+    EACH to.r[i] +=
+        __builtin_convertvector(s.negative.r[i] - s.positive.r[i], typename Vec<T>::Register) * x.r[i];
+#endif
+}
 
 // Small integers, one per lane: in bytes where the instruction set adds those by a mask, else in the width of
 // T, which turns into bytes once.
@@ -413,54 +481,67 @@ struct Small {
         x = (Bytes)_mm_mask_add_epi8((__m128i)x, s.positive.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
         x = (Bytes)_mm_mask_sub_epi8((__m128i)x, s.negative.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
     }
+    INLINE void add(MaskOf<sizeof(T)> m) {
+        x = (Bytes)_mm_mask_add_epi8((__m128i)x, m.k, (__m128i)x, (__m128i)all_bytes(1));
+    }
     INLINE Bytes bytes() const { return x; }
 #else
     Vec<Int<T>> x = all(Int<T>(0));
     INLINE void add(const Sign<T>& s, int shift = 0) {
         EACH x.r[i] += (s.negative.r[i] - s.positive.r[i]) << shift;
     }
+    INLINE void add(const Mask<T>& m) { EACH x.r[i] -= m.r[i]; }
     INLINE Bytes bytes() const { return narrowed(x); }
 #endif
 };
 
-// Sixteen values by the lower four bits of a byte.
+// Sixteen values by the four bits of a byte from SHIFT on; of a table that is eight values twice, by three.
 template <class T>
 struct Table {
     alignas(64) T value[16];
 };
 #if defined(__AVX512F__)
+template <int SHIFT, bool TWICE = false>
 INLINE Vec<float> look_up(const Table<float>& t, const Bytes& at) {
-    return {{_mm512_maskz_permutexvar_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)at),
+    const __m512i lane = _mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)at);
+    return {{_mm512_maskz_permutexvar_ps(0xffff, _mm512_maskz_srli_epi32(0xffff, lane, SHIFT),
                                          _mm512_load_ps(t.value))}};
 }
+template <int SHIFT, bool TWICE = false>
 INLINE Vec<double> look_up(const Table<double>& t, const Bytes& at) {
     Vec<double> x;
     for (int i = 0; i < 2; i++) {
         const __m128i half = i ? _mm_srli_si128((__m128i)at, 8) : (__m128i)at;
-        x.r[i] = _mm512_permutex2var_pd(_mm512_load_pd(t.value), _mm512_maskz_cvtepu8_epi64(0xff, half),
-                                        _mm512_load_pd(t.value + 8));
+        const __m512i lane = _mm512_maskz_srli_epi64(0xff, _mm512_maskz_cvtepu8_epi64(0xff, half), SHIFT);
+        x.r[i] = _mm512_permutex2var_pd(_mm512_load_pd(t.value), lane, _mm512_load_pd(t.value + 8));
     }
     return x;
 }
 #else
 #if defined(__AVX2__)
+template <int SHIFT, bool TWICE = false>
 INLINE Vec<float> look_up(const Table<float>& t, const Bytes& at) {
     Vec<float> x;
     for (int i = 0; i < 2; i++) {
         const __m256i lane = _mm256_cvtepu8_epi32(i ? _mm_srli_si128((__m128i)at, 8) : (__m128i)at);
-        const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value), lane),
-                     high = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value + 8), lane);
-        x.r[i] = _mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(lane, 28));
+        const __m256i index = _mm256_srli_epi32(lane, SHIFT);
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value), index);
+        if (TWICE) {
+            x.r[i] = low;
+            continue;
+        }
+        const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(t.value + 8), index);
+        x.r[i] = _mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(lane, 28 - SHIFT));
     }
     return x;
 }
 #endif
-template <class T>
+template <int SHIFT, bool TWICE = false, class T>
 INLINE Vec<T> look_up(const Table<T>& t, const Bytes& at) {
     uint8_t index[LANES];
     T found[LANES];
     store_bytes(index, at);
-    for (int i = 0; i < LANES; i++) found[i] = t.value[index[i] & 15];
+    for (int i = 0; i < LANES; i++) found[i] = t.value[index[i] >> SHIFT & 15];
     return load(found);
 }
 #endif
@@ -516,6 +597,49 @@ INLINE int64_t sum(const Small<T>& x) {
     return total;
 #endif
 }
+
+// Sums of products of integers over rows, of which it reads 2 * LANES bytes or LANES words at a time. Up to
+// 2^31 of 16 times a pixel.
+struct Products {
+#if defined(__AVX2__)
+    __m256i lanes = _mm256_setzero_si256();
+    template <class N>
+    INLINE void add(const int8_t* a, const N* count, int64_t w) {
+        lanes = _mm256_add_epi32(lanes, of_row(a, count, w));
+    }
+    // Functions of their own: within a long one compilers keep the sum in memory.
+    __attribute__((noinline)) static __m256i of_row(const int8_t* a, const uint8_t* zero_or_one, int64_t w) {
+        __m256i total = _mm256_setzero_si256();
+        for (int64_t x = 0; x < w; x += 2 * LANES) {
+            const __m256i pairs =
+                _mm256_maddubs_epi16((__m256i)load_words(zero_or_one + x), (__m256i)load_words(a + x));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        return total;
+    }
+    __attribute__((noinline)) static __m256i of_row(const int8_t* a, const uint16_t* count, int64_t w) {
+        __m256i total = _mm256_setzero_si256();
+        for (int64_t x = 0; x < w; x += LANES) {
+            const __m256i words = _mm256_cvtepi8_epi16((__m128i)load_bytes(a + x));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(words, (__m256i)load_words(count + x)));
+        }
+        return total;
+    }
+#else
+    int32_t lanes[8] = {};
+    template <class N>
+    INLINE void add(const int8_t* a, const N* count, int64_t w) {
+        for (int64_t x = 0; x < w; x++) lanes[x % 8] += a[x] * count[x];
+    }
+#endif
+    INLINE operator int64_t() const {
+        int32_t lane[8];
+        memcpy(lane, &lanes, sizeof lane);
+        int64_t total = 0;
+        for (const int32_t x : lane) total += x;
+        return total;
+    }
+};
 
 // What rows add up to, lane by lane; one number is made of it at the end, as that takes longer.
 template <class T>
