@@ -5,6 +5,8 @@
 //
 // Reads p, g, m twice (18 bytes/pixel in float32), writes a record per band.
 #pragma once
+#include <type_traits>
+
 #include "rows.hpp"
 
 namespace DL_ISA {
@@ -100,20 +102,27 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
             Small<T> n;
-            for (int64_t x = o; x < end; x += LANES) {
+            // Compiled once more for the common case, in which nothing is asked within the loop.
+            const auto block = [&](int64_t x, auto common_) __attribute__((always_inline)) {
+                constexpr bool common = decltype(common_)::value;
                 ask<false>(p_d + x + AHEAD);
                 ask<false>(g_d + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 const Vec<T> p = load(p_d + x), g = load(g_d + x);
                 n.add(m);
-                if (standardised) {
+                if (common || standardised) {
                     sum_p = sum_p + select(m, p - from_p);
                     sum_g = sum_g + select(m, g - from_g);
                 } else if (gradient) {
                     visible = visible + select(m, p - g);
                 }
-                if (has_absolute) absolute = absolute + select(mask_of<T>(on_abs + x), abs(p - g));
-            }
+                if (common || has_absolute)
+                    absolute = absolute + select(common ? m : mask_of<T>(on_abs + x), abs(p - g));
+            };
+            if (standardised && has_absolute && on == on_abs)
+                for (int64_t x = o; x < end; x += LANES) block(x, std::true_type());
+            else
+                for (int64_t x = o; x < end; x += LANES) block(x, std::false_type());
             row_n += sum(n);
             all_p.add(sum_p);
             all_g.add(sum_g);

@@ -172,11 +172,6 @@ struct Cells {
             }
     }
 
-    template <class A>
-    static void clear_end(A* row, int64_t n) {
-        if (n % LANES) memset(row + n, 0, sizeof(A) * static_cast<size_t>(blocks(n) - n));
-    }
-
     // What else a row of cells needs: counts, which are valid, margins.
     void finish(int k, int64_t row, int64_t area) {
         const int64_t n = work.layout->w[k];

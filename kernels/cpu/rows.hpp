@@ -71,6 +71,12 @@ INLINE void set_margin(T* row, int64_t w, bool replicate) {
     row[w] = replicate ? row[w - 1] : T(0);
 }
 
+// Zeros from the end of a row to that of its last block.
+template <class T>
+INLINE void clear_end(T* row, int64_t w) {
+    if (w % LANES) memset(row + w, 0, sizeof(T) * static_cast<size_t>(blocks(w) - w));
+}
+
 template <class T>
 INLINE T from_half(uint16_t h) {
     const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;

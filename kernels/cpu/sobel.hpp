@@ -54,11 +54,8 @@ void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const ui
                          gy = select(on, smooth - load(h0 + x));
             total = total + (abs(gx) + abs(gy));
             n += load_bytes(keep + x);
-            Small<T> sign_x, sign_y;
-            sign_x.add(Sign<T>(gx));
-            sign_y.add(Sign<T>(gy));
-            store_bytes(sx + x, sign_x.bytes());
-            store_bytes(sy + x, sign_y.bytes());
+            store_bytes(sx + x, sign_bytes(gx));
+            store_bytes(sy + x, sign_bytes(gy));
             v_left = v, v = v_right;
         }
         kept += sum(n);
@@ -287,9 +284,8 @@ struct FullResolution {
         const Vec<T> mu_p = all(T(image.mu_p)), mu_g = all(T(image.mu_g)), inv_p = all(T(image.inv_p)),
                      inv_g = all(T(image.inv_g));
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
-        const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), read = all_bytes(READ_BIT),
-                    both = all_bytes(VALID_BIT | READ_BIT),
-                    no_sign = all_bytes((1 << SIGN_R) + (1 << SIGN_D) + (1 << SIGN_P));
+        const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), is_read = all_bytes(READ_BIT),
+                    both = all_bytes(VALID_BIT | READ_BIT);
         T* __restrict__ to_r = r[slot], * __restrict__ to_z = z[slot];
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
         // Whole blocks go straight into `codes`; the last one may reach beyond the row.
@@ -300,43 +296,44 @@ struct FullResolution {
             uint8_t* const code_row = !to_code || o + LANES <= w ? to_code : code_buffer - o;
             Vec<T> relative = zero, signed_dev = zero;
             Small<T> sum_r, sum_p;
+            for (int64_t x = o; x < end; x += 64) ask<true>(on + x + AHEAD);
             for (int64_t x = o; x < end; x += LANES) {
                 ask<true>(p_d + x + AHEAD);
                 ask<true>(g_d + x + AHEAD);
-                ask<true>(on + x + AHEAD);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
                 const Sign<T> s_d(select(mask_of<T>(on_abs + x), p - g));
                 Mask<T> keep = m;
-                if (READS == FINITE_ONES)
-                    keep = (m | ((abs(p) < inf) & (abs(g) < inf))) & mask_of<T>(buffers.ones + x);
-                if (READS == EVERY_ONE) {
-                    keep = mask_of<T>(buffers.ones + x);
-                    p = select(m, p), g = select(m, g);
-                }
+                if (READS == FINITE_ONES) keep = m | ((abs(p) < inf) & (abs(g) < inf));
+                if (READS == EVERY_ONE) p = select(m, p), g = select(m, g);
                 const Vec<T> dev = p - mu_p;
                 const Vec<T> residual = STANDARD ? dev * inv_p - (g - mu_g) * inv_g : p - g;
                 const Vec<T> valid_r = select(m, residual), valid_dev = select(m, dev);
-                ::DL_ISA::store(to_r + x, READS == VALID_ONES ? valid_r : select(keep, residual));
-                if (STANDARD) ::DL_ISA::store(to_z + x, READS == VALID_ONES ? valid_dev : select(keep, dev));
-                const Bytes bytes_m = nonzero(on + x),
-                            bytes_keep = READS == VALID_ONES ? bytes_m : bytes_of(keep);
+                const auto read_of = [&](const Vec<T>& all_of,
+                                         const Vec<T>& valid) __attribute__((always_inline)) {
+                    return READS == VALID_ONES ? valid : READS == EVERY_ONE ? all_of : select(keep, all_of);
+                };
+                ::DL_ISA::store(to_r + x, read_of(residual, valid_r));
+                if (STANDARD) ::DL_ISA::store(to_z + x, read_of(dev, valid_dev));
+                const Bytes bytes_m = nonzero(on + x), bytes_keep = READS == VALID_ONES  ? bytes_m
+                                                                    : READS == EVERY_ONE ? all_bytes(-1)
+                                                                                         : bytes_of(keep);
                 store_bytes(to_cover + x, bytes_m & one);
                 if (STANDARD && READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
                 if (!OWN) continue;
                 const Sign<T> s_r(valid_r), s_p(valid_dev);
                 relative = relative + abs(valid_r);
-                add_signed(signed_dev, s_r, valid_dev);
+                signed_dev = plus(signed_dev, s_r, valid_dev);
                 sum_r.add(s_r);
                 sum_p.add(s_p);
                 if (!to_code) continue;
-                Small<T> signs;
+                Small<T> signs((1 << SIGN_R) + (1 << SIGN_D) + (1 << SIGN_P));
                 signs.add(s_r, SIGN_R);
                 signs.add(s_d, SIGN_D);
                 signs.add(s_p, SIGN_P);
                 const Bytes flags =
-                    READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & read);
-                store_bytes(code_row + x, signs.bytes() + no_sign + flags);
+                    READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & is_read);
+                store_bytes(code_row + x, signs.bytes() + flags);
             }
             if (!OWN) continue;
             if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));
@@ -345,6 +342,9 @@ struct FullResolution {
             out.sign_r += sum(sum_r);
             out.sign_p += sum(sum_p);
         }
+        if (READS == VALID_ONES) return;
+        clear_end(to_r, w);
+        if (STANDARD) clear_end(to_z, w), clear_end(to_read, w);
     }
 };
 

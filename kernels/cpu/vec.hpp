@@ -449,51 +449,88 @@ BINARY(|)
 template <class T>
 using Mask = MaskOf<sizeof(T)>;
 
+INLINE int64_t sum(const Bytes& x) {
+#if defined(__x86_64__)
+    const __m128i halves = _mm_sad_epu8((__m128i)(x ^ all_bytes(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si64(halves) + _mm_cvtsi128_si64(_mm_unpackhi_epi64(halves, halves)) - 128 * LANES;
+#else
+    int32_t total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+#endif
+}
+#if defined(__AVX512F__)
 // -1, 0 or 1; 0 for NaN.
 template <class T>
 struct Sign {
-    Mask<T> negative, positive;
-    INLINE explicit Sign(const Vec<T>& x) : negative(x < all(T(0))), positive(x > all(T(0))) {}
+    Vec<T> s;
+    INLINE explicit Sign(const Vec<T>& x) { EACH s.r[i] = of(x.r[i]); }
+    // By the class of x, from a table of four bits each: 8 is 0, 9 is -1, 10 is 1.
+    static INLINE __m512 of(__m512 x) { return _mm512_fixupimm_ps(x, x, _mm512_set1_epi32(TABLE), 0); }
+    static INLINE __m512d of(__m512d x) { return _mm512_fixupimm_pd(x, x, _mm512_set1_epi64(TABLE), 0); }
+    static constexpr int TABLE = static_cast<int>(0xa9a9a888);
 };
 
-// Adds x times s; x is finite where s is 0.
+// a + s x, to what it rounds to without contraction: the product is no other number.
 template <class T>
-INLINE void add_signed(Vec<T>& to, const Sign<T>& s, const Vec<T>& x) {
-#if defined(__AVX512F__)
-    EACH {
-        const auto positive = s.positive.k >> i * Vec<T>::PER, negative = s.negative.k >> i * Vec<T>::PER;
-        to.r[i] = add(static_cast<uint16_t>(positive), to.r[i], x.r[i]);
-        to.r[i] = subtract(static_cast<uint16_t>(negative), to.r[i], x.r[i]);
-    }
-#else
-    EACH to.r[i] +=
-        __builtin_convertvector(s.negative.r[i] - s.positive.r[i], typename Vec<T>::Register) * x.r[i];
-#endif
+INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
+    Vec<T> y;
+    EACH if constexpr (sizeof(T) == 4) y.r[i] = _mm512_fmadd_ps(s.s.r[i], x.r[i], a.r[i]);
+    else y.r[i] = _mm512_fmadd_pd(s.s.r[i], x.r[i], a.r[i]);
+    return y;
 }
 
-// Small integers, one per lane: in bytes where the instruction set adds those by a mask, else in the width of
-// T, which turns into bytes once.
+// Small integers, one per lane: the lower bits of numbers without fraction.
 template <class T>
 struct Small {
-#if defined(__AVX512F__)
-    Bytes x{};
-    INLINE void add(const Sign<T>& s, int shift = 0) {
-        x = (Bytes)_mm_mask_add_epi8((__m128i)x, s.positive.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
-        x = (Bytes)_mm_mask_sub_epi8((__m128i)x, s.negative.k, (__m128i)x, (__m128i)all_bytes(1 << shift));
+    static constexpr T ZERO =
+        static_cast<T>(sizeof(T) == 4 ? 12582912.0 : 6755399441055744.0);  // 1.5 * 2^23, 2^52
+    Vec<T> x;
+    INLINE explicit Small(int value = 0) : x(all(ZERO + static_cast<T>(value))) {}
+    INLINE void add(const Sign<T>& s, int shift = 0) { x = plus(x, s, all(T(1 << shift))); }
+    INLINE void add(MaskOf<sizeof(T)> m) { x = x + select(m, all(T(1))); }
+    INLINE Bytes bytes() const {
+        if constexpr (sizeof(T) == 4) return (Bytes)_mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)x.r[0]);
+        const auto half = [&](int i) { return _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)x.r[i]); };
+        return (Bytes)_mm_unpacklo_epi64(half(0), half(sizeof(T) == 8));
     }
-    INLINE void add(MaskOf<sizeof(T)> m) {
-        x = (Bytes)_mm_mask_add_epi8((__m128i)x, m.k, (__m128i)x, (__m128i)all_bytes(1));
-    }
-    INLINE Bytes bytes() const { return x; }
+};
+// The signs of x.
+template <class T>
+INLINE Bytes sign_bytes(const Vec<T>& x) {
+    const Bytes one = all_bytes(1);
+    const uint16_t positive = (x > all(T(0))).k, negative = (x < all(T(0))).k;
+    return (Bytes)_mm_mask_sub_epi8(_mm_maskz_mov_epi8(positive, (__m128i)one), negative, __m128i{},
+                                    (__m128i)one);
+}
 #else
-    Vec<Int<T>> x = all(Int<T>(0));
-    INLINE void add(const Sign<T>& s, int shift = 0) {
-        EACH x.r[i] += (s.negative.r[i] - s.positive.r[i]) << shift;
-    }
+template <class T>
+struct Sign {
+    Vec<Int<T>> s;
+    INLINE explicit Sign(const Vec<T>& x) { EACH s.r[i] = (x.r[i] < zero()) - (x.r[i] > zero()); }
+    static constexpr typename Vec<T>::Register zero() { return typename Vec<T>::Register{}; }
+};
+template <class T>
+INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
+    return a + converted<T>(s.s) * x;
+}
+template <class T>
+struct Small {
+    Vec<Int<T>> x;
+    INLINE explicit Small(int value = 0) : x(all(Int<T>(value))) {}
+    INLINE void add(const Sign<T>& s, int shift = 0) { EACH x.r[i] += s.s.r[i] << shift; }
     INLINE void add(const Mask<T>& m) { EACH x.r[i] -= m.r[i]; }
     INLINE Bytes bytes() const { return narrowed(x); }
-#endif
 };
+template <class T>
+INLINE Bytes sign_bytes(const Vec<T>& x) {
+    return narrowed(Sign<T>(x).s);
+}
+#endif
+template <class T>
+INLINE int64_t sum(const Small<T>& x) {
+    return sum(x.bytes());
+}
 
 // Sixteen values by the four bits of a byte from SHIFT on; of a table that is eight values twice, by three.
 template <class T>
@@ -576,28 +613,6 @@ INLINE double sum(const Vec<T>& x) {
         for (int i = 0; i < n; i++) lane[i] += lane[i + n];
     return lane[0];
 }
-INLINE int64_t sum(const Bytes& x) {
-#if defined(__x86_64__)
-    const __m128i halves = _mm_sad_epu8((__m128i)(x ^ all_bytes(-128)), _mm_setzero_si128());
-    return _mm_cvtsi128_si64(halves) + _mm_cvtsi128_si64(_mm_unpackhi_epi64(halves, halves)) - 128 * LANES;
-#else
-    int32_t total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-#endif
-}
-template <class T>
-INLINE int64_t sum(const Small<T>& x) {
-#if defined(__AVX512F__)
-    return sum(x.x);
-#else
-    Int<T> lane[LANES], total = 0;
-    memcpy(lane, &x.x, sizeof lane);
-    for (int i = 0; i < LANES; i++) total += lane[i];
-    return total;
-#endif
-}
-
 // Sums of products of integers over rows, of which it reads 2 * LANES bytes or LANES words at a time. Up to
 // 2^31 of 16 times a pixel.
 struct Products {
