@@ -38,6 +38,8 @@ constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
 constexpr int64_t MAPS = DL_MAPS, TURN = 2;
 constexpr int64_t ALIGN = APART;
 
+int64_t cell_bytes(const Call& call) { return call.wide ? 8 : 4; }
+
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
 
 // The instruction sets that were compiled, from the least on, and the one in use.
@@ -160,7 +162,7 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
     space.layout = layout_of(plan, call.H, call.W);
     work.layout = &space.layout;
     work.bands_per_image = static_cast<int>((call.H + BAND - 1) / BAND);
-    if (plan.downsample == NEAREST)
+    if (plan.downsample == NEAREST && plan.levels > 1 && !nests(call, plan.levels - 1))
         for (int k = 1; k < plan.levels; k++) {
             auto& columns = space.columns[k];
             const int64_t n = space.layout.w[k];
@@ -171,7 +173,7 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
         }
 }
 
-int coarse_levels(const Plan& plan) { return plan.has[GRADIENT] ? std::max(plan.levels - 1, 0) : 0; }
+bool has_levels(const Plan& plan) { return plan.has[GRADIENT] && plan.levels > 1; }
 
 // What is in flight at once.
 struct Flight {
@@ -180,10 +182,10 @@ struct Flight {
     int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
 Flight flight_of(const Plan& plan, const Call& call, int64_t bands) {
-    const int64_t pixels = call.H * call.W, cell = call.wide ? 8 : 4,
+    const int64_t pixels = call.H * call.W, cell = cell_bytes(call),
                   few = TURN * std::clamp(call.threads, 1, MOST_THREADS);
     const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
-    if (coarse_levels(plan) && maps > MAPS && bands >= 2 * few) return {1, few, TURN};
+    if (has_levels(plan) && maps > MAPS && bands >= 2 * few) return {1, few, TURN};
     const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
                   busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1),
                   images = std::max<int64_t>(1, std::min(call.B, std::max(fit, busy)));
@@ -192,7 +194,7 @@ Flight flight_of(const Plan& plan, const Call& call, int64_t bands) {
 
 // The maps of the coarse levels of what is in flight.
 void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, const Flight& flight) {
-    const int64_t cell = call.wide ? 8 : 4;
+    const int64_t cell = cell_bytes(call);
     space.maps.assign(static_cast<size_t>(flight.images), Pyramid{});
     char* memory = nullptr;
     int64_t o = 0;
@@ -264,7 +266,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     const int64_t arena = up(run.arena_bytes(call.W));
     const Flight flight = flight_of(plan, call, bands);
     char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    if (coarse_levels(plan)) lay_out_pyramids(space, plan, call, flight);
+    if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight);
     for (int64_t first = 0; first < call.B && bands; first += flight.images) {
         const int64_t images = std::min(flight.images, call.B - first), all = images * bands;
         work.first = first;
@@ -291,7 +293,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
                 run.structure(work, first + band / bands, static_cast<int>(band % bands),
                               arenas + worker * arena);
             });
-            if (!coarse_levels(plan)) continue;
+            if (!has_levels(plan)) continue;
             parallel(count, flight.turn, call.threads, !backwards, [&](int64_t i, int worker) {
                 const int64_t band = begin + i;
                 for (int k = 1; k < plan.levels; k++)

@@ -71,6 +71,12 @@ struct Call {
 };
 }
 
+// Whether nearest cells of levels up to k sample every second one of the level below, along both axes.
+inline bool nests(const Call& call, int k) {
+    const int64_t f = int64_t(1) << k;
+    return call.W % f == 0 && call.H % f == 0;
+}
+
 // What a band of an image sums to. Means come with the pixels they are over.
 struct Spread {
     double n, mean, sum;  // sum of squared differences from the mean
@@ -118,8 +124,8 @@ struct Pyramid {
     uint8_t* half[LEVELS];    // mask centre: more than half valid
     int64_t stride[LEVELS], rows[LEVELS];
     int64_t place(int k, int64_t y) const {
-        return (y < rows[k] ? y : y % rows[k]) * stride[k] +
-               EDGE;  // Mostly all rows are; a division is slow.
+        const int64_t row = y < rows[k] ? y : y % rows[k];  // Mostly all are there; a division takes long.
+        return row * stride[k] + EDGE;
     }
 };
 
@@ -128,7 +134,7 @@ struct Work {
     const Plan* plan;
     const Call* call;
     const Layout* layout;
-    const int* columns[LEVELS];  // nearest: the column that a cell samples
+    const int* columns[LEVELS];  // nearest, and not all levels nest: the column that a cell samples
     Image* images;
     Band* bands;        // [B, bands]
     LevelBand* levels;  // [B, LEVELS, bands]

@@ -24,12 +24,6 @@ struct Row {
     }
 };
 
-// Whether nearest cells of levels up to k sample every second one of the level below, along both axes.
-INLINE bool nests(const Call& call, int k) {
-    const int64_t f = int64_t(1) << k;
-    return call.W % f == 0 && call.H % f == 0;
-}
-
 INLINE int64_t blocks(int64_t w) { return (w + LANES - 1) / LANES * LANES; }
 
 // A row in pieces: its whole blocks, then the rest of it. At their ends the sums of the lanes go on into

@@ -336,14 +336,6 @@ INLINE Vec<T> select(MaskOf<sizeof(T)> m, const Vec<T>& a) {
     EACH x.r[i] = keep(static_cast<uint16_t>(m.k >> i * Vec<T>::PER), a.r[i]);
     return x;
 }
-INLINE __m512 add(uint16_t m, __m512 a, __m512 b) { return _mm512_mask_add_ps(a, m, a, b); }
-INLINE __m512 subtract(uint16_t m, __m512 a, __m512 b) { return _mm512_mask_sub_ps(a, m, a, b); }
-INLINE __m512d add(uint16_t m, __m512d a, __m512d b) {
-    return _mm512_mask_add_pd(a, static_cast<__mmask8>(m), a, b);
-}
-INLINE __m512d subtract(uint16_t m, __m512d a, __m512d b) {
-    return _mm512_mask_sub_pd(a, static_cast<__mmask8>(m), a, b);
-}
 INLINE Bytes bytes_of(uint16_t k) { return (Bytes)_mm_movm_epi8(k); }
 template <int SIZE>
 INLINE Bytes bytes_of(MaskOf<SIZE> m) {
@@ -471,7 +463,7 @@ struct Sign {
     static constexpr int TABLE = static_cast<int>(0xa9a9a888);
 };
 
-// a + s x, to what it rounds to without contraction: the product is no other number.
+// a + s x; x is finite where s is 0. The product is exact, so that contracting it changes nothing.
 template <class T>
 INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
     Vec<T> y;
@@ -613,8 +605,8 @@ INLINE double sum(const Vec<T>& x) {
         for (int i = 0; i < n; i++) lane[i] += lane[i + n];
     return lane[0];
 }
-// Sums of products of integers over rows, of which it reads 2 * LANES bytes or LANES words at a time. Up to
-// 2^31 of 16 times a pixel.
+// The sum over rows of adjoints (at most 16) times the pixels of a cell; of the rows it reads 2 * LANES bytes
+// or LANES words at a time.
 struct Products {
 #if defined(__AVX2__)
     __m256i lanes = _mm256_setzero_si256();
