@@ -72,7 +72,7 @@ struct Call {
 }
 
 // Whether nearest cells of levels up to k sample every second one of the level below, along both axes.
-inline bool nests(const Call& call, int k) {
+static inline bool nests(const Call& call, int k) {
     const int64_t f = int64_t(1) << k;
     return call.W % f == 0 && call.H % f == 0;
 }

@@ -63,7 +63,9 @@ void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const ui
     }
 }
 
-// The two sums along x of which the adjoint is made; beyond the border lies what folds back.
+// The two sums along x of which the adjoint is made; beyond the border lies what folds back. Works on whole
+// registers of a thread's own rows.
+static_assert(MARGIN % REGISTER == 0, "rows of whole registers");
 inline void along_x(const SignRow& row, int64_t w, bool replicate) {
     row.x[-1] = static_cast<int8_t>(replicate ? -row.x[0] : 0);
     row.x[w] = static_cast<int8_t>(replicate ? -row.x[w - 1] : 0);
@@ -85,18 +87,24 @@ inline void adjoint_row(const SignRow up, const SignRow here, const SignRow down
     memset(out + w, 0, static_cast<size_t>(-w & (REGISTER - 1)));
 }
 
-// Which responses of row y count: `count` rows of coverage (support), or the half valid cells (centre).
-inline void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* out, const Plan& plan,
-                     int64_t y, int64_t w, int64_t h) {
+// Which responses of row y count, by its row of coverage (support: all nine cells) or of half valid cells
+// (centre) and those beside it, which have room for a V before and behind them.
+template <class V>
+void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* out, const Plan& plan,
+              int64_t y, int64_t w, int64_t h) {
     const bool outside = plan.border == VALID && (y == 0 || y == h - 1);
     if (outside)
         memset(out, 0, static_cast<size_t>(w));
     else if (plan.mask == SUPPORT)
-        for (int64_t i = 0; i < w; i += REGISTER) {
+        for (int64_t i = 0; i < w; i += static_cast<int64_t>(sizeof(V))) {
             const auto column = [&](int64_t x) __attribute__((always_inline)) {
-                return load_wide(c0 + x) & load_wide(c1 + x) & load_wide(c2 + x);
+                V row[3];
+                memcpy(&row[0], c0 + x, sizeof(V)), memcpy(&row[1], c1 + x, sizeof(V)),
+                    memcpy(&row[2], c2 + x, sizeof(V));
+                return row[0] & row[1] & row[2];
             };
-            store_wide(out + i, column(i - 1) & column(i) & column(i + 1));
+            const V all_nine = column(i - 1) & column(i) & column(i + 1);
+            memcpy(out + i, &all_nine, sizeof(V));
         }
     else if (plan.mask == CENTRE)
         memcpy(out, c1, static_cast<size_t>(w));
@@ -107,8 +115,8 @@ inline void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, ui
 }
 
 // One level of an image, row by row. `Source` gives, at row y (all with margins):
-//   residual(y), cover(y): coverage or half-validity, centred(y); sampled(y): the pixels that a cell samples;
-//   ready(y) makes rows up to y; store(y, a) takes the adjoint.
+//   residual(y), cover(y): coverage or half-validity, with room for a Covered at both ends; centred(y);
+//   sampled(y): the pixels that a cell samples; ready(y) makes rows up to y; store(y, a) takes the adjoint.
 template <class T, class Source>
 void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_t h, int64_t w, Arena& arena,
                 LevelBand& out) {
@@ -124,7 +132,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
     Total<T> response, ignored, u_z;
-    Products u_one;
+    int64_t u_one = 0;
     int64_t ignored_kept = 0;
     source.ready(first);
     for (int64_t y = first > 0 ? first - 1 : 0; y <= first; y++) smooth_x(source.residual(y), rows[y % 3], w);
@@ -139,7 +147,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             const uint8_t* c1 = source.cover(y);
             const uint8_t* c0 = y > 0 ? source.cover(y - 1) : replicate ? c1 : uncovered;
             const uint8_t* c2 = y + 1 < h ? source.cover(y + 1) : replicate ? c1 : uncovered;
-            keep_row(c0, c1, c2, keep, plan, y, w, h);
+            keep_row<typename Source::Covered>(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
             const T* outside = replicate ? rows[y % 3] : none;
             const bool own = y >= y0 && y < y1;
@@ -177,7 +185,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
                 if (x < end) even = even + product(x);
                 u_z.add(even + odd);
             }
-            if (centred && counts) u_one.add(adjoint, source.sampled(centre), w);
+            if (centred && counts) u_one += sum_of_products(adjoint, source.sampled(centre), w);
             source.store(centre, adjoint);
         }
         above = here;
@@ -191,6 +199,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
 template <class T>
 struct FullResolution {
     static constexpr int SLOTS = 4;
+    using Covered = Wide;
     const Work& work;
     const Call& call;
     const Plan& plan;
@@ -370,6 +379,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
 // A coarse level, whose maps phase 3 has left.
 template <class T>
 struct CoarseLevel {
+    using Covered = Bytes;
     const Work& work;
     const Plan& plan;
     const Pyramid& maps;

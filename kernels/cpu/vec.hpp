@@ -463,7 +463,8 @@ struct Sign {
     static constexpr int TABLE = static_cast<int>(0xa9a9a888);
 };
 
-// a + s x; x is finite where s is 0. The product is exact, so that contracting it changes nothing.
+// a + s x; x is finite where s is 0. The product is exact, so that contracting it changes nothing (but where
+// results that are denormal are flushed and arguments are not).
 template <class T>
 INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
     Vec<T> y;
@@ -481,10 +482,13 @@ struct Small {
     INLINE explicit Small(int value = 0) : x(all(ZERO + static_cast<T>(value))) {}
     INLINE void add(const Sign<T>& s, int shift = 0) { x = plus(x, s, all(T(1 << shift))); }
     INLINE void add(MaskOf<sizeof(T)> m) { x = x + select(m, all(T(1))); }
-    INLINE Bytes bytes() const {
-        if constexpr (sizeof(T) == 4) return (Bytes)_mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)x.r[0]);
-        const auto half = [&](int i) { return _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)x.r[i]); };
-        return (Bytes)_mm_unpacklo_epi64(half(0), half(sizeof(T) == 8));
+    INLINE Bytes bytes() const { return lowest(x); }
+    static INLINE Bytes lowest(const Vec<float>& y) {
+        return (Bytes)_mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)y.r[0]);
+    }
+    static INLINE Bytes lowest(const Vec<double>& y) {
+        return (Bytes)_mm_unpacklo_epi64(_mm512_maskz_cvtepi64_epi8(0xff, (__m512i)y.r[0]),
+                                         _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)y.r[1]));
     }
 };
 // The signs of x.
@@ -524,7 +528,8 @@ INLINE int64_t sum(const Small<T>& x) {
     return sum(x.bytes());
 }
 
-// Sixteen values by the four bits of a byte from SHIFT on; of a table that is eight values twice, by three.
+// Sixteen values by the four bits of a byte from SHIFT on; of a table that is eight values twice, by three
+// of them, where that is faster.
 template <class T>
 struct Table {
     alignas(64) T value[16];
@@ -605,48 +610,42 @@ INLINE double sum(const Vec<T>& x) {
         for (int i = 0; i < n; i++) lane[i] += lane[i + n];
     return lane[0];
 }
-// The sum over rows of adjoints (at most 16) times the pixels of a cell; of the rows it reads 2 * LANES bytes
-// or LANES words at a time.
-struct Products {
+// The sum over a row of adjoints (at most 16) times the pixels of a cell. Reads 2 * LANES bytes or LANES
+// words at a time; functions of their own, as within a long one compilers keep the sum in memory.
 #if defined(__AVX2__)
-    __m256i lanes = _mm256_setzero_si256();
-    template <class N>
-    INLINE void add(const int8_t* a, const N* count, int64_t w) {
-        lanes = _mm256_add_epi32(lanes, of_row(a, count, w));
+INLINE int64_t sum(__m256i lanes) {
+    int32_t lane[8];
+    memcpy(lane, &lanes, sizeof lane);
+    int64_t total = 0;
+    for (const int32_t x : lane) total += x;
+    return total;
+}
+__attribute__((noinline)) inline int64_t sum_of_products(const int8_t* a, const uint8_t* zero_or_one,
+                                                         int64_t w) {
+    __m256i total = _mm256_setzero_si256();
+    for (int64_t x = 0; x < w; x += 2 * LANES) {
+        const __m256i pairs =
+            _mm256_maddubs_epi16((__m256i)load_words(zero_or_one + x), (__m256i)load_words(a + x));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    // Functions of their own: within a long one compilers keep the sum in memory.
-    __attribute__((noinline)) static __m256i of_row(const int8_t* a, const uint8_t* zero_or_one, int64_t w) {
-        __m256i total = _mm256_setzero_si256();
-        for (int64_t x = 0; x < w; x += 2 * LANES) {
-            const __m256i pairs =
-                _mm256_maddubs_epi16((__m256i)load_words(zero_or_one + x), (__m256i)load_words(a + x));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-        return total;
+    return sum(total);
+}
+__attribute__((noinline)) inline int64_t sum_of_products(const int8_t* a, const uint16_t* count, int64_t w) {
+    __m256i total = _mm256_setzero_si256();
+    for (int64_t x = 0; x < w; x += LANES) {
+        const __m256i words = _mm256_cvtepi8_epi16((__m128i)load_bytes(a + x));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(words, (__m256i)load_words(count + x)));
     }
-    __attribute__((noinline)) static __m256i of_row(const int8_t* a, const uint16_t* count, int64_t w) {
-        __m256i total = _mm256_setzero_si256();
-        for (int64_t x = 0; x < w; x += LANES) {
-            const __m256i words = _mm256_cvtepi8_epi16((__m128i)load_bytes(a + x));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(words, (__m256i)load_words(count + x)));
-        }
-        return total;
-    }
+    return sum(total);
+}
 #else
-    int32_t lanes[8] = {};
-    template <class N>
-    INLINE void add(const int8_t* a, const N* count, int64_t w) {
-        for (int64_t x = 0; x < w; x++) lanes[x % 8] += a[x] * count[x];
-    }
+template <class N>
+int64_t sum_of_products(const int8_t* a, const N* count, int64_t w) {
+    int64_t total = 0;
+    for (int64_t x = 0; x < w; x++) total += a[x] * count[x];
+    return total;
+}
 #endif
-    INLINE operator int64_t() const {
-        int32_t lane[8];
-        memcpy(lane, &lanes, sizeof lane);
-        int64_t total = 0;
-        for (const int32_t x : lane) total += x;
-        return total;
-    }
-};
 
 // What rows add up to, lane by lane; one number is made of it at the end, as that takes longer.
 template <class T>
