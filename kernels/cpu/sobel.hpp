@@ -233,6 +233,8 @@ struct FullResolution {
             r[i] = arena.row<T>(), z[i] = arena.row<T>();
             cover_[i] = arena.row<uint8_t>();
             read_[i] = plan.mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
+            // What `sum_of_products` reads behind the last block.
+            memset(read_[i] + blocks(w), 0, LANES);
         }
         code_buffer = arena.row<uint8_t>();
         done = (y0 > 2 ? y0 - 2 : 0) - 1;
