@@ -228,7 +228,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     memcpy(code_tail, code, static_cast<size_t>(w - x));
                     code = code_tail;
                 }
-                const Bytes field = load_bytes(code);
+                const Bytes field = load_as<Bytes>(code);
                 total = look_up<0>(lower, field) + look_up<4, true>(upper, field);
                 if (simple || sobel) {
                     const int8_t* a = adjoints + y * w + x;
@@ -242,7 +242,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 if (!simple && converts) {
                     // A sign of p - g, or valid.
                     uint8_t touched[LANES];
-                    store_bytes(touched, field ^ all_bytes(1 << SIGN_D));
+                    store_as<Bytes>(touched, field ^ all_bytes(1 << SIGN_D));
                     // By selection: the slope of what no term reads may be no number.
                     const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
                     total = select(total != zero, total * slope(load(line.p.at(x)), some, plan.structure));

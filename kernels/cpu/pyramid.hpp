@@ -143,9 +143,12 @@ struct Cells {
     static void every_second(const T* from, T* to) {
         store(to, DL_ISA::every_second<0>(load(from), load(from + LANES)));
     }
-    static void every_second(const uint8_t* from, uint16_t* to) { store_words(to, load_words(from) & 0xff); }
+    static void every_second(const uint8_t* from, uint16_t* to) {
+        const Words x = load_as<Words>(from);
+        store_as<Words>(to, __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? x & 0xff : x >> 8);
+    }
     static void every_second(const uint16_t* from, uint16_t* to) {
-        store_words(to, DL_ISA::every_second<0>(load_words(from), load_words(from + LANES)));
+        store_as<Words>(to, DL_ISA::every_second<0>(load_as<Words>(from), load_as<Words>(from + LANES)));
     }
     // Sums of neighbours in the sum of two rows; bytes are 0 or 1.
     static void quad(const T* above, const T* from, T* to) {
@@ -153,13 +156,13 @@ struct Cells {
         store(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
     }
     static void quad(const uint8_t* above, const uint8_t* from, uint16_t* to) {
-        const Words x = load_words(above) + load_words(from);
-        store_words(to, (x & 0xff) + (x >> 8));
+        const Words x = load_as<Words>(above) + load_as<Words>(from);
+        store_as<Words>(to, (x & 0xff) + (x >> 8));
     }
     static void quad(const uint16_t* above, const uint16_t* from, uint16_t* to) {
-        const Words x = load_words(above) + load_words(from),
-                    y = load_words(above + LANES) + load_words(from + LANES);
-        store_words(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
+        const Words x = load_as<Words>(above) + load_as<Words>(from),
+                    y = load_as<Words>(above + LANES) + load_as<Words>(from + LANES);
+        store_as<Words>(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
     }
     template <class From, class To>
     static void quads(const From* above, const From* from, To* to, int64_t step, int64_t n) {
@@ -186,9 +189,9 @@ struct Cells {
         Vec<int32_t> total = cells[k];
         const uint16_t most = static_cast<uint16_t>(centre ? area / 2 : 0);
         for (int64_t j = 0; j < n; j += LANES) {
-            const Words count = load_words(m + j);
-            store_words(to_count + j, load_words(read + j));
-            store_bytes(half + j, narrowed((Words)(count > most)) & all_bytes(1));
+            const Words count = load_as<Words>(m + j);
+            store_as<Words>(to_count + j, load_as<Words>(read + j));
+            store_as<Bytes>(half + j, narrowed((Words)(count > most)) & all_bytes(1));
             total = total + (centre ? widened<int32_t>(half + j) : from_words<int32_t>(m + j));
         }
         cells[k] = total;

@@ -183,7 +183,7 @@ void convert_mask(const Map& map, int64_t o, int64_t w, const Row<T>* positive, 
     if (positive)
         for (int64_t x = 0; x < w; x += LANES) {
             const Bytes on = bytes_of(load(positive->at(x)) > all(T(0)));
-            store_bytes(buffer + x, load_bytes(buffer + x) & on);
+            store_as<Bytes>(buffer + x, load_as<Bytes>(buffer + x) & on);
         }
     row.padded(buffer);
 }

@@ -53,9 +53,9 @@ void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const ui
             const Vec<T> gx = select(on, lanes_from<1>(v, v_right) - lanes_from<LANES - 1>(v_left, v)),
                          gy = select(on, smooth - load(h0 + x));
             total = total + (abs(gx) + abs(gy));
-            n += load_bytes(keep + x);
-            store_bytes(sx + x, sign_bytes(gx));
-            store_bytes(sy + x, sign_bytes(gy));
+            n += load_as<Bytes>(keep + x);
+            store_as<Bytes>(sx + x, sign_bytes(gx));
+            store_as<Bytes>(sy + x, sign_bytes(gy));
             v_left = v, v = v_right;
         }
         kept += sum(n);
@@ -72,17 +72,18 @@ inline void along_x(const SignRow& row, int64_t w, bool replicate) {
     set_margin(row.y, w, replicate);
     const SignRow to = row;  // What is stored may be anywhere, but not in here.
     for (int64_t i = 0; i < w; i += REGISTER) {
-        const Wide y = load_wide(to.y + i);
-        store_wide(to.difference + i, load_wide(to.x + i - 1) - load_wide(to.x + i + 1));
-        store_wide(to.smooth + i, (load_wide(to.y + i - 1) + load_wide(to.y + i + 1)) + (y + y));
+        const Wide y = load_as<Wide>(to.y + i);
+        store_as<Wide>(to.difference + i, load_as<Wide>(to.x + i - 1) - load_as<Wide>(to.x + i + 1));
+        store_as<Wide>(to.smooth + i, (load_as<Wide>(to.y + i - 1) + load_as<Wide>(to.y + i + 1)) + (y + y));
     }
 }
 
 inline void adjoint_row(const SignRow up, const SignRow here, const SignRow down, int8_t* out, int64_t w) {
     for (int64_t i = 0; i < w; i += REGISTER) {
-        const Wide d = load_wide(here.difference + i);
-        store_wide(out + i, (load_wide(up.difference + i) + load_wide(down.difference + i)) + (d + d) +
-                                (load_wide(up.smooth + i) - load_wide(down.smooth + i)));
+        const Wide d = load_as<Wide>(here.difference + i);
+        store_as<Wide>(out + i, (load_as<Wide>(up.difference + i) + load_as<Wide>(down.difference + i)) +
+                                    (d + d) +
+                                    (load_as<Wide>(up.smooth + i) - load_as<Wide>(down.smooth + i)));
     }
     memset(out + w, 0, static_cast<size_t>(-w & (REGISTER - 1)));
 }
@@ -98,19 +99,15 @@ void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* 
     else if (plan.mask == SUPPORT)
         for (int64_t i = 0; i < w; i += static_cast<int64_t>(sizeof(V))) {
             const auto column = [&](int64_t x) __attribute__((always_inline)) {
-                V row[3];
-                memcpy(&row[0], c0 + x, sizeof(V)), memcpy(&row[1], c1 + x, sizeof(V)),
-                    memcpy(&row[2], c2 + x, sizeof(V));
-                return row[0] & row[1] & row[2];
+                return load_as<V>(c0 + x) & load_as<V>(c1 + x) & load_as<V>(c2 + x);
             };
-            const V all_nine = column(i - 1) & column(i) & column(i + 1);
-            memcpy(out + i, &all_nine, sizeof(V));
+            store_as<V>(out + i, column(i - 1) & column(i) & column(i + 1));
         }
     else if (plan.mask == CENTRE)
         memcpy(out, c1, static_cast<size_t>(w));
     else
         memset(out, 1, static_cast<size_t>(w));
-    memset(out + w, 0, static_cast<size_t>(blocks(w) - w));
+    clear_end(out, w);
     if (plan.border == VALID) out[0] = out[w - 1] = 0;
 }
 
@@ -329,8 +326,8 @@ struct FullResolution {
                 const Bytes bytes_m = nonzero(on + x), bytes_keep = READS == VALID_ONES  ? bytes_m
                                                                     : READS == EVERY_ONE ? all_bytes(-1)
                                                                                          : bytes_of(keep);
-                store_bytes(to_cover + x, bytes_m & one);
-                if (STANDARD && READS != VALID_ONES) store_bytes(to_read + x, bytes_keep & one);
+                store_as<Bytes>(to_cover + x, bytes_m & one);
+                if (STANDARD && READS != VALID_ONES) store_as<Bytes>(to_read + x, bytes_keep & one);
                 if (!OWN) continue;
                 const Sign<T> s_r(valid_r), s_p(valid_dev);
                 relative = relative + abs(valid_r);
@@ -344,7 +341,7 @@ struct FullResolution {
                 signs.add(s_p, SIGN_P);
                 const Bytes flags =
                     READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & is_read);
-                store_bytes(code_row + x, signs.bytes() + flags);
+                store_as<Bytes>(code_row + x, signs.bytes() + flags);
             }
             if (!OWN) continue;
             if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));

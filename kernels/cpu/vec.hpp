@@ -91,26 +91,19 @@ INLINE void fence() {
     _mm_sfence();
 #endif
 }
-INLINE Bytes load_bytes(const void* p) {
-    Bytes x;
+// Any of the types above, from any address.
+template <class V>
+INLINE V load_as(const void* p) {
+    V x;
     memcpy(&x, p, sizeof x);
     return x;
 }
-INLINE void store_bytes(void* p, const Bytes& x) { memcpy(p, &x, sizeof x); }
-INLINE Wide load_wide(const void* p) {
-    Wide x;
-    memcpy(&x, p, sizeof x);
-    return x;
+template <class V>
+INLINE void store_as(void* p, const V& x) {
+    memcpy(p, &x, sizeof x);
 }
-INLINE void store_wide(void* p, const Wide& x) { memcpy(p, &x, sizeof x); }
-INLINE Words load_words(const void* p) {
-    Words x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-INLINE void store_words(uint16_t* p, const Words& x) { memcpy(p, &x, sizeof x); }
 // A byte of -1 for each that is not zero, 0 for the others.
-INLINE Bytes nonzero(const void* p) { return (Bytes)(load_bytes(p) != Bytes{}); }
+INLINE Bytes nonzero(const void* p) { return (Bytes)(load_as<Bytes>(p) != Bytes{}); }
 template <class T>
 INLINE Vec<T> all(T value) {
     Vec<T> x;
@@ -344,7 +337,7 @@ INLINE Bytes bytes_of(MaskOf<SIZE> m) {
 // The lanes whose byte at p has one of the bits.
 template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
-    return {_mm_test_epi8_mask((__m128i)load_bytes(p), (__m128i)all_bytes(bits))};
+    return {_mm_test_epi8_mask((__m128i)load_as<Bytes>(p), (__m128i)all_bytes(bits))};
 }
 template <class T>
 INLINE MaskOf<sizeof(T)> no_lanes() {
@@ -503,8 +496,7 @@ INLINE Bytes sign_bytes(const Vec<T>& x) {
 template <class T>
 struct Sign {
     Vec<Int<T>> s;
-    INLINE explicit Sign(const Vec<T>& x) { EACH s.r[i] = (x.r[i] < zero()) - (x.r[i] > zero()); }
-    static constexpr typename Vec<T>::Register zero() { return typename Vec<T>::Register{}; }
+    INLINE explicit Sign(const Vec<T>& x) { EACH s.r[i] = (x.r[i] < T(0)) - (x.r[i] > T(0)); }
 };
 template <class T>
 INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
@@ -574,7 +566,7 @@ template <int SHIFT, bool TWICE = false, class T>
 INLINE Vec<T> look_up(const Table<T>& t, const Bytes& at) {
     uint8_t index[LANES];
     T found[LANES];
-    store_bytes(index, at);
+    store_as<Bytes>(index, at);
     for (int i = 0; i < LANES; i++) found[i] = t.value[index[i] >> SHIFT & 15];
     return load(found);
 }
@@ -625,7 +617,7 @@ __attribute__((noinline)) inline int64_t sum_of_products(const int8_t* a, const 
     __m256i total = _mm256_setzero_si256();
     for (int64_t x = 0; x < w; x += 2 * LANES) {
         const __m256i pairs =
-            _mm256_maddubs_epi16((__m256i)load_words(zero_or_one + x), (__m256i)load_words(a + x));
+            _mm256_maddubs_epi16((__m256i)load_as<Words>(zero_or_one + x), (__m256i)load_as<Words>(a + x));
         total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     return sum(total);
@@ -633,8 +625,8 @@ __attribute__((noinline)) inline int64_t sum_of_products(const int8_t* a, const 
 __attribute__((noinline)) inline int64_t sum_of_products(const int8_t* a, const uint16_t* count, int64_t w) {
     __m256i total = _mm256_setzero_si256();
     for (int64_t x = 0; x < w; x += LANES) {
-        const __m256i words = _mm256_cvtepi8_epi16((__m128i)load_bytes(a + x));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(words, (__m256i)load_words(count + x)));
+        const __m256i words = _mm256_cvtepi8_epi16((__m128i)load_as<Bytes>(a + x));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(words, (__m256i)load_as<Words>(count + x)));
     }
     return sum(total);
 }
