@@ -74,24 +74,35 @@ struct CoarseRows {
     const T* row(int64_t y) {
         if (!any) return zeros;
         if (nested) return nest(y);
+        if (plan.downsample == BILINEAR) return middle(y);
         for (int64_t x = 0; x < w; x++) extra[x] = 0;
         for (int k = 1; k < plan.levels; k++) {
             if (!on(k)) continue;
-            const int64_t f = int64_t(1) << k, h_k = work.layout->h[k], w_k = work.layout->w[k];
-            if (plan.downsample == NEAREST) {
-                const int64_t H = work.call->H, row = (y * h_k + H - 1) / H;
-                if (row >= h_k || row * H / h_k != y) continue;
-                cells(k, row);
-                for (int64_t j = 0; j < w_k; j++) extra[work.columns[k][j]] += cell[k][j];
-            } else {
-                const int64_t o = f / 2 - 1, phase = y & (f - 1), row = y >> k;
-                if (row >= h_k || (phase != o && phase != o + 1)) continue;
-                cells(k, row);
+            const int64_t H = work.call->H, h_k = work.layout->h[k], w_k = work.layout->w[k],
+                          row = (y * h_k + H - 1) / H;
+            if (row >= h_k || row * H / h_k != y) continue;
+            cells(k, row);
+            for (int64_t j = 0; j < w_k; j++) extra[work.columns[k][j]] += cell[k][j];
+        }
+        return extra;
+    }
+
+    // A bilinear cell gives to the two columns and the two rows in its middle: of level 1 to all it has.
+    const T* middle(int64_t y) {
+        int64_t done = 0;
+        for (int k = 1; k < plan.levels; k++) {
+            const int64_t f = int64_t(1) << k, o = f / 2 - 1, phase = y & (f - 1), row = y >> k,
+                          w_k = work.layout->w[k];
+            const bool gives = on(k) && row < work.layout->h[k] && (phase == o || phase == o + 1);
+            if (gives && phase == o) cells(k, row);
+            if (k == 1) {
+                if (gives) spread(cell[1], w_k, extra, false, true), done = 2 * w_k;
+                for (int64_t x = done; x < w; x++) extra[x] = 0;
+            } else if (gives)
                 for (int64_t j = 0; j < w_k; j++) {
                     extra[j * f + o] += cell[k][j];
                     extra[j * f + o + 1] += cell[k][j];
                 }
-            }
         }
         return extra;
     }
@@ -196,6 +207,11 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
     const Vec<T> kappa = all(T(call.coefficients[KAPPA] * c[SCALE])), upstream = all(T(call.grad_output)),
                  zero = all(T(0));
+    enum Terms { ANY, PLAIN, CONVERTED };
+    const std::integral_constant<int, ANY> any;
+    const std::true_type yes;
+    const std::false_type no;
+    const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
     // By the lower half of a code: the signs of r and of p - g. By the upper one: that of p - mu_p, and
     // valid.
     Table<T> lower, upper;
@@ -210,15 +226,20 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
-        if (moments || converts) read_line(work, b, y, buffers, line);
+        if (moments)
+            read_given(work, b, y, buffers, line);
+        else if (converts)
+            read(call.pred, b, y, w, buffers.p, line.p);
+        const T* given = converts ? line.p.main : nullptr;
         const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
-        // What is compiled once more for the common case, of a loss of these terms on depth as it is given,
-        // and for whole blocks: nothing is asked within the loop then.
-        const auto block = [&](int64_t x, auto simple_, auto partial_,
+        // Compiled once more for a loss of these terms alone, and for whole blocks: on depth as it is given
+        // or, CONVERTED, in a domain of its own. Nothing is asked within the loop then.
+        const auto block = [&](int64_t x, auto terms_, auto partial_,
                                auto past_) __attribute__((always_inline)) {
-            constexpr bool simple = decltype(simple_)::value, partial = decltype(partial_)::value,
+            constexpr int terms = decltype(terms_)::value;
+            constexpr bool simple = terms != ANY, partial = decltype(partial_)::value,
                            past = decltype(past_)::value;
             Vec<T> total = zero;
             if (simple || has_structure) {
@@ -239,13 +260,14 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
                     total = total + select(mask_of<T>(code, reads), u);
                 }
-                if (!simple && converts) {
+                if (simple ? terms == CONVERTED : converts) {
                     // A sign of p - g, or valid.
                     uint8_t touched[LANES];
                     store_as<Bytes>(touched, field ^ all_bytes(1 << SIGN_D));
                     // By selection: the slope of what no term reads may be no number.
                     const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
-                    total = select(total != zero, total * slope(load(line.p.at(x)), some, plan.structure));
+                    total = select(total != zero,
+                                   total * slope(load(simple ? given + x : line.p.at(x)), some, domain));
                 }
             }
             if (!simple && moments)
@@ -263,17 +285,18 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             }
         };
         const int64_t whole = w / LANES * LANES;
-        const bool simple = sobel && !moments && !converts,
-                   past = large && reinterpret_cast<uintptr_t>(to) % REGISTER == 0;
-        const std::true_type yes;
-        const std::false_type no;
-        if (simple && past)
-            for (int64_t x = 0; x < whole; x += LANES) block(x, yes, no, yes);
-        else if (simple)
-            for (int64_t x = 0; x < whole; x += LANES) block(x, yes, no, no);
+        const auto row_of = [&](auto terms, auto past) __attribute__((always_inline)) {
+            for (int64_t x = 0; x < whole; x += LANES) block(x, terms, no, past);
+        };
+        if (!sobel || moments)
+            row_of(any, no);
+        else if (converts)
+            row_of(std::integral_constant<int, CONVERTED>(), no);
+        else if (large && reinterpret_cast<uintptr_t>(to) % REGISTER == 0)
+            row_of(std::integral_constant<int, PLAIN>(), yes);
         else
-            for (int64_t x = 0; x < whole; x += LANES) block(x, no, no, no);
-        if (whole < w) block(whole, no, yes, no);
+            row_of(std::integral_constant<int, PLAIN>(), no);
+        if (whole < w) block(whole, any, yes, no);
         if (!in_place)
             for (int64_t x = 0; x < w; x++)
                 put(call.grad.data, call.grad.dtype, o_out + x * call.grad.stride[2], out[x]);

@@ -273,18 +273,20 @@ INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Plan& plan) 
 
 template <class T>
 void convert_line(const Plan& plan, int64_t w, LineBuffers<T>& to, Line<T>& line) {
+    const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
     for (int64_t x = 0; x < w; x += LANES) {
         const Mask<T> on = mask_of<T>(line.m->at(x)) | mask_of<T>(line.m_abs->at(x));
-        store(to.p_d + x, to_domain(load(line.p.at(x)), on, plan.structure));
-        store(to.g_d + x, to_domain(load(line.g.at(x)), on, plan.structure));
+        store(to.p_d + x, to_domain(load(line.p.at(x)), on, domain));
+        store(to.g_d + x, to_domain(load(line.g.at(x)), on, domain));
     }
     line.converted_p.padded(to.p_d);
     line.converted_g.padded(to.g_d);
     line.p_d = &line.converted_p, line.g_d = &line.converted_g;
 }
 
+// As given: without the quantity of the structure terms.
 template <class T>
-INLINE void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
+INLINE void read_given(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
     const Call& call = *work.call;
     const Plan& plan = *work.plan;
     const int64_t w = call.W;
@@ -302,7 +304,11 @@ INLINE void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to
         read_mask(call.abs_mask, b, y, w, positive, to.m_abs, line.given_abs);
         line.m_abs = &line.given_abs;
     }
-    if (plan.structure.conversion != IDENTITY) convert_line(plan, w, to, line);
+}
+template <class T>
+INLINE void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
+    read_given(work, b, y, to, line);
+    if (work.plan->structure.conversion != IDENTITY) convert_line(*work.plan, work.call->W, to, line);
 }
 
 }  // namespace DL_ISA
