@@ -98,13 +98,22 @@ struct CoarseRows {
             if (k == 1) {
                 if (gives) spread(cell[1], w_k, extra, false, true), done = 2 * w_k;
                 for (int64_t x = done; x < w; x++) extra[x] = 0;
-            } else if (gives)
+            } else if (gives && k == 2)
+                add_to_middle<4>(cell[k], w_k, extra);
+            else if (gives)
                 for (int64_t j = 0; j < w_k; j++) {
                     extra[j * f + o] += cell[k][j];
                     extra[j * f + o + 1] += cell[k][j];
                 }
         }
         return extra;
+    }
+
+    // To the two in the middle of each F.
+    template <int F>
+    static void add_to_middle(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
+        for (int64_t j = 0; j < n; j++)
+            for (int i = 0; i < F; i++) to[j * F + i] += i == F / 2 - 1 || i == F / 2 ? from[j] : T(0);
     }
 
     // Cells of cells: a level's row is made where it begins, with the coarser ones added. A cell of an

@@ -164,10 +164,31 @@ struct Cells {
                     y = load_as<Words>(above + LANES) + load_as<Words>(from + LANES);
         store_as<Words>(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
     }
+    // The same of every other pair.
+    static void quad_of_four(const T* above, const T* from, T* to) {
+        const auto pairs = [&](int64_t i) __attribute__((always_inline)) {
+            const Vec<T> x = load(above + i) + load(from + i),
+                         y = load(above + i + LANES) + load(from + i + LANES);
+            return std::pair(DL_ISA::every_second<0>(x, y), DL_ISA::every_second<1>(x, y));
+        };
+        const auto [even, odd] = pairs(0);
+        const auto [more_even, more_odd] = pairs(2 * LANES);
+        store(to, DL_ISA::every_second<0>(even, more_even) + DL_ISA::every_second<0>(odd, more_odd));
+    }
+    template <class N>
+    static void quad_of_four(const N* above, const N* from, uint16_t* to) {
+        uint16_t sums[2 * LANES];
+        quad(above, from, sums), quad(above + 2 * LANES, from + 2 * LANES, sums + LANES);
+        every_second(sums, to);
+    }
+    // Reads up to 4 * LANES behind a row's end: its margin.
+    static_assert(MARGIN >= 4 * LANES, "a margin of four blocks");
     template <class From, class To>
     static void quads(const From* above, const From* from, To* to, int64_t step, int64_t n) {
         if (step == 2)
             for (int64_t j = 0; j < n; j += LANES) quad(above + 2 * j, from + 2 * j, to + j);
+        else if (step == 4)
+            for (int64_t j = 0; j < n; j += LANES) quad_of_four(above + 4 * j, from + 4 * j, to + j);
         else
             for (int64_t j = 0; j < n; j++) {
                 const int64_t i = j * step;
