@@ -23,7 +23,7 @@ FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextr
 INSTRUCTION_SETS = {"base": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     FLAGS += " -DDL_X86"
-    INSTRUCTION_SETS |= {"avx2": "-mavx2", "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq"}
+    INSTRUCTION_SETS |= {"avx2": "-mavx2 -mfma", "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq"}
 
 
 def compiler() -> str | None:

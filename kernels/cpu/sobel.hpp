@@ -21,42 +21,44 @@ struct SignRow {
           smooth(arena.row<int8_t>()) {}
 };
 
-// [1 2 1] along x: gy is the difference of two rows of it.
+// [1 2 1] and [-1 0 1] along x. gy is the difference of two rows of the first, gx the sum [1 2 1] of three of
+// the second. Rows need a number before and behind them.
 template <class T>
-void smooth_x(const T* r, T* to, int64_t w) {
+struct Across {
+    T *smooth, *slope;
+    explicit Across(Arena& arena) : smooth(arena.row<T>()), slope(arena.row<T>()) {}
+};
+static_assert(MARGIN > 0 && EDGE > 0, "margins of a number");
+template <class T>
+INLINE std::pair<Vec<T>, Vec<T>> across(const T* r) {
+    const Vec<T> left = load_once(r - 1), right = load_once(r + 1);
+    return {exact_multiply_add(all(T(2)), load(r), left + right), right - left};
+}
+template <class T>
+void across(const T* r, const Across<T>& to, int64_t w) {
     for (int64_t x = 0; x < w; x += LANES) {
-        const Vec<T> b = load(r + x);
-        store(to + x, (load(r + x - 1) + load(r + x + 1)) + (b + b));
+        const auto [smooth, slope] = across(r + x);
+        store(to.smooth + x, smooth), store(to.slope + x, slope);
     }
 }
 
-// Signs and absolute sum of the responses of row r1 that `keep` (0 or 1, whole blocks) selects. gx is the
-// difference of two columns smoothed along y, v; gy that of two rows smoothed along x: h0 above, and below
-// what becomes h2. Reads a block before and behind a row.
-static_assert(MARGIN >= LANES && EDGE >= LANES, "margins of a block");
+// Signs and absolute sum of the responses that `keep` (0 or -1, whole blocks) selects, of the row above r;
+// makes `below` of r, which may lie where `above` does.
 template <class T>
-void respond(const T* r0, const T* r1, const T* r2, const T* h0, T* h2, const uint8_t* keep, int8_t* sx,
-             int8_t* sy, int64_t w, Total<T>& response, int64_t& kept) {
-    const auto along_y = [&](int64_t x) __attribute__((always_inline)) {
-        const Vec<T> b = load(r1 + x);
-        return (load(r0 + x) + load(r2 + x)) + (b + b);
-    };
+void respond(const T* r, const Across<T> above, const Across<T> here, const Across<T> below,
+             const int8_t* keep, int8_t* sx, int8_t* sy, int64_t w, Total<T>& response, int64_t& kept) {
     for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
         Vec<T> total = all(T(0));
         Bytes n{};
-        Vec<T> v_left = along_y(o - LANES), v = along_y(o);
         for (int64_t x = o; x < end; x += LANES) {
-            const Vec<T> v_right = along_y(x + LANES), below = load(r2 + x);
-            const Vec<T> smooth = (load(r2 + x - 1) + load(r2 + x + 1)) + (below + below);
-            store(h2 + x, smooth);
-            const Mask<T> on = mask_of<T>(keep + x);
-            const Vec<T> gx = select(on, lanes_from<1>(v, v_right) - lanes_from<LANES - 1>(v_left, v)),
-                         gy = select(on, smooth - load(h0 + x));
-            total = total + (abs(gx) + abs(gy));
-            n += load_as<Bytes>(keep + x);
-            store_as<Bytes>(sx + x, sign_bytes(gx));
-            store_as<Bytes>(sy + x, sign_bytes(gy));
-            v_left = v, v = v_right;
+            const auto [smooth, slope] = across(r + x);
+            const Vec<T> gx = exact_multiply_add(all(T(2)), load(here.slope + x),
+                                                 load(above.slope + x) + slope),
+                         gy = smooth - load(above.smooth + x);
+            store(below.smooth + x, smooth), store(below.slope + x, slope);
+            total = total + select(mask_of<T>(keep + x), abs(gx) + abs(gy));
+            n -= load_as<Bytes>(keep + x);
+            store_signs(sx + x, sy + x, gx, gy, keep + x);
         }
         kept += sum(n);
         response.add(total);
@@ -91,22 +93,26 @@ inline void adjoint_row(const SignRow up, const SignRow here, const SignRow down
 // Which responses of row y count, by its row of coverage (support: all nine cells) or of half valid cells
 // (centre) and those beside it, which have room for a V before and behind them.
 template <class V>
-void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, uint8_t* out, const Plan& plan,
+void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, int8_t* out, const Plan& plan,
               int64_t y, int64_t w, int64_t h) {
+    const auto each = [&](auto covered) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < w; i += static_cast<int64_t>(sizeof(V)))
+            store_as<V>(out + i, V{} - covered(i));
+    };
+    const auto here = [&](int64_t x) __attribute__((always_inline)) { return load_as<V>(c1 + x); };
+    const auto column = [&](int64_t x) __attribute__((always_inline)) {
+        return load_as<V>(c0 + x) & here(x) & load_as<V>(c2 + x);
+    };
     const bool outside = plan.border == VALID && (y == 0 || y == h - 1);
     if (outside)
         memset(out, 0, static_cast<size_t>(w));
     else if (plan.mask == SUPPORT)
-        for (int64_t i = 0; i < w; i += static_cast<int64_t>(sizeof(V))) {
-            const auto column = [&](int64_t x) __attribute__((always_inline)) {
-                return load_as<V>(c0 + x) & load_as<V>(c1 + x) & load_as<V>(c2 + x);
-            };
-            store_as<V>(out + i, column(i - 1) & column(i) & column(i + 1));
-        }
+        each([&](int64_t i)
+                 __attribute__((always_inline)) { return column(i - 1) & column(i) & column(i + 1); });
     else if (plan.mask == CENTRE)
-        memcpy(out, c1, static_cast<size_t>(w));
+        each(here);
     else
-        memset(out, 1, static_cast<size_t>(w));
+        memset(out, -1, static_cast<size_t>(w));
     clear_end(out, w);
     if (plan.border == VALID) out[0] = out[w - 1] = 0;
 }
@@ -121,10 +127,11 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
     T* none = arena.row<T>();
-    T* rows[3] = {arena.row<T>(), arena.row<T>(), arena.row<T>()};
-    uint8_t *uncovered = arena.row<uint8_t>(), *keep = arena.row<uint8_t>();
-    int8_t* adjoint = arena.row<int8_t>();
+    const Across<T> rows[2] = {Across<T>(arena), Across<T>(arena)}, outside(arena);
+    uint8_t* uncovered = arena.row<uint8_t>();
+    int8_t *keep = arena.row<int8_t>(), *adjoint = arena.row<int8_t>();
     for (int64_t x = -MARGIN; x < blocks(w) + MARGIN; x++) none[x] = T(0), uncovered[x] = 0;
+    across(none, outside, w);
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
@@ -132,24 +139,22 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     int64_t u_one = 0;
     int64_t ignored_kept = 0;
     source.ready(first);
-    for (int64_t y = first > 0 ? first - 1 : 0; y <= first; y++) smooth_x(source.residual(y), rows[y % 3], w);
+    for (int64_t y = first > 0 ? first - 1 : 0; y <= first; y++) across(source.residual(y), rows[y % 2], w);
     for (int64_t y = first; y <= last + 1; y++) {
         const SignRow* below = nullptr;
         if (y <= last) {
             const int64_t next = y + 1 < h ? y + 1 : h - 1;
             source.ready(next);
-            const T* r1 = source.residual(y);
-            const T* r0 = y > 0 ? source.residual(y - 1) : replicate ? r1 : none;
-            const T* r2 = y + 1 < h ? source.residual(y + 1) : replicate ? r1 : none;
+            const T* r = y + 1 < h ? source.residual(y + 1) : replicate ? source.residual(y) : none;
             const uint8_t* c1 = source.cover(y);
             const uint8_t* c0 = y > 0 ? source.cover(y - 1) : replicate ? c1 : uncovered;
             const uint8_t* c2 = y + 1 < h ? source.cover(y + 1) : replicate ? c1 : uncovered;
             keep_row<typename Source::Covered>(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
-            const T* outside = replicate ? rows[y % 3] : none;
+            const Across<T>& above = y > 0 ? rows[(y + 1) % 2] : replicate ? rows[0] : outside;
             const bool own = y >= y0 && y < y1;
-            respond(r0, r1, r2, y > 0 ? rows[(y - 1) % 3] : outside, rows[(y + 1) % 3], keep, row.x, row.y, w,
-                    own ? response : ignored, own ? out.kept : ignored_kept);
+            respond(r, above, rows[y % 2], rows[(y + 1) % 2], keep, row.x, row.y, w, own ? response : ignored,
+                    own ? out.kept : ignored_kept);
             along_x(row, w, replicate);
             below = &row;
         }
@@ -195,7 +200,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
 // the coarse levels that lie in the band.
 template <class T>
 struct FullResolution {
-    static constexpr int SLOTS = 4;
+    static constexpr int SLOTS = 3;  // rows around the one whose adjoint is made; of the residual two do
     using Covered = Wide;
     const Work& work;
     const Call& call;
@@ -204,7 +209,7 @@ struct FullResolution {
     const int64_t b, y0, y1, w;
     LineBuffers<T> buffers;
     Line<T> line;
-    T *r[SLOTS], *z[SLOTS];
+    T *r[2], *z[SLOTS];
     uint8_t *cover_[SLOTS], *read_[SLOTS];  // which pixels are valid, and which are read: may be one row
     uint8_t* code_buffer;
     int64_t done;
@@ -226,8 +231,9 @@ struct FullResolution {
           buffers(arena),
           out(work_.bands[b_ * work_.bands_per_image + first / BAND]),
           cells(work_, b_, static_cast<int>(first / BAND), arena) {
+        for (auto& row : r) row = arena.row<T>();
         for (int i = 0; i < SLOTS; i++) {
-            r[i] = arena.row<T>(), z[i] = arena.row<T>();
+            z[i] = arena.row<T>();
             cover_[i] = arena.row<uint8_t>();
             read_[i] = plan.mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
             // What `sum_of_products` reads behind the last block.
@@ -242,9 +248,9 @@ struct FullResolution {
     }
     PixelRow<T> pixels(int64_t y) const {
         const int64_t i = y % SLOTS;
-        return {r[i], z[i], cover_[i], read_[i]};
+        return {r[y % 2], z[i], cover_[i], read_[i]};
     }
-    const T* residual(int64_t y) const { return r[y % SLOTS]; }
+    const T* residual(int64_t y) const { return r[y % 2]; }
     const uint8_t* cover(int64_t y) const { return cover_[y % SLOTS]; }
     const T* centred(int64_t y) const { return plan.standardised ? z[y % SLOTS] : nullptr; }
     const uint8_t* sampled(int64_t y) const { return read_[y % SLOTS]; }
@@ -265,12 +271,12 @@ struct FullResolution {
             residual_row<FINITE_ONES>(slot, y, own);
         else
             residual_row<EVERY_ONE>(slot, y, own);
-        set_margin(r[slot], w, plan.border == REPLICATE);
+        set_margin(r[y % 2], w, plan.border == REPLICATE);
         set_margin(cover_[slot], w, plan.border == REPLICATE);
         if (own && plan.has[GRADIENT])
             for (int k = 1; k < plan.levels; k++)
                 if (const int64_t row = cells.completes(k, y); row >= 0 && work.layout->active[k])
-                    cells.pool(k, row, pixels(y + SLOTS - 1), pixels(y));
+                    cells.pool(k, row, pixels(y > 0 ? y - 1 : 0), pixels(y));
     }
 
     // Which pixels the Sobel filter reads: of mask centre also invalid ones, where they are finite; a
@@ -294,7 +300,7 @@ struct FullResolution {
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
         const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), is_read = all_bytes(READ_BIT),
                     both = all_bytes(VALID_BIT | READ_BIT);
-        T* __restrict__ to_r = r[slot], * __restrict__ to_z = z[slot];
+        T* __restrict__ to_r = r[y % 2], * __restrict__ to_z = z[slot];
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
         // Whole blocks go straight into `codes`; the last one may reach beyond the row.
         uint8_t* to_code = codes ? codes + y * w : nullptr;
@@ -330,7 +336,7 @@ struct FullResolution {
                 if (STANDARD && READS != VALID_ONES) store_as<Bytes>(to_read + x, bytes_keep & one);
                 if (!OWN) continue;
                 const Sign<T> s_r(valid_r), s_p(valid_dev);
-                relative = relative + abs(valid_r);
+                relative = plus(relative, s_r, valid_r);
                 signed_dev = plus(signed_dev, s_r, valid_dev);
                 sum_r.add(s_r);
                 sum_p.add(s_p);

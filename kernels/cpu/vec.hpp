@@ -69,6 +69,15 @@ INLINE Vec<T> load(const T* p) {
     EACH x.r[i] = reinterpret_cast<const typename Vec<T>::InMemory*>(p)[i];
     return x;
 }
+// What is used twice GCC reads twice, of several cache lines for as long again.
+template <class T>
+INLINE Vec<T> load_once(const T* p) {
+    Vec<T> x = load(p);
+#if defined(__x86_64__)
+    EACH asm("" : "+v"(x.r[i]));
+#endif
+    return x;
+}
 template <class T>
 INLINE void store(T* p, const Vec<T>& x) {
     EACH reinterpret_cast<typename Vec<T>::InMemory*>(p)[i] = x.r[i];
@@ -148,6 +157,22 @@ INLINE Vec<To> converted(const Vec<T>& x) {
     EACH y.r[i] = __builtin_convertvector(x.r[i], typename Vec<To>::Register);
     return y;
 }
+// x y + z where the product is exact, so that contracting it changes nothing (but where results that are
+// denormal are flushed and arguments are not).
+template <class T>
+INLINE Vec<T> exact_multiply_add(const Vec<T>& x, const Vec<T>& y, const Vec<T>& z) {
+    Vec<T> a;
+#if defined(__AVX512F__)
+    EACH if constexpr (sizeof(T) == 4) a.r[i] = _mm512_fmadd_ps(x.r[i], y.r[i], z.r[i]);
+    else a.r[i] = _mm512_fmadd_pd(x.r[i], y.r[i], z.r[i]);
+#elif defined(__FMA__)
+    EACH if constexpr (sizeof(T) == 4) a.r[i] = _mm256_fmadd_ps(x.r[i], y.r[i], z.r[i]);
+    else a.r[i] = _mm256_fmadd_pd(x.r[i], y.r[i], z.r[i]);
+#else
+    EACH a.r[i] = x.r[i] * y.r[i] + z.r[i];
+#endif
+    return a;
+}
 // Of the lanes of x and y side by side every STEP-th one, from lane FROM on.
 template <int FROM, int STEP, class R, size_t... I>
 INLINE R lanes(const R& x, const R& y, std::index_sequence<I...>) {
@@ -158,15 +183,6 @@ INLINE R lanes(const R& x, const R& y, std::index_sequence<I...>) {
     typedef Index Order __attribute__((vector_size(sizeof(R))));
     return __builtin_shuffle(x, y, Order{static_cast<Index>(FROM + STEP * static_cast<int>(I))...});
 #endif
-}
-template <int FROM, class T>
-INLINE Vec<T> lanes_from(const Vec<T>& x, const Vec<T>& y) {
-    constexpr int PER = Vec<T>::PER, N = Vec<T>::N;
-    const auto at = [&](int i) __attribute__((always_inline)) { return i < N ? x.r[i] : y.r[i - N]; };
-    Vec<T> z;
-    EACH z.r[i] = lanes<FROM % PER, 1>(at(i + FROM / PER), at(i + FROM / PER + 1),
-                                       std::make_index_sequence<static_cast<size_t>(PER)>());
-    return z;
 }
 template <int FROM, class T>
 INLINE Vec<T> every_second(const Vec<T>& x, const Vec<T>& y) {
@@ -272,7 +288,7 @@ template <class T>
 INLINE Vec<T> from_words(const uint16_t* p) {
     return widened<T>(p);
 }
-// Words of 0 or -1, as bytes.
+// Words that fit, as bytes.
 INLINE Bytes narrowed(const Words& x) {
 #if defined(__x86_64__)
     __m128i half[2];
@@ -339,6 +355,11 @@ template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
     return {_mm_test_epi8_mask((__m128i)load_as<Bytes>(p), (__m128i)all_bytes(bits))};
 }
+// Of bytes that are 0 or -1, the lanes that are not 0.
+template <class T>
+INLINE MaskOf<sizeof(T)> mask_of(const int8_t* p) {
+    return {_mm_movepi8_mask((__m128i)load_as<Bytes>(p))};
+}
 template <class T>
 INLINE MaskOf<sizeof(T)> no_lanes() {
     return {0};
@@ -378,53 +399,80 @@ INLINE Vec<T> select(const MaskOf<sizeof(T)>& m, const Vec<T>& a, const Vec<T>& 
 }
 template <class T>
 INLINE Vec<T> select(const MaskOf<sizeof(T)>& m, const Vec<T>& a) {
-    return select(m, a, all(T(0)));
+    return bits<T>(bits<Int<T>>(a) & m);
 }
-// Integers that fit, as bytes. Compilers take __builtin_convertvector apart into single bytes here too.
+// Integers that fit, as words in an order of its own, and as bytes. Compilers take __builtin_convertvector
+// apart into single bytes here too.
+struct Packed {
+    Words x;
+};
 #if defined(__AVX2__)
-INLINE Bytes narrowed(const __m256i& a, const __m256i& b) {
-    const __m256i words = _mm256_packs_epi32(a, b);  // a's and b's lower halves, then their upper ones
-    const __m128i quads = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    return (Bytes)_mm_shuffle_epi32(quads, 0xd8);
-}
+// The lower halves of both, then their upper ones.
+INLINE Packed packed(const __m256i& a, const __m256i& b) { return {(Words)_mm256_packs_epi32(a, b)}; }
 INLINE __m256i halved(const __m256i& a, const __m256i& b) {
     const __m256 x = _mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
     return _mm256_permute4x64_epi64((__m256i)x, 0xd8);
 }
-INLINE Bytes narrowed(const Vec<int32_t>& x) { return narrowed((__m256i)x.r[0], (__m256i)x.r[1]); }
-INLINE Bytes narrowed(const Vec<int64_t>& x) {
-    return narrowed(halved((__m256i)x.r[0], (__m256i)x.r[1]), halved((__m256i)x.r[2], (__m256i)x.r[3]));
+INLINE Packed packed(const Vec<int32_t>& x) { return packed((__m256i)x.r[0], (__m256i)x.r[1]); }
+INLINE Packed packed(const Vec<int64_t>& x) {
+    return packed(halved((__m256i)x.r[0], (__m256i)x.r[1]), halved((__m256i)x.r[2], (__m256i)x.r[3]));
 }
-#elif defined(__x86_64__)
-INLINE Bytes narrowed(const __m128i& a, const __m128i& b, const __m128i& c, const __m128i& d) {
-    return (Bytes)_mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+INLINE Bytes bytes_of(const Packed& a) {
+    const __m128i low = _mm256_castsi256_si128((__m256i)a.x),
+                  high = _mm256_extracti128_si256((__m256i)a.x, 1);
+    return (Bytes)_mm_shuffle_epi32(_mm_packs_epi16(low, high), 0xd8);
 }
-INLINE Bytes narrowed(const Vec<int32_t>& x) {
-    return narrowed((__m128i)x.r[0], (__m128i)x.r[1], (__m128i)x.r[2], (__m128i)x.r[3]);
+// The bytes of both that `keep` has.
+INLINE void store_bytes(int8_t* to_a, int8_t* to_b, const Packed& a, const Packed& b, const Bytes& keep) {
+    const __m256i mixed = _mm256_packs_epi16((__m256i)a.x, (__m256i)b.x),
+                  order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7),
+                  both = _mm256_and_si256(_mm256_permutevar8x32_epi32(mixed, order),
+                                          _mm256_broadcastsi128_si256((__m128i)keep));
+    store_as<Bytes>(to_a, (Bytes)_mm256_castsi256_si128(both));
+    store_as<Bytes>(to_b, (Bytes)_mm256_extracti128_si256(both, 1));
 }
-INLINE Bytes narrowed(const Vec<int64_t>& x) {
+#else
+#if defined(__x86_64__)
+template <class R>
+INLINE Packed packed(const R& a, const R& b, const R& c, const R& d) {
+    const __m128i x[2] = {_mm_packs_epi32((__m128i)a, (__m128i)b), _mm_packs_epi32((__m128i)c, (__m128i)d)};
+    return {load_as<Words>(x)};
+}
+INLINE Packed packed(const Vec<int32_t>& x) { return packed(x.r[0], x.r[1], x.r[2], x.r[3]); }
+INLINE Packed packed(const Vec<int64_t>& x) {
     const auto half = [&](int i) {
         return (__m128i)_mm_shuffle_ps((__m128)x.r[i], (__m128)x.r[i + 1], 0x88);
     };
-    return narrowed(half(0), half(2), half(4), half(6));
+    return packed(half(0), half(2), half(4), half(6));
 }
 #else
 template <class I>
-INLINE Bytes narrowed(const Vec<I>& x) {
-    Bytes y;
-    for (int i = 0; i < LANES; i++) y[i] = static_cast<int8_t>(x.r[i / Vec<I>::PER][i % Vec<I>::PER]);
+INLINE Packed packed(const Vec<I>& x) {
+    Packed y;
+    for (int i = 0; i < LANES; i++) y.x[i] = static_cast<uint16_t>(x.r[i / Vec<I>::PER][i % Vec<I>::PER]);
     return y;
+}
+#endif
+INLINE Bytes bytes_of(const Packed& a) { return narrowed(a.x); }
+INLINE void store_bytes(int8_t* to_a, int8_t* to_b, const Packed& a, const Packed& b, const Bytes& keep) {
+    store_as<Bytes>(to_a, bytes_of(a) & keep);
+    store_as<Bytes>(to_b, bytes_of(b) & keep);
 }
 #endif
 template <int SIZE>
 INLINE Bytes bytes_of(const MaskOf<SIZE>& m) {
-    return narrowed(m);
+    return bytes_of(packed(m));
 }
 // The lanes whose byte at p has one of the bits.
 template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const uint8_t* p, int bits = 0xff) {
     const Vec<Int<T>> x = widened<Int<T>>(p), zero = all(Int<T>(0));
     return bits == 0xff ? x > zero : (x & all(Int<T>(bits))) > zero;
+}
+// Of bytes that are 0 or -1, the lanes that are not 0.
+template <class T>
+INLINE MaskOf<sizeof(T)> mask_of(const int8_t* p) {
+    return {widened<Int<T>>(p)};
 }
 #endif
 BINARY(&)
@@ -456,14 +504,10 @@ struct Sign {
     static constexpr int TABLE = static_cast<int>(0xa9a9a888);
 };
 
-// a + s x; x is finite where s is 0. The product is exact, so that contracting it changes nothing (but where
-// results that are denormal are flushed and arguments are not).
+// a + s x; x is finite where s is 0.
 template <class T>
 INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
-    Vec<T> y;
-    EACH if constexpr (sizeof(T) == 4) y.r[i] = _mm512_fmadd_ps(s.s.r[i], x.r[i], a.r[i]);
-    else y.r[i] = _mm512_fmadd_pd(s.s.r[i], x.r[i], a.r[i]);
-    return y;
+    return exact_multiply_add(s.s, x, a);
 }
 
 // Small integers, one per lane: the lower bits of numbers without fraction.
@@ -473,7 +517,7 @@ struct Small {
         static_cast<T>(sizeof(T) == 4 ? 12582912.0 : 6755399441055744.0);  // 1.5 * 2^23, 2^52
     Vec<T> x;
     INLINE explicit Small(int value = 0) : x(all(ZERO + static_cast<T>(value))) {}
-    INLINE void add(const Sign<T>& s, int shift = 0) { x = plus(x, s, all(T(1 << shift))); }
+    INLINE void add(const Sign<T>& s, int shift = 0) { x = shift ? plus(x, s, all(T(1 << shift))) : x + s.s; }
     INLINE void add(MaskOf<sizeof(T)> m) { x = x + select(m, all(T(1))); }
     INLINE Bytes bytes() const { return lowest(x); }
     static INLINE Bytes lowest(const Vec<float>& y) {
@@ -484,13 +528,17 @@ struct Small {
                                          _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)y.r[1]));
     }
 };
-// The signs of x.
+// The signs of a and of b, 0 where a byte of `keep` is not -1.
 template <class T>
-INLINE Bytes sign_bytes(const Vec<T>& x) {
-    const Bytes one = all_bytes(1);
-    const uint16_t positive = (x > all(T(0))).k, negative = (x < all(T(0))).k;
-    return (Bytes)_mm_mask_sub_epi8(_mm_maskz_mov_epi8(positive, (__m128i)one), negative, __m128i{},
-                                    (__m128i)one);
+INLINE void store_signs(int8_t* to_a, int8_t* to_b, const Vec<T>& a, const Vec<T>& b, const int8_t* keep) {
+    const MaskOf<sizeof(T)> on = mask_of<T>(keep);
+    const auto signs = [&](const Vec<T>& x) __attribute__((always_inline)) {
+        const __m128i one = (__m128i)all_bytes(1);
+        const uint16_t positive = ((x > all(T(0))) & on).k, negative = ((x < all(T(0))) & on).k;
+        return (Bytes)_mm_mask_sub_epi8(_mm_maskz_mov_epi8(positive, one), negative, __m128i{}, one);
+    };
+    store_as<Bytes>(to_a, signs(a));
+    store_as<Bytes>(to_b, signs(b));
 }
 #else
 template <class T>
@@ -500,19 +548,20 @@ struct Sign {
 };
 template <class T>
 INLINE Vec<T> plus(const Vec<T>& a, const Sign<T>& s, const Vec<T>& x) {
-    return a + converted<T>(s.s) * x;
+    return exact_multiply_add(converted<T>(s.s), x, a);
 }
 template <class T>
 struct Small {
-    Vec<Int<T>> x;
-    INLINE explicit Small(int value = 0) : x(all(Int<T>(value))) {}
-    INLINE void add(const Sign<T>& s, int shift = 0) { EACH x.r[i] += s.s.r[i] << shift; }
-    INLINE void add(const Mask<T>& m) { EACH x.r[i] -= m.r[i]; }
-    INLINE Bytes bytes() const { return narrowed(x); }
+    Packed all;
+    INLINE explicit Small(int value = 0) : all{static_cast<uint16_t>(value) - Words{}} {}
+    INLINE void add(const Sign<T>& s, int shift = 0) { all.x += packed(s.s).x << shift; }
+    INLINE void add(const Mask<T>& m) { all.x -= packed(m).x; }
+    INLINE Bytes bytes() const { return bytes_of(all); }
 };
+// The signs of a and of b, 0 where a byte of `keep` is not -1.
 template <class T>
-INLINE Bytes sign_bytes(const Vec<T>& x) {
-    return narrowed(Sign<T>(x).s);
+INLINE void store_signs(int8_t* to_a, int8_t* to_b, const Vec<T>& a, const Vec<T>& b, const int8_t* keep) {
+    store_bytes(to_a, to_b, packed(Sign<T>(a).s), packed(Sign<T>(b).s), load_as<Bytes>(keep));
 }
 #endif
 template <class T>
