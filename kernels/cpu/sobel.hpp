@@ -312,11 +312,13 @@ struct FullResolution {
             Small<T> sum_r, sum_p;
             for (int64_t x = o; x < end; x += 64) ask<true>(on + x + AHEAD);
             for (int64_t x = o; x < end; x += LANES) {
-                ask<true>(p_d + x + AHEAD);
-                ask<true>(g_d + x + AHEAD);
+                // Less far ahead than where nothing else wants the first-level cache.
+                ask<true>(p_d + x + AHEAD / 2);
+                ask<true>(g_d + x + AHEAD / 2);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
-                const Sign<T> s_d(select(mask_of<T>(on_abs + x), p - g));
+                // Without mask registers making a mask takes longer than asking whether it is the same.
+                const Sign<T> s_d(select(REGISTER < 64 && on == on_abs ? m : mask_of<T>(on_abs + x), p - g));
                 Mask<T> keep = m;
                 if (READS == FINITE_ONES) keep = m | ((abs(p) < inf) & (abs(g) < inf));
                 if (READS == EVERY_ONE) p = select(m, p), g = select(m, g);
