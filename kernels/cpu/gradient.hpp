@@ -109,7 +109,7 @@ struct CoarseRows {
         return extra;
     }
 
-    // To the two in the middle of each F.
+    // To the two in the middle of each F: all get something, so that it vectorises.
     template <int F>
     static void add_to_middle(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
         for (int64_t j = 0; j < n; j++)
@@ -239,7 +239,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             read_given(work, b, y, buffers, line);
         else if (converts)
             read(call.pred, b, y, w, buffers.p, line.p);
-        const T* given = converts ? line.p.main : nullptr;
+        const T* given = converts ? line.p.main : nullptr;  // as far as whole blocks go
         const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;

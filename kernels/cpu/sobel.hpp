@@ -30,9 +30,13 @@ struct Across {
 };
 static_assert(MARGIN > 0 && EDGE > 0, "margins of a number");
 template <class T>
+INLINE Vec<T> one_two_one(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+    return (a + c) + (b + b);  // Not contracted: 2 b may overflow.
+}
+template <class T>
 INLINE std::pair<Vec<T>, Vec<T>> across(const T* r) {
     const Vec<T> left = load_once(r - 1), right = load_once(r + 1);
-    return {exact_multiply_add(all(T(2)), load(r), left + right), right - left};
+    return {one_two_one(left, load(r), right), right - left};
 }
 template <class T>
 void across(const T* r, const Across<T>& to, int64_t w) {
@@ -52,8 +56,7 @@ void respond(const T* r, const Across<T> above, const Across<T> here, const Acro
         Bytes n{};
         for (int64_t x = o; x < end; x += LANES) {
             const auto [smooth, slope] = across(r + x);
-            const Vec<T> gx = exact_multiply_add(all(T(2)), load(here.slope + x),
-                                                 load(above.slope + x) + slope),
+            const Vec<T> gx = one_two_one(load(above.slope + x), load(here.slope + x), slope),
                          gy = smooth - load(above.smooth + x);
             store(below.smooth + x, smooth), store(below.slope + x, slope);
             total = total + select(mask_of<T>(keep + x), abs(gx) + abs(gy));
@@ -127,11 +130,11 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
     T* none = arena.row<T>();
-    const Across<T> rows[2] = {Across<T>(arena), Across<T>(arena)}, outside(arena);
+    const Across<T> rows[2] = {Across<T>(arena), Across<T>(arena)}, nothing(arena);
     uint8_t* uncovered = arena.row<uint8_t>();
     int8_t *keep = arena.row<int8_t>(), *adjoint = arena.row<int8_t>();
     for (int64_t x = -MARGIN; x < blocks(w) + MARGIN; x++) none[x] = T(0), uncovered[x] = 0;
-    across(none, outside, w);
+    across(none, nothing, w);
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;
@@ -151,10 +154,10 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             const uint8_t* c2 = y + 1 < h ? source.cover(y + 1) : replicate ? c1 : uncovered;
             keep_row<typename Source::Covered>(c0, c1, c2, keep, plan, y, w, h);
             const SignRow& row = signs[y % 3];
-            const Across<T>& above = y > 0 ? rows[(y + 1) % 2] : replicate ? rows[0] : outside;
+            const Across<T>& r_above = y > 0 ? rows[(y + 1) % 2] : replicate ? rows[0] : nothing;
             const bool own = y >= y0 && y < y1;
-            respond(r, above, rows[y % 2], rows[(y + 1) % 2], keep, row.x, row.y, w, own ? response : ignored,
-                    own ? out.kept : ignored_kept);
+            respond(r, r_above, rows[y % 2], rows[(y + 1) % 2], keep, row.x, row.y, w,
+                    own ? response : ignored, own ? out.kept : ignored_kept);
             along_x(row, w, replicate);
             below = &row;
         }

@@ -69,7 +69,7 @@ INLINE Vec<T> load(const T* p) {
     EACH x.r[i] = reinterpret_cast<const typename Vec<T>::InMemory*>(p)[i];
     return x;
 }
-// What is used twice GCC reads twice, of several cache lines for as long again.
+// For what is used twice: GCC would load it twice, and a load that crosses into the next cache line is slow.
 template <class T>
 INLINE Vec<T> load_once(const T* p) {
     Vec<T> x = load(p);
@@ -157,8 +157,8 @@ INLINE Vec<To> converted(const Vec<T>& x) {
     EACH y.r[i] = __builtin_convertvector(x.r[i], typename Vec<To>::Register);
     return y;
 }
-// x y + z where the product is exact, so that contracting it changes nothing (but where results that are
-// denormal are flushed and arguments are not).
+// x y + z, contracted where there is an instruction: of a product that is exact and does not overflow, as one
+// with a sign, that changes nothing (but where results that are denormal are flushed and arguments are not).
 template <class T>
 INLINE Vec<T> exact_multiply_add(const Vec<T>& x, const Vec<T>& y, const Vec<T>& z) {
     Vec<T> a;

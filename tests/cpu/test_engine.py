@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import depthloss as dl
 from depthloss import ops
-from depthloss.spec import GradientSpec
+from depthloss.spec import Gradient, GradientSpec, Group, LossSpec
 
 from .. import cases
 from ..fused import families
@@ -129,6 +129,18 @@ def test_every_instruction_set_gives_the_same_bits(name, dtype, instruction_set)
     here = _run(name, dtype)
     cpu.choose(None)
     assert all(torch.equal(a, b) for a, b in zip(here, _run(name, dtype), strict=True))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_what_overflows_does_so_on_every_instruction_set(dtype, instruction_set):
+    """Of a response whose sum is a number while its doubled middle is not."""
+    gradient = GradientSpec(num_scales=1)
+    spec = LossSpec((Group((Gradient(gradient=gradient, standardised=False, name="g"),)),))
+    pred, gt = (torch.zeros(1, 1, 16, 32, dtype=dtype) for _ in range(2))
+    big = 0.45 * torch.finfo(dtype).max
+    pred[..., 8, 11], pred[..., 8, 9] = big, -big
+    pred[..., [7, 9], 11], pred[..., [7, 9], 9] = -big / 2, big / 2
+    assert evaluate("cpu", Inputs(pred, gt), spec, (1.0,) * spec.num_weights).total.isinf()
 
 
 @pytest.mark.parametrize("variant", ("published", "document"))
