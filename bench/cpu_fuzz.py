@@ -72,7 +72,14 @@ def has_ties(case: Case) -> bool:
     """Whether equal values meet at many pixels."""
     pred, gt = case.inputs[:2]
     bounded = any(t.domain.minimum is not None or t.domain.maximum is not None for t in case.spec.terms)
-    return case.values in TIED or bounded or any(map(cpu_cases.shares_memory, (pred, gt)))
+    # Float64 itself loses 1e-100 beside the number of an invalid pixel, which mask "centre" reads.
+    lost = case.values == "tiny" and reads_invalid(case)
+    return case.values in TIED or bounded or lost or any(map(cpu_cases.shares_memory, (pred, gt)))
+
+
+def reads_invalid(case: Case) -> bool:
+    """Whether the Sobel filter reads invalid pixels."""
+    return any(isinstance(t, Gradient) and t.gradient.mask == "centre" for t in case.spec.terms)
 
 
 def kinks(case: Case) -> Tensor:
@@ -192,7 +199,7 @@ def hold(case: Case, number: int) -> str:
         assert not result.terms[bad].isfinite().any(), "what is no number does not show"
         return "not finite"
     m, m_abs = cpu_cases.valid(case)
-    if not any(isinstance(t, Gradient) and t.gradient.mask == "centre" for t in spec.terms):
+    if not reads_invalid(case):
         assert not ops.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
     # Numbers that the dtypes do not hold.
     tiny = torch.finfo(result.grad.dtype).tiny
