@@ -27,6 +27,7 @@ template <class T>
 struct Across {
     T *smooth, *slope;
     explicit Across(Arena& arena) : smooth(arena.row<T>()), slope(arena.row<T>()) {}
+    explicit Across(T* zeros) : smooth(zeros), slope(zeros) {}  // of a row of zeros
 };
 static_assert(MARGIN > 0 && EDGE > 0, "margins of a number");
 template <class T>
@@ -130,11 +131,10 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
     T* none = arena.row<T>();
-    const Across<T> rows[2] = {Across<T>(arena), Across<T>(arena)}, nothing(arena);
+    const Across<T> rows[2] = {Across<T>(arena), Across<T>(arena)}, nothing(none);
     uint8_t* uncovered = arena.row<uint8_t>();
     int8_t *keep = arena.row<int8_t>(), *adjoint = arena.row<int8_t>();
     for (int64_t x = -MARGIN; x < blocks(w) + MARGIN; x++) none[x] = T(0), uncovered[x] = 0;
-    across(none, nothing, w);
     memset(adjoint, 0, static_cast<size_t>(blocks(w)));
     const int64_t first = y0 > 0 ? y0 - 1 : 0, last = y1 < h ? y1 : h - 1;
     const SignRow *above = nullptr, *here = nullptr;

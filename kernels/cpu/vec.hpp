@@ -360,10 +360,6 @@ template <class T>
 INLINE MaskOf<sizeof(T)> mask_of(const int8_t* p) {
     return {_mm_movepi8_mask((__m128i)load_as<Bytes>(p))};
 }
-template <class T>
-INLINE MaskOf<sizeof(T)> no_lanes() {
-    return {0};
-}
 #else
 template <int SIZE>
 struct MaskOf;
