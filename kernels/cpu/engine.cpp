@@ -176,27 +176,29 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
 
 bool has_levels(const Plan& plan) { return plan.has[GRADIENT] && plan.levels > 1; }
 
-// What is in flight at once.
+// How the images of a batch are divided. Their bands are the same in any division, and so are the results.
 struct Flight {
-    int64_t images;  // as many as the cache holds, and as give every thread a few bands
+    int64_t threads;
+    int64_t own;     // So many have a thread for themselves: it makes all phases, and waits for no other.
+    int64_t images;  // The others at once: as many as the cache holds, and as give every thread a few bands
     int64_t bands;   // before their levels follow: all of them, or of a large image a few
     int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
 Flight flight_of(const Plan& plan, const Call& call, int64_t bands) {
-    const int64_t pixels = call.H * call.W, cell = cell_bytes(call),
-                  few = TURN * std::clamp(call.threads, 1, MOST_THREADS);
+    const int64_t threads = std::clamp(call.threads, 1, MOST_THREADS), own = call.B / threads * threads,
+                  few = TURN * threads, pixels = call.H * call.W, cell = cell_bytes(call);
     const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
-    if (has_levels(plan) && maps > MAPS && bands >= 2 * few) return {1, few, TURN};
+    if (has_levels(plan) && maps > MAPS && bands >= 2 * few) return {threads, own, 1, few, TURN};
     const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
-                  busy = (3 * call.threads + bands - 1) / std::max<int64_t>(bands, 1),
-                  images = std::max<int64_t>(1, std::min(call.B, std::max(fit, busy)));
-    return {images, images * bands, 0};
+                  busy = (3 * threads + bands - 1) / std::max<int64_t>(bands, 1),
+                  images = std::max<int64_t>(1, std::min(call.B - own, std::max(fit, busy)));
+    return {threads, own, images, images * bands, 0};
 }
 
-// The maps of the coarse levels of what is in flight.
-void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, const Flight& flight) {
+// The maps of the coarse levels of so many images, of each so many bands.
+void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int64_t images, int64_t bands) {
     const int64_t cell = cell_bytes(call);
-    space.maps.assign(static_cast<size_t>(flight.images), Pyramid{});
+    space.maps.assign(static_cast<size_t>(images), Pyramid{});
     char* memory = nullptr;
     int64_t o = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -206,7 +208,7 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, cons
                 maps.stride[k] = up(space.layout.w[k], 16) + 2 * EDGE;
                 // Above those of the bands: the rows that waited, their halo, and what rounding leaves of
                 // both.
-                maps.rows[k] = std::min(space.layout.h[k], flight.bands * (BAND >> k) + 2 * HALO + 2);
+                maps.rows[k] = std::min(space.layout.h[k], bands * (BAND >> k) + 2 * HALO + 2);
                 const int64_t n = maps.stride[k] * maps.rows[k];
                 const auto piece = [&](int64_t bytes) {
                     char* p = memory ? memory + o : nullptr;
@@ -253,6 +255,44 @@ void set_scales(Workspace& space, int64_t b) {
     image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
 }
 
+// The phases over so many images from `work.first` on; levels follow after so many bands. `each` calls a task
+// (i, arena) for every i < count: (count, backwards, task).
+template <class Each>
+void evaluate(Workspace& space, const Work& work, int64_t images, int64_t few, const Each& each) {
+    const Plan& plan = *work.plan;
+    const Phases& run = phases(work.call->wide);
+    const int64_t first = work.first, bands = work.bands_per_image, all = images * bands;
+    // Each pass begins where the last one ended: what it reads first is still in the cache.
+    bool backwards = true;
+    const auto pass = [&](auto phase) {
+        backwards = !backwards;
+        each(all, backwards, [&](int64_t i, char* arena) {
+            phase(work, first + i / bands, static_cast<int>(i % bands), arena);
+        });
+    };
+    pass(run.moments);
+    if (!has_structure(plan)) return;
+    for (int64_t b = first; b < first + images; b++) set_means(space, b);
+    if (plan.standardised) {
+        pass(run.deviations);
+        for (int64_t b = first; b < first + images; b++) set_scales(space, b);
+    }
+    backwards = few >= all && !backwards;  // A level needs the band above.
+    for (int64_t begin = 0; begin < all; begin += few) {
+        const int64_t count = std::min(few, all - begin);
+        each(count, backwards, [&](int64_t i, char* arena) {
+            const int64_t band = begin + i;
+            run.structure(work, first + band / bands, static_cast<int>(band % bands), arena);
+        });
+        if (!has_levels(plan)) continue;
+        each(count, !backwards, [&](int64_t i, char* arena) {
+            const int64_t band = begin + i;
+            for (int k = 1; k < plan.levels; k++)
+                run.level(work, first + band / bands, k, static_cast<int>(band % bands), arena);
+        });
+    }
+}
+
 void measure(Workspace& space, const Plan& plan, const Call& call) {
     lay_out(space, plan, call);
     Work& work = space.work;
@@ -263,45 +303,29 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.images = space.images.data();
     work.bands = space.bands.data();
     work.levels = space.levels.data();
-    const Phases& run = phases(call.wide);
-    const int64_t arena = up(run.arena_bytes(call.W));
+    const int64_t arena = up(phases(call.wide).arena_bytes(call.W));
     const Flight flight = flight_of(plan, call, bands);
-    char* arenas = space.arenas.take(arena * std::max(call.threads, 1));
-    if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight);
-    for (int64_t first = 0; first < call.B && bands; first += flight.images) {
-        const int64_t images = std::min(flight.images, call.B - first), all = images * bands;
-        work.first = first;
-        // Each pass begins where the last one ended: what it reads first is still in the cache.
-        bool backwards = true;
-        const auto each = [&](auto phase) {
-            backwards = !backwards;
-            parallel(all, flight.turn, call.threads, backwards, [&](int64_t i, int worker) {
-                phase(work, first + i / bands, static_cast<int>(i % bands), arenas + worker * arena);
+    char* const arenas = space.arenas.take(arena * flight.threads);
+    if (flight.own) {
+        if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight.threads, 1);
+        parallel(flight.own, 0, call.threads, false, [&](int64_t b, int worker) {
+            Work mine = work;
+            mine.first = b;
+            if (has_levels(plan)) mine.pyramids += worker;
+            evaluate(space, mine, 1, 1, [&](int64_t count, bool backwards, const auto& task) {
+                for (int64_t i = 0; i < count; i++)
+                    task(backwards ? count - 1 - i : i, arenas + worker * arena);
             });
-        };
-        each(run.moments);
-        if (!has_structure(plan)) continue;
-        for (int64_t b = first; b < first + images; b++) set_means(space, b);
-        if (plan.standardised) {
-            each(run.deviations);
-            for (int64_t b = first; b < first + images; b++) set_scales(space, b);
-        }
-        backwards = !flight.turn && !backwards;  // A level needs the band above.
-        for (int64_t begin = 0; begin < all; begin += flight.bands) {
-            const int64_t count = std::min(flight.bands, all - begin);
-            parallel(count, flight.turn, call.threads, backwards, [&](int64_t i, int worker) {
-                const int64_t band = begin + i;
-                run.structure(work, first + band / bands, static_cast<int>(band % bands),
-                              arenas + worker * arena);
-            });
-            if (!has_levels(plan)) continue;
-            parallel(count, flight.turn, call.threads, !backwards, [&](int64_t i, int worker) {
-                const int64_t band = begin + i;
-                for (int k = 1; k < plan.levels; k++)
-                    run.level(work, first + band / bands, k, static_cast<int>(band % bands),
-                              arenas + worker * arena);
-            });
-        }
+        });
+    }
+    if (flight.own < call.B) {
+        if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight.images, flight.bands);
+        for (work.first = flight.own; work.first < call.B; work.first += flight.images)
+            evaluate(space, work, std::min(flight.images, call.B - work.first), flight.bands,
+                     [&](int64_t count, bool backwards, const auto& task) {
+                         parallel(count, flight.turn, call.threads, backwards,
+                                  [&](int64_t i, int worker) { task(i, arenas + worker * arena); });
+                     });
     }
     // Of few images they are large: the gradient of the backward takes their place.
     if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();
@@ -340,16 +364,21 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         lay_out(*space, *plan, *call);
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
-        char* arenas = space->arenas.take(arena * std::max(call->threads, 1));
         const Flight flight = flight_of(*plan, *call, bands);
-        // From the codes that were written last on.
-        for (int64_t group = (call->B - 1) / flight.images; group >= 0 && bands; group--) {
-            const int64_t first = group * flight.images, images = std::min(flight.images, call->B - first);
-            parallel(images * bands, flight.turn, call->threads, true, [&](int64_t i, int worker) {
+        char* const arenas = space->arenas.take(arena * flight.threads);
+        const auto gradients = [&](int64_t first, int64_t images, int64_t turn) {
+            parallel(images * bands, turn, call->threads, true, [&](int64_t i, int worker) {
                 run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
                              arenas + worker * arena);
             });
+        };
+        // From the codes that were written last on.
+        for (int64_t left = call->B - flight.own; left > 0;) {
+            const int64_t images = (left - 1) % flight.images + 1;
+            left -= images;
+            gradients(flight.own + left, images, flight.turn);
         }
+        gradients(0, flight.own, 0);
         give_back(std::move(space));
         return 0;
     } catch (const std::exception&) {

@@ -29,7 +29,7 @@ struct Pieces {
 
     void divide(int64_t count, int64_t turn_, int workers, bool backwards_) {
         backwards = backwards_;
-        shares = std::min(workers, MOST_THREADS);
+        shares = workers;
         turn = turn_;
         const int64_t round = turn * shares;
         for (int i = 0; i < shares; i++) {
@@ -144,7 +144,7 @@ void set_team(Team function, Member number) {
 void parallel(int64_t count, int64_t turn, int threads, bool backwards, const Task& task) {
     static std::once_flag once;
     std::call_once(once, [] { pool.store(new Pool); });
-    const int workers = static_cast<int>(std::min<int64_t>(threads, count));
+    const int workers = static_cast<int>(std::min<int64_t>({threads, MOST_THREADS, count}));
     const Team function = team.load();
     if (function && workers > 1) {
         Shared shared{task, {}, {}};
