@@ -85,7 +85,7 @@ def drive(
     for loss in losses:
         plan = tools.write_plan(driver.with_name("plan"), loss)
         for mode in modes:
-            shapes = [(2, 150, 97)] if mode[0] == "threads" else [(2, 37, 51), (1, 3, 1100), (1, 130, 1)]
+            shapes = [(3, 150, 97)] if mode[0] == "threads" else [(2, 37, 51), (1, 3, 1100), (1, 130, 1)]
             for shape in (*shapes, (1, 700, 19)):
                 words = [*before, driver, library, plan, *shape, 0.7, "best", *mode]
                 report.add(f"driver {mode[0]}, {loss}, {'x'.join(map(str, shape))}", tool, words, OPTIONS)

@@ -12,6 +12,7 @@ A fused backend is a module with
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -29,6 +30,7 @@ _NO_SECOND_DERIVATIVE = (
 )
 
 
+@functools.cache
 def module(name: str) -> ModuleType:
     """The backend called `name`."""
     return importlib.import_module(f"depthloss.kernels.{name}")

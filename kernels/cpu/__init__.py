@@ -55,14 +55,11 @@ def coefficient_count(b: int) -> int:
     return 2 * (HEAD + b * COEFFICIENTS)
 
 
-def _call(
-    pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | None, dtype: torch.dtype
-) -> tuple:
+def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> tuple:
+    """The call of a batch like `pred`, and what must be kept alive for it; `inputs` may be none at all."""
     call = Call()
-    kept = [
-        set_map(place, x)
-        for place, x in ((call.pred, pred), (call.gt, gt), (call.mask, mask), (call.abs_mask, abs_mask))
-    ]
+    places = (call.pred, call.gt, call.mask, call.abs_mask)
+    kept = [set_map(place, x) for place, x in zip(places, inputs, strict=False)]
     call.B, call.H, call.W = pred.shape[0], *pred.shape[-2:]
     call.wide = dtype == torch.float64
     call.threads = torch.get_num_threads()
@@ -102,7 +99,7 @@ def forward(
         MemoryError: the working memory cannot be had.
     """
     lib, plan = library(), _plan(spec.key)
-    call, kept = _call(pred, gt, mask, abs_mask, dtype)
+    call, kept = _call(pred, (pred, gt, mask, abs_mask), dtype)
     b, h, w = call.B, call.H, call.W
     codes = memory.empty((code_count(spec, b, h, w) if saves else 0,), torch.uint8)
     coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype, device="cpu")
@@ -158,7 +155,8 @@ def backward(
     if not wants_pred or not pred.numel():
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
     grad = memory.empty(pred.shape, pred.dtype) if pred.is_contiguous() else torch.empty_like(pred)
-    call, kept = _call(pred, gt, mask, abs_mask, dtype)
+    again = (pred, gt, mask, abs_mask) if make_plan(spec).reads_pred else ()
+    call, kept = _call(pred, again, dtype)
     set_map(call.grad, grad)
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
     call.grad_output = grad_output.item()

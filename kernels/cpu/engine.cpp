@@ -177,14 +177,14 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
 bool has_levels(const Plan& plan) { return plan.has[GRADIENT] && plan.levels > 1; }
 
 // How the images of a batch are divided. Their bands are the same in any division, and so are the results.
-struct Flight {
+struct Division {
     int64_t threads;
     int64_t own;     // So many have a thread for themselves: it makes all phases, and waits for no other.
     int64_t images;  // The others at once: as many as the cache holds, and as give every thread a few bands
     int64_t bands;   // before their levels follow: all of them, or of a large image a few
     int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
-Flight flight_of(const Plan& plan, const Call& call, int64_t bands) {
+Division division_of(const Plan& plan, const Call& call, int64_t bands) {
     const int64_t threads = std::clamp(call.threads, 1, MOST_THREADS), own = call.B / threads * threads,
                   few = TURN * threads, pixels = call.H * call.W, cell = cell_bytes(call);
     const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
@@ -258,9 +258,9 @@ void set_scales(Workspace& space, int64_t b) {
 // The phases over so many images from `work.first` on; levels follow after so many bands. `each` calls a task
 // (i, arena) for every i < count: (count, backwards, task).
 template <class Each>
-void evaluate(Workspace& space, const Work& work, int64_t images, int64_t few, const Each& each) {
+void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t images, int64_t few,
+              const Each& each) {
     const Plan& plan = *work.plan;
-    const Phases& run = phases(work.call->wide);
     const int64_t first = work.first, bands = work.bands_per_image, all = images * bands;
     // Each pass begins where the last one ended: what it reads first is still in the cache.
     bool backwards = true;
@@ -303,27 +303,28 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.images = space.images.data();
     work.bands = space.bands.data();
     work.levels = space.levels.data();
-    const int64_t arena = up(phases(call.wide).arena_bytes(call.W));
-    const Flight flight = flight_of(plan, call, bands);
-    char* const arenas = space.arenas.take(arena * flight.threads);
-    if (flight.own) {
-        if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight.threads, 1);
-        parallel(flight.own, 0, call.threads, false, [&](int64_t b, int worker) {
+    const Phases& run = phases(call.wide);
+    const int64_t arena = up(run.arena_bytes(call.W));
+    const Division division = division_of(plan, call, bands);
+    char* const arenas = space.arenas.take(arena * division.threads);
+    if (division.own) {
+        if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.threads, 1);
+        parallel(division.own, 0, call.threads, false, [&](int64_t b, int worker) {
             Work mine = work;
             mine.first = b;
             if (has_levels(plan)) mine.pyramids += worker;
-            evaluate(space, mine, 1, 1, [&](int64_t count, bool backwards, const auto& task) {
+            evaluate(run, space, mine, 1, 1, [&](int64_t count, bool backwards, const auto& task) {
                 for (int64_t i = 0; i < count; i++)
                     task(backwards ? count - 1 - i : i, arenas + worker * arena);
             });
         });
     }
-    if (flight.own < call.B) {
-        if (has_levels(plan)) lay_out_pyramids(space, plan, call, flight.images, flight.bands);
-        for (work.first = flight.own; work.first < call.B; work.first += flight.images)
-            evaluate(space, work, std::min(flight.images, call.B - work.first), flight.bands,
+    if (division.own < call.B) {
+        if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.images, division.bands);
+        for (work.first = division.own; work.first < call.B; work.first += division.images)
+            evaluate(run, space, work, std::min(division.images, call.B - work.first), division.bands,
                      [&](int64_t count, bool backwards, const auto& task) {
-                         parallel(count, flight.turn, call.threads, backwards,
+                         parallel(count, division.turn, call.threads, backwards,
                                   [&](int64_t i, int worker) { task(i, arenas + worker * arena); });
                      });
     }
@@ -364,8 +365,8 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         lay_out(*space, *plan, *call);
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
-        const Flight flight = flight_of(*plan, *call, bands);
-        char* const arenas = space->arenas.take(arena * flight.threads);
+        const Division division = division_of(*plan, *call, bands);
+        char* const arenas = space->arenas.take(arena * division.threads);
         const auto gradients = [&](int64_t first, int64_t images, int64_t turn) {
             parallel(images * bands, turn, call->threads, true, [&](int64_t i, int worker) {
                 run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
@@ -373,12 +374,12 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
             });
         };
         // From the codes that were written last on.
-        for (int64_t left = call->B - flight.own; left > 0;) {
-            const int64_t images = (left - 1) % flight.images + 1;
+        for (int64_t left = call->B - division.own; left > 0;) {
+            const int64_t images = (left - 1) % division.images + 1;
             left -= images;
-            gradients(flight.own + left, images, flight.turn);
+            gradients(division.own + left, images, division.turn);
         }
-        gradients(0, flight.own, 0);
+        gradients(0, division.own, 0);
         give_back(std::move(space));
         return 0;
     } catch (const std::exception&) {

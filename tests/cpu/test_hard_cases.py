@@ -171,6 +171,20 @@ def test_its_own_threads_give_the_same_bits(threads, own_threads):
         assert equal(run(), expected)
 
 
+@pytest.mark.parametrize("own", (False, True), ids=("PyTorch's", "its own"))
+def test_more_threads_than_it_takes(own, threads, request):
+    """64, of 70 that have an image each."""
+    if own:
+        request.getfixturevalue("own_threads")
+    shape = (70, 1, 9, 11)
+    pred, gt = cases.maps(torch.float32, shape)
+    results = []
+    for n in (1, 70):
+        threads(n)
+        results.append(cases.run(dl.ScaleAdaptiveLoss(), pred, gt, cases.mask("70%", shape), "cpu"))
+    assert equal(*results)
+
+
 def test_workers_compute_in_the_mode_of_the_caller(threads):
     """With or without subnormal numbers, which is a mode of a thread."""
     pred, gt = (x * 1e-38 for x in cases.maps(torch.float32, (1, 1, 640, 64)))
