@@ -1,4 +1,5 @@
-// Runs the phases over the images of a batch: for some images at a time, so that they stay in the cache.
+// Runs the phases over the images of a batch: a thread over one image after another, or all threads over some
+// at a time, so that they stay in the cache.
 #include "engine.h"
 
 #include <algorithm>
@@ -34,8 +35,8 @@ namespace {
 #define DL_MAPS (4 << 20)
 #endif
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
-// Of an image whose levels' maps take more bytes, the levels follow when every thread has made TURN bands.
-constexpr int64_t MAPS = DL_MAPS, TURN = 2;
+// Of a shared image whose levels' maps take more bytes, the levels follow when every thread has made a band.
+constexpr int64_t MAPS = DL_MAPS;
 constexpr int64_t ALIGN = APART;
 
 int64_t cell_bytes(const Call& call) { return call.wide ? 8 : 4; }
@@ -181,21 +182,21 @@ struct Division {
     int64_t threads;
     int64_t own;     // So many have a thread for themselves: it makes all phases, and waits for no other.
     int64_t images;  // The others at once: as many as the cache holds, and as give every thread a few bands
-    int64_t bands;   // before their levels follow: all of them, or of a large image a few
+    int64_t bands;   // before their levels follow: all of them, or of a large image one a thread
     int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
 Division division_of(const Plan& plan, const Call& call, int64_t bands) {
     const int64_t threads = std::clamp(call.threads, 1, MOST_THREADS), own = call.B / threads * threads,
-                  few = TURN * threads, pixels = call.H * call.W, cell = cell_bytes(call);
+                  pixels = call.H * call.W, cell = cell_bytes(call);
     const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
-    if (has_levels(plan) && maps > MAPS && bands >= 2 * few) return {threads, own, 1, few, TURN};
+    if (has_levels(plan) && maps > MAPS && bands >= 2 * threads) return {threads, own, 1, threads, 1};
     const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
                   busy = (3 * threads + bands - 1) / std::max<int64_t>(bands, 1),
                   images = std::max<int64_t>(1, std::min(call.B - own, std::max(fit, busy)));
     return {threads, own, images, images * bands, 0};
 }
 
-// The maps of the coarse levels of so many images, of each so many bands.
+// The maps of the coarse levels of so many images, with room for so many bands.
 void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int64_t images, int64_t bands) {
     const int64_t cell = cell_bytes(call);
     space.maps.assign(static_cast<size_t>(images), Pyramid{});
@@ -262,30 +263,28 @@ void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t ima
               const Each& each) {
     const Plan& plan = *work.plan;
     const int64_t first = work.first, bands = work.bands_per_image, all = images * bands;
-    // Each pass begins where the last one ended: what it reads first is still in the cache.
-    bool backwards = true;
-    const auto pass = [&](auto phase) {
-        backwards = !backwards;
+    const auto pass = [&](auto phase, bool backwards) {
         each(all, backwards, [&](int64_t i, char* arena) {
             phase(work, first + i / bands, static_cast<int>(i % bands), arena);
         });
     };
-    pass(run.moments);
+    // Each pass begins where the last one ended: what it reads first is still in the cache. That of the
+    // structure goes down, as a level needs the band above, and the backward goes up.
+    pass(run.moments, has_structure(plan) && !plan.standardised);
     if (!has_structure(plan)) return;
     for (int64_t b = first; b < first + images; b++) set_means(space, b);
     if (plan.standardised) {
-        pass(run.deviations);
+        pass(run.deviations, true);
         for (int64_t b = first; b < first + images; b++) set_scales(space, b);
     }
-    backwards = few >= all && !backwards;  // A level needs the band above.
     for (int64_t begin = 0; begin < all; begin += few) {
         const int64_t count = std::min(few, all - begin);
-        each(count, backwards, [&](int64_t i, char* arena) {
+        each(count, false, [&](int64_t i, char* arena) {
             const int64_t band = begin + i;
             run.structure(work, first + band / bands, static_cast<int>(band % bands), arena);
         });
         if (!has_levels(plan)) continue;
-        each(count, !backwards, [&](int64_t i, char* arena) {
+        each(count, true, [&](int64_t i, char* arena) {
             const int64_t band = begin + i;
             for (int k = 1; k < plan.levels; k++)
                 run.level(work, first + band / bands, k, static_cast<int>(band % bands), arena);
