@@ -183,17 +183,17 @@ struct Division {
     int64_t own;     // So many have a thread for themselves: it makes all phases, and waits for no other.
     int64_t images;  // The others at once: as many as the cache holds, and as give every thread a few bands
     int64_t bands;   // before their levels follow: all of them, or of a large image one a thread
-    int64_t turn;    // as of `parallel`, in every phase: each thread finds in its cache what it left there
+    bool turns;      // as of `parallel`, in every phase: each thread finds in its cache what it left there
 };
 Division division_of(const Plan& plan, const Call& call, int64_t bands) {
     const int64_t threads = std::clamp(call.threads, 1, MOST_THREADS), own = call.B / threads * threads,
                   pixels = call.H * call.W, cell = cell_bytes(call);
     const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
-    if (has_levels(plan) && maps > MAPS && bands >= 2 * threads) return {threads, own, 1, threads, 1};
+    if (has_levels(plan) && maps > MAPS && bands >= 2 * threads) return {threads, own, 1, threads, true};
     const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
                   busy = (3 * threads + bands - 1) / std::max<int64_t>(bands, 1),
                   images = std::max<int64_t>(1, std::min(call.B - own, std::max(fit, busy)));
-    return {threads, own, images, images * bands, 0};
+    return {threads, own, images, images * bands, false};
 }
 
 // The maps of the coarse levels of so many images, with room for so many bands.
@@ -256,39 +256,44 @@ void set_scales(Workspace& space, int64_t b) {
     image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
 }
 
-// The phases over so many images from `work.first` on; levels follow after so many bands. `each` calls a task
-// (i, arena) for every i < count: (count, backwards, task).
-template <class Each>
-void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t images, int64_t few,
-              const Each& each) {
-    const Plan& plan = *work.plan;
-    const int64_t first = work.first, bands = work.bands_per_image, all = images * bands;
-    const auto pass = [&](auto phase, bool backwards) {
-        each(all, backwards, [&](int64_t i, char* arena) {
-            phase(work, first + i / bands, static_cast<int>(i % bands), arena);
+// Threads, and the memory that each has of its own.
+struct Crew {
+    int threads;
+    bool turns;  // as of `parallel`
+    char* arenas;
+    int64_t arena;
+    // A phase over so many of the batch's bands.
+    template <class Phase>
+    void run(const Work& work, int64_t first, int64_t count, bool backwards, const Phase& phase) const {
+        const int64_t bands = work.bands_per_image;
+        parallel(count, turns, threads, backwards, [&](int64_t i, int worker) {
+            const int64_t band = first + i;
+            phase(work, band / bands, static_cast<int>(band % bands), arenas + worker * arena);
         });
-    };
+    }
+};
+
+// All phases over so many images from `work.first` on; levels follow after so many bands.
+void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t images, int64_t few,
+              const Crew& crew) {
+    const Plan& plan = *work.plan;
+    const int64_t first = work.first * work.bands_per_image, all = images * work.bands_per_image;
     // Each pass begins where the last one ended: what it reads first is still in the cache. That of the
     // structure goes down, as a level needs the band above, and the backward goes up.
-    pass(run.moments, has_structure(plan) && !plan.standardised);
+    crew.run(work, first, all, has_structure(plan) && !plan.standardised, run.moments);
     if (!has_structure(plan)) return;
-    for (int64_t b = first; b < first + images; b++) set_means(space, b);
+    for (int64_t b = 0; b < images; b++) set_means(space, work.first + b);
     if (plan.standardised) {
-        pass(run.deviations, true);
-        for (int64_t b = first; b < first + images; b++) set_scales(space, b);
+        crew.run(work, first, all, true, run.deviations);
+        for (int64_t b = 0; b < images; b++) set_scales(space, work.first + b);
     }
+    const auto levels = [&](const Work&, int64_t b, int band, char* arena) {
+        for (int k = 1; k < plan.levels; k++) run.level(work, b, k, band, arena);
+    };
     for (int64_t begin = 0; begin < all; begin += few) {
         const int64_t count = std::min(few, all - begin);
-        each(count, false, [&](int64_t i, char* arena) {
-            const int64_t band = begin + i;
-            run.structure(work, first + band / bands, static_cast<int>(band % bands), arena);
-        });
-        if (!has_levels(plan)) continue;
-        each(count, true, [&](int64_t i, char* arena) {
-            const int64_t band = begin + i;
-            for (int k = 1; k < plan.levels; k++)
-                run.level(work, first + band / bands, k, static_cast<int>(band % bands), arena);
-        });
+        crew.run(work, first + begin, count, false, run.structure);
+        if (has_levels(plan)) crew.run(work, first + begin, count, true, levels);
     }
 }
 
@@ -308,24 +313,18 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     char* const arenas = space.arenas.take(arena * division.threads);
     if (division.own) {
         if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.threads, 1);
-        parallel(division.own, 0, call.threads, false, [&](int64_t b, int worker) {
+        parallel(division.own, false, call.threads, false, [&](int64_t b, int worker) {
             Work mine = work;
             mine.first = b;
             if (has_levels(plan)) mine.pyramids += worker;
-            evaluate(run, space, mine, 1, 1, [&](int64_t count, bool backwards, const auto& task) {
-                for (int64_t i = 0; i < count; i++)
-                    task(backwards ? count - 1 - i : i, arenas + worker * arena);
-            });
+            evaluate(run, space, mine, 1, 1, {1, false, arenas + worker * arena, arena});
         });
     }
     if (division.own < call.B) {
         if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.images, division.bands);
         for (work.first = division.own; work.first < call.B; work.first += division.images)
             evaluate(run, space, work, std::min(division.images, call.B - work.first), division.bands,
-                     [&](int64_t count, bool backwards, const auto& task) {
-                         parallel(count, division.turn, call.threads, backwards,
-                                  [&](int64_t i, int worker) { task(i, arenas + worker * arena); });
-                     });
+                     {call.threads, division.turns, arenas, arena});
     }
     // Of few images they are large: the gradient of the backward takes their place.
     if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();
@@ -365,20 +364,15 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const Phases& run = phases(call->wide);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         const Division division = division_of(*plan, *call, bands);
-        char* const arenas = space->arenas.take(arena * division.threads);
-        const auto gradients = [&](int64_t first, int64_t images, int64_t turn) {
-            parallel(images * bands, turn, call->threads, true, [&](int64_t i, int worker) {
-                run.gradient(space->work, first + i / bands, static_cast<int>(i % bands),
-                             arenas + worker * arena);
-            });
-        };
+        const Crew crew{call->threads, division.turns, space->arenas.take(arena * division.threads), arena};
         // From the codes that were written last on.
         for (int64_t left = call->B - division.own; left > 0;) {
             const int64_t images = (left - 1) % division.images + 1;
             left -= images;
-            gradients(division.own + left, images, division.turn);
+            crew.run(space->work, (division.own + left) * bands, images * bands, true, run.gradient);
         }
-        gradients(0, division.own, 0);
+        const Crew own{call->threads, false, crew.arenas, arena};
+        own.run(space->work, 0, division.own * bands, true, run.gradient);
         give_back(std::move(space));
         return 0;
     } catch (const std::exception&) {

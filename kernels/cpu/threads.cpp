@@ -24,20 +24,18 @@ struct Pieces {
     };
     Share share[MOST_THREADS];
     int shares = 0;
-    int64_t turn = 0;
+    int step = 1;
     bool backwards = false;
 
-    void divide(int64_t count, int64_t turn_, int workers, bool backwards_) {
+    void divide(int64_t count, bool turns, int workers, bool backwards_) {
         backwards = backwards_;
         shares = workers;
-        turn = turn_;
-        const int64_t round = turn * shares;
+        step = turns ? shares : 1;
         for (int i = 0; i < shares; i++) {
             share[i].next.store(0, std::memory_order_relaxed);
-            share[i].begin = turn ? i * turn : count * i / shares;
+            share[i].begin = turns ? i : count * i / shares;
             share[i].size =
-                turn ? count / round * turn + std::min(std::max(count % round - i * turn, int64_t(0)), turn)
-                     : count * (i + 1) / shares - share[i].begin;
+                turns ? (count - i + shares - 1) / shares : count * (i + 1) / shares - share[i].begin;
         }
     }
     void work(const Task& task, int worker) {
@@ -47,7 +45,7 @@ struct Pieces {
                 const int64_t next = own.next.fetch_add(1, std::memory_order_relaxed);
                 if (next >= own.size) break;
                 const int64_t i = backwards ? own.size - 1 - next : next;
-                task(own.begin + (turn ? i / turn * turn * shares + i % turn : i), worker);
+                task(own.begin + i * step, worker);
             }
         }
     }
@@ -83,7 +81,7 @@ struct Pool {
             running.fetch_sub(1, std::memory_order_release);
         }
     }
-    void spread(int64_t n, int64_t turn, int threads, bool backwards, const Task& work) {
+    void spread(int64_t n, bool turns, int threads, bool backwards, const Task& work) {
         {
             std::lock_guard<std::mutex> lock(mutex);
             try {
@@ -93,7 +91,7 @@ struct Pool {
                 // The system gives no more threads: the result is the same with those there are.
             }
             task = &work;
-            pieces.divide(n, turn, threads, backwards);
+            pieces.divide(n, turns, threads, backwards);
             wanted = std::min(workers, threads - 1);
             std::fegetenv(&arithmetic);
             running.store(wanted);
@@ -141,14 +139,14 @@ void set_team(Team function, Member number) {
     team.store(nullptr);
 });
 
-void parallel(int64_t count, int64_t turn, int threads, bool backwards, const Task& task) {
+void parallel(int64_t count, bool turns, int threads, bool backwards, const Task& task) {
     static std::once_flag once;
     std::call_once(once, [] { pool.store(new Pool); });
     const int workers = static_cast<int>(std::min<int64_t>({threads, MOST_THREADS, count}));
     const Team function = team.load();
     if (function && workers > 1) {
         Shared shared{task, {}, {}};
-        shared.pieces.divide(count, turn, workers, backwards);
+        shared.pieces.divide(count, turns, workers, backwards);
         std::fegetenv(&shared.arithmetic);
         // All of the team: a smaller one ends threads, which PyTorch's next operation then starts again.
         function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
@@ -161,5 +159,5 @@ void parallel(int64_t count, int64_t turn, int threads, bool backwards, const Ta
         for (int64_t i = 0; i < count; i++) task(backwards ? count - 1 - i : i, 0);
         return;
     }
-    here.spread(count, turn, workers, backwards, task);
+    here.spread(count, turns, workers, backwards, task);
 }

@@ -6,9 +6,9 @@
 constexpr int MOST_THREADS = 64;
 
 // Calls task(i, worker) for every i < count on up to `threads` threads, and no more than MOST_THREADS; worker
-// is less than both. They take turns of `turn` tasks, or, if that is 0, have one run of tasks each; each goes
-// through its own in order, or backwards.
-void parallel(int64_t count, int64_t turn, int threads, bool backwards,
+// is less than both. They take turns, or have one run of tasks each; each goes through its own in order, or
+// backwards.
+void parallel(int64_t count, bool turns, int threads, bool backwards,
               const std::function<void(int64_t, int)>& task);
 
 // GOMP_parallel(body, data, threads, flags) and omp_get_thread_num() of the OpenMP library that PyTorch uses:
