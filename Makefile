@@ -2,18 +2,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+# Test processes: one per core, each with one thread.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+# One part of `make test-all`: SHARD=3/24.
+SPLIT = $(if $(SHARD),--splits $(lastword $(subst /, ,$(SHARD))) --group $(firstword $(subst /, ,$(SHARD))))
 
-.PHONY: train test test-full lint aot bench env clean
+.PHONY: train test test-all lint aot bench env clean
 
 train: $(VENV)/.train  ## train on the embedded synthetic data: make train ARGS="--max-epochs 2"
-	$(BIN)/python train.py configs/synthetic.yaml $(ARGS)
+	@$(BIN)/python train.py configs/synthetic.yaml $(ARGS)
 
-test: $(VENV)/.test  ## all tests that need no GPU: make test ARGS="-k golden"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## the tests that need no GPU: make test ARGS="-k golden"
+	@$(PYTEST) $(ARGS)
 
-test-full: $(VENV)/.test  ## these, and every form of the kernels in Triton's interpreter: two hours
-	$(BIN)/python -m pytest -m "full or not full" $(ARGS)
+test-all: $(VENV)/.test  ## these and the long ones, an hour or more: make test-all SHARD=3/24
+	@$(PYTEST) -m "full or not full" $(SPLIT) $(ARGS)
 
 lint: $(VENV)/.test  ## style
 	$(BIN)/ruff check .
@@ -29,9 +34,13 @@ env: $(VENV)/.train  ## what this machine can run, and why
 	$(BIN)/python -m depthloss.env
 
 $(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[$*]"
-	touch $@
+	@test -x $(BIN)/python || { echo "Creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing PyTorch and the packages of the extra '$*' into $(VENV): up to 1 GB to download, a few minutes"
+	@echo "The native CPU engine is compiled on the way, in silence: about half a minute"
+	@$(PIP) --editable ".[$*]"
+	@test -e kernels/cpu/_engine.so && echo "Installed, with the native CPU engine" || \
+		echo "Installed, without the native CPU engine, as there is no C++ compiler: the reference takes its place"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -2,6 +2,7 @@
 
     python bench/aot.py [--targets sm_90 ...] [--renew]    writes bench/results/aot.json
     python bench/aot.py --quick --check                    sm_90 in float32 only; compares, writes nothing
+    python bench/aot.py --small                            every kernel, of a few losses, with small tiles
 
 Each launch is the one that `depthloss.kernels.triton.launch` makes for a batch, specialised by Triton's own
 binder. It fails, and writes nothing, if a kernel does not compile, spills on sm_80, sm_90 or sm_100, has more
@@ -58,6 +59,9 @@ LOSSES = {
     "l1": ("l1", {}),
 }
 SHAPE = SHAPES[0]
+# Few rows to unroll, which compile in a tenth of the time; the losses have every kernel between them.
+SMALL = table.Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=32)
+SMALL_LOSSES = ("g2 document", "ssi-silog", "berhu")
 UNROLLED = ("sobel", "coarse", "gradient")
 WITHOUT_SPILLS = ("sm_80", "sm_90", "sm_100")
 GROWTH, SAVED, PEAK, LAUNCHES = 1.05, 2.5, 8.0, {"forward": 4, "backward": 2}
@@ -84,11 +88,18 @@ class Job:
 class Batch:
     """The launches of one loss on one batch, and the memory they take."""
 
-    def __init__(self, target: str, loss: str, dtype: str, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        target: str,
+        loss: str,
+        dtype: str,
+        shape: tuple[int, int, int],
+        parameters: table.Parameters | None = None,
+    ) -> None:
         name, options = LOSSES[loss]
         module = depthloss.build_loss(name, **options)
-        arch = TARGETS[target].arch
-        plan, parameters = make_plan(module.spec), table.choose(arch, *shape[1:])
+        plan = make_plan(module.spec)
+        parameters = parameters or table.choose(TARGETS[target].arch, *shape[1:])
         empty = lambda kind, *size: torch.empty(size, dtype=kind, device="meta")  # noqa: E731
         kind = getattr(torch, dtype)
         acc = torch.float64 if kind == torch.float64 else torch.float32
@@ -180,11 +191,11 @@ def dtypes_of(target: str, loss: str, quick: bool = False) -> tuple[str, ...]:
     return DTYPES + ("float64",) * (loss == IN_FLOAT64 and target == QUICK[0])
 
 
-def jobs(targets: list[str], quick: bool) -> list[Job]:
+def jobs(targets: list[str], quick: bool, small: bool = False) -> list[Job]:
     """What to compile, the slowest first."""
     cases = []
     for target in targets:
-        for loss in LOSSES:
+        for loss in SMALL_LOSSES if small else LOSSES:
             cases += [(target, loss, dtype, SHAPE) for dtype in dtypes_of(target, loss, quick)]
             if target == QUICK[0] and not quick:  # The other launch parameters, for the model.
                 others = set(classes(target).values()) - {text_of(SHAPE)}
@@ -192,7 +203,7 @@ def jobs(targets: list[str], quick: bool) -> list[Job]:
     found = [
         Job(*case, step)
         for case in cases
-        for batch in [Batch(*case)]
+        for batch in [Batch(*case, SMALL if small else None)]
         for step in batch.forward + batch.backward
     ]
     return sorted(found, key=lambda x: (x.step.kernel.__name__ != "sobel", x.target != "gfx942"))
@@ -349,6 +360,7 @@ def main() -> int:
     )
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--quick", action="store_true", help=f"{' in '.join(QUICK)} only; writes nothing")
+    parser.add_argument("--small", action="store_true", help="--quick, of few losses, with small tiles")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; the committed file must be complete"
     )
@@ -358,9 +370,10 @@ def main() -> int:
     if launch.k_moments.moments.__class__ is not triton.runtime.JITFunction:
         print("bench/aot.py compiles: unset TRITON_INTERPRET, which makes the kernels run in Python")
         return 2
-    begin, old = time.monotonic(), _committed()
+    begin, old = time.monotonic(), None if options.small else _committed()
+    options.quick |= options.small
     targets = [QUICK[0]] if options.quick else options.targets
-    rows = compile_all(jobs(targets, options.quick), options.jobs)
+    rows = compile_all(jobs(targets, options.quick, options.small), options.jobs)
     new = {
         "about": disassembly.ABOUT,
         **harness.origin(),

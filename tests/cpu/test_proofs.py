@@ -29,8 +29,14 @@ def driver(tmp_path):
         pytest.skip(str(error))
 
 
-def test_random_cases_hold():
-    """Case after case for 30 seconds; the long run begins elsewhere."""
+def test_random_cases_hold(threads):
+    threads(1)
+    for number in range(25):
+        fuzz.hold(fuzz.draw_case(number), number)
+
+
+@pytest.mark.full
+def test_random_cases_hold_for_half_a_minute():
     found = fuzz.fuzz(30.0, 0)
     assert not found["wrong"] and found["cases"] > 50
 
@@ -47,6 +53,7 @@ def test_a_crash_is_told_with_its_case(monkeypatch, capsys):
     assert "status -11" in (said := capsys.readouterr().out) and "--replay 123" in said
 
 
+@pytest.mark.full
 def test_the_sanitizers_report_nothing(tmp_path, capsys):
     """The baseline instructions, not optimised: a part of what bench/cpu_sanitize.py runs."""
     try:

@@ -39,7 +39,7 @@ GRADIENT = {
     "num_scales": (1, 2, 3, 4, 5, 6),
 }
 SHARED = {
-    "shape": ((2, 17, 22), (1, 40, 37), (1, 16, 48), (3, 7, 9), (1, 1, 1), (2, 1, 13), (1, 33, 2)),
+    "shape": ((2, 17, 22), (1, 20, 33), (1, 16, 48), (3, 7, 9), (1, 1, 1), (2, 1, 13), (1, 33, 2)),
     "reduction": ("pixels", "images"),
     "dtype": tuple(DTYPES),
     "pixels": cases.MASKS,
@@ -140,7 +140,7 @@ def covering() -> list[Case]:
     """The cases of every run."""
     forms = itertools.product(*(GRADIENT[axis] for axis in ("mask", "downsample", "border")))
     sizes = itertools.cycle(
-        (((2, 17, 22), 3), ((1, 40, 37), 5), ((2, 17, 22), 4), ((1, 40, 37), 6), ((1, 16, 48), 3))
+        (((2, 17, 22), 3), ((1, 20, 33), 5), ((2, 17, 22), 4), ((1, 20, 33), 6), ((1, 16, 48), 3))
     )
     start = [
         {"mask": m, "downsample": d, "border": b, "dtype": dtype, "shape": shape, "num_scales": k}

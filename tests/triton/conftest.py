@@ -30,8 +30,9 @@ def poisoned_memory(monkeypatch):
 
 @contextlib.contextmanager
 def quick_interpreter(checks_overflow: bool) -> Iterator[None]:
-    """Patch Triton's language once per launch, not once per function call, and leave out the checks of
-    integer overflow: together half of the interpreter's time.
+    """Patch Triton's language once per launch, not once per function call, leave out the checks of integer
+    overflow, look a dtype up instead of writing the table of all, and broadcast nothing to its own shape:
+    together two thirds of the interpreter's time.
     """
     interpreter = pytest.importorskip("triton.runtime.interpreter", reason="these tests need Triton")
     patch_lang, builder = interpreter._patch_lang, interpreter.interpreter_builder
@@ -51,12 +52,27 @@ def quick_interpreter(checks_overflow: bool) -> Iterator[None]:
         seen.add(id(fn.__globals__))
         return Scope(patch_lang(fn))
 
-    interpreter._patch_lang = patch_once
-    builder.options = dataclasses.replace(options, sanitize_overflow=checks_overflow)
-    try:
+    np_dtype, semantic = interpreter._get_np_dtype, interpreter.TritonSemantic
+    np_dtypes, broadcast = {}, semantic.broadcast_impl_value
+
+    def look_up(dtype):
+        name = dtype.scalar.name
+        if name not in np_dtypes:
+            np_dtypes[name] = np_dtype(dtype)
+        return np_dtypes[name]
+
+    def broadcast_unless_equal(self, lhs, rhs):
+        a, b = lhs.type, rhs.type
+        if a.is_block() and b.is_block() and a.shape.values == b.shape.values:
+            return lhs, rhs
+        return broadcast(self, lhs, rhs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", patch_once)
+        patch.setattr(interpreter, "_get_np_dtype", look_up)
+        patch.setattr(semantic, "broadcast_impl_value", broadcast_unless_equal)
+        patch.setattr(builder, "options", dataclasses.replace(options, sanitize_overflow=checks_overflow))
         yield
-    finally:
-        interpreter._patch_lang, builder.options = patch_lang, options
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -39,7 +39,9 @@ def test_agrees_with_the_reference_on_the_whole_product(case, monkeypatch):
     hold(case, monkeypatch)
 
 
-@pytest.mark.parametrize("mask", ("residual", "centre", "support"))
+@pytest.mark.parametrize(
+    "mask", ("support", *(pytest.param(m, marks=pytest.mark.full) for m in ("residual", "centre")))
+)
 def test_six_levels_with_a_window_at_the_last(mask, monkeypatch):
     """An image so large that responses of the coarsest level have whole windows; counts that need two
     bytes.

@@ -112,7 +112,7 @@ def test_same_input_same_bits(name):
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
-@pytest.mark.parametrize("tiles", ["one", "small"])
+@pytest.mark.parametrize("tiles", ["one", pytest.param("small", marks=pytest.mark.full)])
 def test_an_image_does_not_see_its_batch_mates(tiles, monkeypatch):
     """Losses that average over images: alone or beside another image, the same bits, but for the factor 2."""
     if tiles == "small":
@@ -137,8 +137,10 @@ def test_an_image_does_not_see_its_batch_mates(tiles, monkeypatch):
             assert torch.equal(2.0 * gradient(pair)[place], alone[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SOME)
 def test_invalid_pixels_may_hold_anything(name):
+    """To the bit; to rounding, the covering matrix holds it in every run."""
     pred, gt = cases.maps(torch.float32, (1, 1, 9, 13))
     mask = cases.mask("70%", pred.shape)
     expected, expected_grad = run(
@@ -153,10 +155,10 @@ def test_invalid_pixels_may_hold_anything(name):
 
 @pytest.mark.parametrize("name", FUSED)
 def test_a_valid_pixel_that_is_not_finite_shows(name):
-    pred, gt = cases.maps(torch.float32, (2, 1, 9, 11))
+    pred, gt = cases.maps(torch.float32, (1, 1, 10, 11))
     for where, value in ((0, torch.nan), (0, torch.inf), (1, -torch.inf), (1, torch.nan)):
         maps = [pred.clone(), gt.clone()]
-        maps[where][1, 0, 4, 6] = value
+        maps[where][0, 0, 4, 6] = value
         with torch.no_grad(), dl.use_backend("triton"):
             loss = cases.LOSSES[name]().to(DEVICE)(*on_device(*maps))
         assert not loss.isfinite(), (where, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 import pytest
 import torch
@@ -45,10 +44,9 @@ def joined_batch() -> tuple[torch.Tensor, ...]:
     return pred, gt, mask
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     parts = [x[SPLIT[rank] : SPLIT[rank + 1]] for x in joined_batch()]
     counts = {"launches": 0, "collectives": 0}
 
@@ -78,10 +76,7 @@ def ranks(tmp_path_factory):
     if not engine.INTERPRETED:
         pytest.skip("gloo has the kernels run on CPU tensors, in the interpreter")
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, (port, str(folder)), nprocs=WORLD)
+    mp.spawn(worker, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
