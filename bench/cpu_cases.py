@@ -186,7 +186,8 @@ def draw_case(number: int) -> Case:
     spec, shape, dtypes, values = _loss(rng), _shape(rng), rng.choice(DTYPES), rng.choice(VALUES)
     pred, gt = _values(rng, generator, values, shape, dtypes)
     if spec.positive_gt and spec.statistics == "masked":
-        gt = gt.masked_fill(torch.rand(shape, generator=generator) < 0.2, rng.choice((0.0, -1.0)))
+        hole = torch.rand(shape, generator=generator)
+        gt = gt.masked_fill(hole < 0.2, rng.choice((0.0, -1.0))).masked_fill(hole < 0.1, math.inf)
     pred, gt = (_lay_out(rng, x.to(d)) for x, d in zip((pred, gt), dtypes, strict=True))
     given = [_mask(rng, generator, shape), _mask(rng, generator, shape) if rng.random() < 0.3 else None]
     mask, abs_mask = (m if m is None else _lay_out(rng, m) for m in given)

@@ -1,10 +1,20 @@
 """Exact, fast and lean losses for depth networks."""
 
 from . import functional
+from .inverse import to_depth, to_inverse_depth
 from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
 from .ops import use_backend
 from .spec import GradientSpec, LossSpec
 from .version import __version__
 
-__all__ = ["GradientSpec", "LossSpec", "__version__", "functional", "use_backend", *_losses]
+__all__ = [
+    "GradientSpec",
+    "LossSpec",
+    "__version__",
+    "functional",
+    "to_depth",
+    "to_inverse_depth",
+    "use_backend",
+    *_losses,
+]

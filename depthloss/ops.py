@@ -224,6 +224,11 @@ def evaluate(
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
     name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
+    if spec.gt_range is not None and name != "reference":  # Kernels know it as a part of the masks.
+        g = as_maps(gt)
+        if abs_mask is not None:
+            abs_mask = valid_pixels(g, as_maps(abs_mask), gt_range=spec.gt_range)
+        mask = valid_pixels(g, as_maps(mask), gt_range=spec.gt_range)
     if name == "reference":
         maps = (as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask))
         return reference.evaluate(*maps, spec, weights, log_vars, process_group)

@@ -17,6 +17,8 @@ INVERSE_DEPTH_FLOOR = 1e-6
 EVERYWHERE = frozenset({"cpu", "triton"})
 TRITON_ONLY = frozenset({"triton"})
 NOWHERE: frozenset[str] = frozenset()
+# (low, high), None at an open end; None = every gt.
+GtRange = tuple[float | None, float | None] | None
 # Every spec of this process by its key: operators of compiled graphs take strings, not objects.
 SPECS: dict[str, LossSpec] = {}
 
@@ -38,6 +40,21 @@ def check_number(
         bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
         raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
     return float(value)
+
+
+def _check_range(name: str, value: object) -> tuple[float, float] | None:
+    """Return a pair (low, high) as floats, None at an end as infinity, or raise naming the argument."""
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name} must be (low, high), None at an open end, or None; got {value!r}")
+    ends = tuple(end if x is None else x for x, end in zip(value, (-math.inf, math.inf), strict=True))
+    for x in ends:
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or math.isnan(x):
+            raise ValueError(f"{name} must hold numbers, or None at an open end; got {value!r}")
+    if not ends[0] < ends[1]:
+        raise ValueError(f"{name} must be (low, high) with low < high; got {value!r}")
+    return float(ends[0]), float(ends[1])
 
 
 def check_scales(name: str, value: int) -> int:
@@ -319,7 +336,10 @@ class LossSpec:
             every pixel (dense data only).
         log_var_bounds: None = groups are added with their plain weights; otherwise group i counts
             ``exp(-s)/2 * L + s/2`` with its learnable log-variance s clamped to these bounds.
-        positive_gt: a pixel is valid only where gt > 0 as well (the losses called ``sparse-...``).
+        positive_gt: a pixel is valid only where gt is positive and finite as well (the losses called
+            ``sparse-...``).
+        gt_range: a pixel is valid only where gt lies in this closed interval as well, and is finite; None at
+            either end = open, stored as -inf or inf. In the units of the gt that is passed.
         terms: all terms in the order of their weights.
         num_weights: how many plain numbers a call brings: one per term, then one per group that no
             log-variance weights.
@@ -330,13 +350,14 @@ class LossSpec:
         key: a name of this spec, equal for equal specs.
 
     Raises:
-        ValueError: an unknown statistics mode, or two metrics of one name.
+        ValueError: an unknown statistics mode, a `gt_range` that is none, or two metrics of one name.
     """
 
     groups: tuple[Group, ...]
     statistics: str = "masked"
     log_var_bounds: tuple[float, float] | None = None
     positive_gt: bool = False
+    gt_range: GtRange = None
     terms: tuple[Term, ...] = field(init=False, repr=False, compare=False)
     num_weights: int = field(init=False, repr=False, compare=False)
     metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -345,6 +366,7 @@ class LossSpec:
 
     def __post_init__(self) -> None:
         _one_of("statistics", self.statistics, ("masked", "all"))
+        object.__setattr__(self, "gt_range", _check_range("gt_range", self.gt_range))
         names = [name for group in self.groups for term in group.terms for name in term.metric_names]
         names += [group.name for group in self.groups if group.name]
         if self.log_var_bounds is not None:
@@ -376,7 +398,9 @@ class LossSpec:
 
     def __reduce__(self) -> tuple:
         """Made anew where it is unpickled, so that its key is known there."""
-        return type(self), (self.groups, self.statistics, self.log_var_bounds, self.positive_gt)
+        return type(self), (
+            self.groups, self.statistics, self.log_var_bounds, self.positive_gt, self.gt_range
+        )  # fmt: skip
 
     def on_inverse_depth(self) -> LossSpec:
         """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -239,8 +240,8 @@ def test_sparse_prefix(name, backend):
     sparse = dl.build_loss(f"sparse-{name}")
     half = torch.rand(mask.shape, generator=torch.Generator().manual_seed(9)) < 0.8
     values = []
-    # gt > 0 is the mask: 0, NaN and negative values are holes.
-    poison = torch.where(pred > 2.0, torch.nan, -1.0)
+    # gt > 0 and finite is the mask: 0, NaN, Inf and negative values are holes.
+    poison = torch.where(pred > 2.0, torch.nan, -1.0).masked_fill(pred < 1.5, torch.inf)
     for g in (torch.where(mask, gt, 0.0), torch.where(mask, gt, poison)):
         for given, valid in ((None, mask), (torch.ones_like(mask), mask), (half, mask & half)):
             expected, expected_grad = call(dl.build_loss(name), backend, pred, g, valid)
@@ -252,6 +253,67 @@ def test_sparse_prefix(name, backend):
     if name != "gradient":  # Its centre mask reads the finite values of invalid neighbours.
         assert values[3:] == values[:3]
         assert call(dl.build_loss(name), backend, pred, gt, mask)[0] == values[0]
+
+
+def in_range(gt: Tensor, low: float | None, high: float | None) -> Tensor:
+    return gt.isfinite() & (gt >= (-math.inf if low is None else low)) & (gt <= (high or math.inf))
+
+
+@backends
+@pytest.mark.parametrize("name", dl.available_losses())
+def test_gt_range(name, backend):
+    """Pixels whose gt lies outside the closed interval, or is not finite, are invalid."""
+    pred, gt, mask = scene()
+    gt[0, 0, 0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    at_the_ends = [gt[0, 0, 3, k].item() for k in (7, 8)]
+    for low, high in ((min(at_the_ends), max(at_the_ends)), (None, 3.0), (1.5, math.inf)):
+        valid = in_range(gt, low, high)
+        for prefix, given in (("", None), ("", mask), ("sparse-", mask)):
+            expected, expected_grad = call(
+                dl.build_loss(prefix + name), backend, pred, gt, valid if given is None else valid & given
+            )
+            loss = dl.build_loss(prefix + name, gt_range=(low, high))
+            value, grad = call(loss, backend, pred, gt, given)
+            assert value == expected and torch.equal(grad, expected_grad) and math.isfinite(value)
+    assert loss.spec.gt_range == (1.5, math.inf) and copy.deepcopy(loss).spec == loss.spec
+    assert pickle.loads(pickle.dumps(loss)).spec.gt_range == (1.5, math.inf)
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_gt_range_beside_abs_mask_other_shapes_and_dtypes(dtype, backend):
+    pred, gt, mask = scene(dtype=dtype)
+    raw = torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.3
+    gt[0, 0, 0, 0] = torch.inf  # Also where the bound itself does not fit into float16.
+    # 16-bit gt is compared in float32: the nearest of 2.1 is outside where it is larger.
+    for low, high in ((1.5, 2.1), (1.5, 1e30)):
+        inside = in_range(gt.float(), low, high)
+        plain, ranged = dl.G2Loss(), dl.G2Loss(gt_range=(low, high))
+        expected = call(plain, backend, pred, gt, mask & inside, abs_mask=raw & inside)
+        value = call(ranged, backend, pred, gt, mask, abs_mask=raw)
+        assert value[0] == expected[0] and torch.equal(value[1], expected[1])
+        # Maps with a channel, a mask without.
+        value = call(ranged, backend, pred, gt, mask[:, 0], abs_mask=raw)
+        assert value[0] == expected[0] and torch.equal(value[1], expected[1])
+    twin = dl.functional.l1_loss(pred, gt, mask, gt_range=(1.5, 2.1))
+    assert torch.equal(twin, dl.L1Loss(gt_range=(1.5, 2.1))(pred, gt, mask)) and twin > 0
+
+
+def test_gt_range_has_the_units_of_the_gt_that_is_passed():
+    pred, gt, mask = scene()
+    depth = dl.SupervisedLoss("g2", gt_range=(0.25, 0.5))(1 / pred, 1 / gt, masks=mask)["loss"]
+    expected = dl.G2Loss(gt_range=(2.0, 4.0))(pred, gt, mask)
+    torch.testing.assert_close(depth, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("build", [dl.G2Loss, dl.ProgressiveScaleAdaptiveLoss, dl.L1Loss])
+def test_gt_range_compiles(build):
+    pred, gt, mask = scene(dtype=torch.float32)
+    torch._dynamo.reset()
+    loss = build(gt_range=(1.0, None))
+    loss.require_positive_gt()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(pred, gt, mask), loss(pred, gt, mask), rtol=1e-6, atol=0)
 
 
 # Schedules.

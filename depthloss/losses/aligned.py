@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from ..spec import GradientMatching, LeastSquares, MedianAlignment, TrimmedAlignment, check_number
+from ..spec import GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment, check_number
 from .base import DepthLoss, single_group
 
 
@@ -20,6 +20,7 @@ class SSITrimLoss(DepthLoss):
     Args:
         trim: fraction of the pixels left out, in [0, 0.99].
         epsilon: added to the variance.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -31,11 +32,13 @@ class SSITrimLoss(DepthLoss):
         trim: float = 0.2,
         epsilon: float = 1e-6,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
             single_group(TrimmedAlignment(name="ssi_trim", trim=trim, eps=epsilon)),
+            gt_range=gt_range,
             backend=backend,
             process_group=process_group,
         )
@@ -53,6 +56,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
     Args:
         alpha: weight of the gradient matching.
         num_scales: its levels.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -64,6 +68,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
         alpha: float = 0.5,
         num_scales: int = 4,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -73,6 +78,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
         super().__init__(
             spec,
             (1.0, check_number("alpha", alpha, low=0.0), 1.0),
+            gt_range=gt_range,
             backend=backend,
             process_group=process_group,
         )
@@ -87,6 +93,7 @@ class AffineInvariantLoss(DepthLoss):
 
     Args:
         trim: fraction of the pixels left out, in [0, 0.99].
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -94,10 +101,16 @@ class AffineInvariantLoss(DepthLoss):
     """
 
     def __init__(
-        self, trim: float = 0.0, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None
+        self,
+        trim: float = 0.0,
+        *,
+        gt_range: GtRange = None,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
             single_group(MedianAlignment(name="affine_invariant", trim=trim)),
+            gt_range=gt_range,
             backend=backend,
             process_group=process_group,
         )

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..spec import GradientSpec, Group, LossSpec, Term, check_number
+from ..spec import GradientSpec, Group, GtRange, LossSpec, Term, check_number
 
 
 def resolve_gradient(
@@ -42,6 +42,11 @@ class DepthLoss(nn.Module):
 
     Calling the module returns a 0-dim tensor: float32, or float64 for float64 inputs, also under autocast.
 
+    Args:
+        gt_range: (low, high): a pixel whose gt lies outside this closed interval, or is not finite, is
+            invalid whatever the masks say; None at an end = open. In the units of the gt that is passed:
+            `SupervisedLoss` and the training pass 1/m.
+
     Attributes:
         spec: what the loss computes.
         input_domain: ``"depth"`` (metres) or ``"inverse depth"`` (1/metre), what `pred` and `gt` hold.
@@ -59,11 +64,12 @@ class DepthLoss(nn.Module):
         spec: LossSpec,
         weights: tuple[float, ...] = (),
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec = replace(spec, gt_range=gt_range)
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
         self.backend = ops.check_backend(backend)
         self.process_group = process_group
@@ -105,7 +111,7 @@ class DepthLoss(nn.Module):
         """Bring learnable parameters back into their bounds, in place. Call it after each optimiser step."""
 
     def require_positive_gt(self) -> None:
-        """Count a pixel as valid only where gt > 0 as well, in addition to the mask."""
+        """Count a pixel as valid only where gt is positive and finite as well, in addition to the mask."""
         self.spec = replace(self.spec, positive_gt=True)
 
     def accept_inverse_depth(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
-from ..spec import Absolute, Gradient, GradientSpec, Relative, check_scales
+from ..spec import Absolute, Gradient, GradientSpec, GtRange, Relative, check_scales
 from .base import DepthLoss, resolve_gradient, single_group
 
 PUBLISHED = GradientSpec("residual", "nearest", "valid", "full", "sum")
@@ -26,6 +26,7 @@ class G2Loss(DepthLoss):
         eps: added to the mean absolute deviation and to the pooled denominators.
         weights: of A, R and G.
         gradient: another form of G.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -43,6 +44,7 @@ class G2Loss(DepthLoss):
         weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
         gradient: GradientSpec | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -58,7 +60,9 @@ class G2Loss(DepthLoss):
             Relative(name="relative", reduction=reduction, eps=eps),
             Gradient(name="gradient", gradient=gradient, eps=eps),
         )
-        super().__init__(spec, (*weights, 1.0), backend=backend, process_group=process_group)
+        super().__init__(
+            spec, (*weights, 1.0), gt_range=gt_range, backend=backend, process_group=process_group
+        )
 
     def forward(
         self,
@@ -81,6 +85,7 @@ class MultiScaleGradientLoss(DepthLoss):
     Args:
         scales: the factors 1, 2, 4, ... (default (1, 2, 4, 8)).
         gradient: another form; default centre, average, zero, level, mean.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -94,6 +99,7 @@ class MultiScaleGradientLoss(DepthLoss):
         scales: tuple[int, ...] | None = None,
         gradient: GradientSpec | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -104,4 +110,4 @@ class MultiScaleGradientLoss(DepthLoss):
                 raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {tuple(scales)!r}")
         gradient = resolve_gradient(gradient, num_scales, DOCUMENT)
         spec = single_group(Gradient(name="gradient", gradient=gradient, standardised=False))
-        super().__init__(spec, backend=backend, process_group=process_group)
+        super().__init__(spec, gt_range=gt_range, backend=backend, process_group=process_group)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..spec import GradientSpec, Group, LossSpec, check_number
+from ..spec import GradientSpec, Group, GtRange, LossSpec, check_number
 from .base import DepthLoss, resolve_gradient
 from .scale_adaptive import PRESET, depth_domain, structure_terms
 from .ssi import scale_terms
@@ -80,6 +80,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
         min_valid: with fewer valid pixels in the whole batch the scale part and its s/2 are left out.
         log_var_bounds: bounds of s.
         gradient: another form of the structure loss's gradient term.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -104,6 +105,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
         log_var_bounds: tuple[float, float] = (-10.0, 10.0),
         gradient: GradientSpec | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -125,7 +127,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
             gradient,
             bounds,
         )
-        super().__init__(spec, weights, backend=backend, process_group=process_group)
+        super().__init__(spec, weights, gt_range=gt_range, backend=backend, process_group=process_group)
         self.log_var_structure = nn.Parameter(torch.zeros(()))
         self.log_var_scale = nn.Parameter(torch.zeros(()))
 
@@ -169,6 +171,7 @@ class FixedMultiDomainLoss(DepthLoss):
         min_valid: int = 100,
         gradient: GradientSpec | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -190,6 +193,7 @@ class FixedMultiDomainLoss(DepthLoss):
         super().__init__(
             spec,
             (*weights, check_number("w_structure", w_structure), check_number("w_scale", w_scale)),
+            gt_range=gt_range,
             backend=backend,
             process_group=process_group,
         )

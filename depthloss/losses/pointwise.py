@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from ..spec import Pointwise
+from ..spec import GtRange, Pointwise
 from .base import DepthLoss, single_group
 
 
@@ -19,9 +19,18 @@ class L1Loss(DepthLoss):
     ``total_loss``.
     """
 
-    def __init__(self, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gt_range: GtRange = None,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
         super().__init__(
-            single_group(Pointwise(name="l1", kind="l1")), backend=backend, process_group=process_group
+            single_group(Pointwise(name="l1", kind="l1")),
+            gt_range=gt_range,
+            backend=backend,
+            process_group=process_group,
         )
 
 
@@ -30,9 +39,18 @@ class MSELoss(DepthLoss):
     ``total_loss``.
     """
 
-    def __init__(self, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gt_range: GtRange = None,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
         super().__init__(
-            single_group(Pointwise(name="mse", kind="mse")), backend=backend, process_group=process_group
+            single_group(Pointwise(name="mse", kind="mse")),
+            gt_range=gt_range,
+            backend=backend,
+            process_group=process_group,
         )
 
 
@@ -41,6 +59,7 @@ class AbsRelLoss(DepthLoss):
 
     Args:
         variant: ``"standard"``, or ``"packnet"``: divided by the prediction, as packnet-sfm does.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -51,12 +70,13 @@ class AbsRelLoss(DepthLoss):
         self,
         variant: str = "standard",
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         packnet = _variant(variant, ("standard", "packnet")) == "packnet"
         term = Pointwise(name="abs_rel", kind="abs-rel-packnet" if packnet else "abs-rel")
-        super().__init__(single_group(term), backend=backend, process_group=process_group)
+        super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)
 
 
 class BerHuLoss(DepthLoss):
@@ -69,6 +89,7 @@ class BerHuLoss(DepthLoss):
         threshold: c as a fraction of the largest d.
         variant: ``"laina"``, or ``"packnet"``: packnet-sfm's form, whose c is signed and which counts large
             errors twice.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -80,9 +101,10 @@ class BerHuLoss(DepthLoss):
         threshold: float = 0.2,
         variant: str = "laina",
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         packnet = _variant(variant, ("laina", "packnet")) == "packnet"
         term = Pointwise(name="berhu", kind="berhu-packnet" if packnet else "berhu", threshold=threshold)
-        super().__init__(single_group(term), backend=backend, process_group=process_group)
+        super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)

@@ -16,6 +16,7 @@ from ..spec import (
     Gradient,
     GradientSpec,
     Group,
+    GtRange,
     LossSpec,
     Relative,
     check_number,
@@ -61,6 +62,7 @@ class ScaleAdaptiveLoss(DepthLoss):
         statistics: ``"masked"``, or ``"all"``: mu, S, R and G over every pixel, as the source has it (dense
             data only).
         gradient: another form of G; default support, bilinear, replicate, level, mean.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -80,6 +82,7 @@ class ScaleAdaptiveLoss(DepthLoss):
         statistics: str = "masked",
         gradient: GradientSpec | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -91,7 +94,7 @@ class ScaleAdaptiveLoss(DepthLoss):
         )
         spec = LossSpec((Group(pixel, name="loss_sa"), Group((sobel,))), statistics)
         weights = (1.0,) * (len(pixel) + 1) + (1.0, check_number("lambda_sg", lambda_sg, low=0.0))
-        super().__init__(spec, weights, backend=backend, process_group=process_group)
+        super().__init__(spec, weights, gt_range=gt_range, backend=backend, process_group=process_group)
 
 
 class ProgressiveScaleAdaptiveLoss(DepthLoss):
@@ -112,6 +115,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             ``"constant"``: 1/K.
         num_scales: K.
         eps: added to the mean absolute deviation and the denominators.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -130,6 +134,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         num_scales: int = 4,
         eps: float = 1e-6,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -155,7 +160,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         ]
         absolute = Group((Absolute(name="absolute", weight_name="alpha_t", eps=eps),))
         self.levels = (LossSpec((groups[0], absolute)), *(LossSpec((group,)) for group in groups[1:]))
-        super().__init__(self.levels[0], backend=backend, process_group=process_group)
+        super().__init__(self.levels[0], gt_range=gt_range, backend=backend, process_group=process_group)
 
     def schedules(self, progress: float | None) -> tuple[float, tuple[float, ...]]:
         """alpha(t) and the weights w_s(t), t = progress clamped to [0, 1]; None counts as 1, the end of the
@@ -181,7 +186,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         alpha, shares = self.schedules(progress)
         dtype = ops.working_dtype(pred, gt)
         p, g, m = map(ops.as_maps, (pred, gt, mask))
-        m = ops.valid_pixels(g, m, self.spec.positive_gt)
+        m = ops.valid_pixels(g, m, self.spec.positive_gt, self.spec.gt_range)
         # Resizing reads the finite predictions at invalid pixels; the others, and those without a depth,
         # count as 0.
         readable = p.isfinite() if self.domain == IDENTITY else p.isfinite() & (p > INVERSE_DEPTH_FLOOR)

@@ -10,6 +10,7 @@ from ..spec import (
     Gradient,
     GradientSpec,
     Group,
+    GtRange,
     LogMoments,
     LossSpec,
     Pointwise,
@@ -36,6 +37,7 @@ class SSILoss(DepthLoss):
 
     Args:
         alpha: weight of the squared mean.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -43,10 +45,16 @@ class SSILoss(DepthLoss):
     """
 
     def __init__(
-        self, alpha: float = 0.85, *, backend: str = "auto", process_group: dist.ProcessGroup | None = None
+        self,
+        alpha: float = 0.85,
+        *,
+        gt_range: GtRange = None,
+        backend: str = "auto",
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
             single_group(DifferenceMoments(name="ssi_component", alpha=alpha)),
+            gt_range=gt_range,
             backend=backend,
             process_group=process_group,
         )
@@ -68,6 +76,7 @@ class SILogLoss(DepthLoss):
         reduction: ``"pixels"``: one root of the pooled batch; ``"images"``: mean of the images' roots, empty
             = 0.
         clamp: floor of p and t, or None.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -84,6 +93,7 @@ class SILogLoss(DepthLoss):
         reduction: str = "pixels",
         clamp: float | None = None,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -97,7 +107,7 @@ class SILogLoss(DepthLoss):
             reduction=reduction,
             clamp=clamp,
         )
-        super().__init__(single_group(term), backend=backend, process_group=process_group)
+        super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> SILogLoss:
@@ -150,6 +160,7 @@ class SSISilogLoss(DepthLoss):
         min_depth: lower clamp in metres.
         max_depth: upper clamp in metres.
         min_valid: with fewer valid pixels in the whole batch the loss is exactly 0.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -173,6 +184,7 @@ class SSISilogLoss(DepthLoss):
         max_depth: float | None = None,
         min_valid: int = 100,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -192,20 +204,22 @@ class SSISilogLoss(DepthLoss):
             )
             weights += (gradient_weight,)
         spec = LossSpec((Group(terms, min_valid=min_valid),))
-        super().__init__(spec, (*weights, 1.0), backend=backend, process_group=process_group)
+        super().__init__(
+            spec, (*weights, 1.0), gt_range=gt_range, backend=backend, process_group=process_group
+        )
 
 
 class _SSIWithL1(DepthLoss):
     """``w_s * SSI(inverse depth) + w_l * mean |1/(p + 1e-6) - 1/(g + 1e-6)|``."""
 
-    def __init__(self, alpha: float, backend: str, process_group: dist.ProcessGroup | None) -> None:
+    def __init__(self, alpha: float, **common: object) -> None:
         spec = single_group(
             DifferenceMoments(name="ssi_component", weight_name="ssi_weight_used", alpha=alpha),
             Pointwise(
                 name="l1_component", weight_name="l1_weight_used", kind="l1", domain=Domain("shifted-inverse")
             ),
         )
-        super().__init__(spec, backend=backend, process_group=process_group)
+        super().__init__(spec, **common)
 
 
 class EnhancedSSILoss(_SSIWithL1):
@@ -221,6 +235,7 @@ class EnhancedSSILoss(_SSIWithL1):
         l1_weight: weight of the depth L1.
         ssi_weight: weight of SSI.
         adaptive_weighting: follow the progress.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -235,10 +250,11 @@ class EnhancedSSILoss(_SSIWithL1):
         ssi_weight: float = 0.8,
         adaptive_weighting: bool = True,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        super().__init__(alpha, backend, process_group)
+        super().__init__(alpha, gt_range=gt_range, backend=backend, process_group=process_group)
         self.l1_weight, self.ssi_weight = (
             check_number("l1_weight", l1_weight, low=0.0),
             check_number("ssi_weight", ssi_weight, low=0.0),
@@ -264,6 +280,7 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
         alpha: of SSI.
         max_l1_weight: weight of the depth L1 after the transition.
         transition_epochs: length of the transition.
+        gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
@@ -276,10 +293,11 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
         max_l1_weight: float = 0.3,
         transition_epochs: int = 15,
         *,
+        gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        super().__init__(alpha, backend, process_group)
+        super().__init__(alpha, gt_range=gt_range, backend=backend, process_group=process_group)
         self.max_l1_weight = check_number("max_l1_weight", max_l1_weight, low=0.0, high=1.0)
         self.transition_epochs = check_number("transition_epochs", transition_epochs, low=0.0, strict=True)
 

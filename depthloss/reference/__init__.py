@@ -185,9 +185,10 @@ def evaluate(
         `spec.metric_names` names.
     """
     dtype = working_dtype(pred, gt)
+    conditions = spec.positive_gt, spec.gt_range
+    valid = valid_pixels(gt, mask, *conditions)
+    absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, *conditions)
     pred, gt = pred.to(dtype), gt.to(dtype)
-    valid = valid_pixels(gt, mask, spec.positive_gt)
-    absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, spec.positive_gt)
     ranks = Ranks(process_group)
     n = ranks.sum(count(valid, dtype).sum())
     batch = _Batch(pred, gt, valid, absolute, spec, ranks)

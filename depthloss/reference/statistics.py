@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -63,11 +65,27 @@ def finite_or_nan(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, torch.nan)
 
 
-def valid_pixels(gt: Tensor, mask: Tensor | None, positive_gt: bool = False) -> Tensor:
-    """Bool mask of the valid pixels: `mask` non-zero (None = all), and gt > 0 if `positive_gt`."""
+def valid_pixels(
+    gt: Tensor,
+    mask: Tensor | None,
+    positive_gt: bool = False,
+    gt_range: tuple[float, float] | None = None,
+) -> Tensor:
+    """Bool mask of the valid pixels: `mask` non-zero (None = all), gt > 0 if `positive_gt`, gt inside the
+    closed `gt_range`. The latter two take finite gt only.
+    """
+    conditions = [] if mask is None else [mask != 0]
     if positive_gt:
-        return gt > 0 if mask is None else (mask != 0) & (gt > 0)
-    return torch.ones_like(gt, dtype=torch.bool) if mask is None else mask != 0
+        conditions += [gt > 0, gt < torch.inf]
+    if gt_range is not None:
+        # In float32 or wider: how a 16-bit tensor compares with a number differs between devices.
+        gt = gt.to(torch.promote_types(gt.dtype, torch.float32))
+        low, high = gt_range
+        limit = torch.finfo(gt.dtype).max
+        conditions += [gt >= max(low, -limit), gt <= min(high, limit)]
+    if not conditions:
+        return torch.ones_like(gt, dtype=torch.bool)
+    return functools.reduce(torch.logical_and, conditions)
 
 
 def image_sum(x: Tensor) -> Tensor:

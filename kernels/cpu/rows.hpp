@@ -182,13 +182,14 @@ void convert_mask(const Map& map, int64_t o, int64_t w, const Row<T>* positive, 
                         [](uint16_t x) { return static_cast<uint8_t>((x & 0x7fff) != 0); });
     if (positive)
         for (int64_t x = 0; x < w; x += LANES) {
-            const Bytes on = bytes_of(load(positive->at(x)) > all(T(0)));
+            const Vec<T> g = load(positive->at(x));
+            const Bytes on = bytes_of((g > all(T(0))) & (g < all(T(__builtin_inf()))));
             store_as<Bytes>(buffer + x, load_as<Bytes>(buffer + x) & on);
         }
     row.padded(buffer);
 }
 
-// Row y of a mask as bytes 0 and 1; g > 0 as well if `positive` is given.
+// Row y of a mask as bytes 0 and 1; g > 0 and finite as well if `positive` is given.
 template <class T>
 INLINE void read_mask(const Map& map, int64_t b, int64_t y, int64_t w, const Row<T>* positive,
                       uint8_t* buffer, Row<uint8_t>& row) {

@@ -182,7 +182,8 @@ def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
     mask = cases.mask(case.pixels, shape, shared)
     abs_mask = torch.rand(shape, generator=rng) < 0.4 if case.abs_mask else None
     if spec.positive_gt:
-        gt = gt.masked_fill(torch.rand(shape, generator=rng) < 0.3, 0.0)
+        hole = torch.rand(shape, generator=rng)
+        gt = gt.masked_fill(hole < 0.3, 0.0).masked_fill(hole < 0.1, torch.inf)
     # Statistics "all" read every pixel.
     if mask is not None and case.poison and spec.statistics == "masked":
         hole = ~mask if abs_mask is None else ~mask & ~abs_mask

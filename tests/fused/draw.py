@@ -74,7 +74,8 @@ def draw_inputs(rng: random.Random, spec: LossSpec, device: str = "cpu") -> Inpu
         density = rng.choice((None, 0.0, 0.1, 0.5, 0.9, 1.0))
         masks.append(None if density is None else torch.rand(pred.shape, generator=generator) < density)
     if spec.positive_gt and spec.statistics == "masked":
-        gt = gt.masked_fill(torch.rand(gt.shape, generator=generator) < 0.2, -1.0)
+        hole = torch.rand(gt.shape, generator=generator)
+        gt = gt.masked_fill(hole < 0.2, -1.0).masked_fill(hole < 0.1, torch.inf)
     if masks[0] is not None and spec.statistics == "masked":
         hole = ~masks[0] if masks[1] is None else ~masks[0] & ~masks[1]
         pred, gt = (x.masked_fill(hole, torch.nan) for x in (pred, gt))

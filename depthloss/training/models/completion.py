@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def invert_depth(depth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return 1/depth (1/m) where ``depth`` (m) is positive and ``mask``, if given, is true; else 0."""
-    valid = depth > 0
-    if mask is not None:
-        valid = valid & mask.bool()
-    return torch.where(valid, 1 / depth, 0.0)
+import depthloss
 
 
 def flip_lr(x: Tensor, flip: Tensor) -> Tensor:
@@ -98,7 +92,7 @@ class SemiSupCompletionModel(nn.Module):
         if not self.training:
             return {"inv_depths": self.depth_net(rgb, input_depth)["inv_depths"]}
 
-        gt = invert_depth(batch["depth"], batch.get("mask"))
+        gt = depthloss.to_inverse_depth(batch["depth"], batch.get("mask"))
         flip = None
         if self.flip_lr_prob > 0:
             flip = torch.rand(rgb.shape[0], device=rgb.device) < self.flip_lr_prob
