@@ -33,14 +33,15 @@ INPUTS = {"image": False, "image + sparse depth": True}
 BATCH = 4
 # Share of the pixels with ground truth, as of accumulated LiDAR sweeps, and of these in the sparse input.
 GT_DENSITY, INPUT_DENSITY = 0.2, 0.25
+BOUNDS = {"min_depth": 0.05, "max_depth": 100.0}
 # Name of the row -> name and keywords of the loss.
 LOSSES = {
     "g2": ("g2", {}),
     "silog": ("silog", {}),
-    "scale-adaptive": ("scale-adaptive", {"use_inv_depth": False}),
-    "scale-adaptive, inverse depth": ("scale-adaptive", {"use_inv_depth": True}),
-    "adaptive-multi-domain": ("adaptive-multi-domain", {"use_inv_depth": False}),
-    "adaptive-multi-domain, inverse depth": ("adaptive-multi-domain", {"use_inv_depth": True}),
+    "scale-adaptive": ("scale-adaptive", BOUNDS),
+    "scale-adaptive, inverse depth": ("scale-adaptive", BOUNDS | {"use_inv_depth": True}),
+    "adaptive-multi-domain": ("adaptive-multi-domain", BOUNDS),
+    "adaptive-multi-domain, inverse depth": ("adaptive-multi-domain", BOUNDS | {"use_inv_depth": True}),
 }
 EAGER, COMPILED = "reference", "reference, compiled"
 WARM_UP = 2
@@ -195,9 +196,8 @@ class Bench:
     def _build(self, name: str, backend: str) -> torch.nn.Module:
         method, keywords = LOSSES[name]
         taken = backend if backend in self.backends else EAGER
-        module = depthloss.SupervisedLoss(
-            f"sparse-{method}", 4, **keywords, min_depth=0.05, max_depth=100.0, backend=taken
-        ).to(self.options.device)
+        module = depthloss.SupervisedLoss(f"sparse-{method}", 4, **keywords, backend=taken)
+        module = module.to(self.options.device)
         if backend == COMPILED:
             options = {"backend": "aot_eager"} if self.options.dry_run else {}
             module = torch.compile(module, fullgraph=True, dynamic=False, **options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import functional, ops
 
 P = torch.rand(2, 1, 6, 7)
 
@@ -47,6 +47,22 @@ def test_g2_checks_abs_mask():
         dl.G2Loss()(P, P, abs_mask=P[:, :, :5] > 0)
 
 
+def test_the_schedule_and_abs_mask_are_keyword_only():
+    """AdaBins calls criterion(pred, gt, mask, True): no progress, but interpolate."""
+    m = P > 0.5
+    calls = [dl.build_loss(name) for name in dl.available_losses()]
+    calls += [getattr(functional, f"{name}_loss") for name in ("g2", "enhanced_ssi", "l1")]
+    for call in calls:
+        with pytest.raises(TypeError, match="positional argument"):
+            call(P, P, m, True)
+    with pytest.raises(TypeError, match="positional argument"):
+        dl.SupervisedLoss("l1")([P], P, False, 0.0, m, 3)
+    for loss in (dl.EnhancedSSILoss(), dl.ProgressiveScaleAdaptiveLoss(num_scales=1)):
+        assert not torch.equal(loss(P + 0.1, P, m, progress=1.0), loss(P + 0.1, P, m))
+    # The four of packnet-sfm stay positional.
+    assert dl.SupervisedLoss("enhanced-ssi")([P + 0.1], P, True, 1.0)["loss"] > 0
+
+
 def test_inputs_that_are_no_tensors():
     with raises(TypeError, "gt must be a torch.Tensor; got list"):
         dl.L1Loss()(P, P.tolist())
@@ -60,17 +76,41 @@ def test_inputs_that_are_no_tensors():
         (
             lambda: dl.build_loss("sparse-sill"),
             ValueError,
-            ("unknown loss 'sparse-sill'", "known: g2", "enhanced-ssi"),
+            ("unknown loss 'sparse-sill'; did you mean 'silog'? Known: g2", "; each also with the prefix"),
         ),
         (lambda: dl.build_loss("my-l1"), ValueError, ("unknown loss 'my-l1'",)),
-        (lambda: dl.build_loss("ssi", beta=1), TypeError, ("ssi has no keyword 'beta'", "it has: alpha")),
         (
-            lambda: dl.SupervisedLoss("sparse-g2", lamda=1),
+            lambda: dl.build_loss("ssi", beta=1),
             TypeError,
-            ("g2 has no keyword 'lamda'", "num_scales"),
+            ("ssi has no keyword 'beta'. It has: alpha, gt_range, backend, process_group",),
+        ),
+        (
+            lambda: dl.SupervisedLoss("sparse-g2", weihgts=1, lamda=1),
+            TypeError,
+            ("g2 has no keyword 'weihgts', 'lamda'; did you mean 'weights'? It has: variant",),
+        ),
+        *(
+            (build, TypeError, ("min_depth'", "; did you mean gt_range=(low, high)? It has: "))
+            for build in (
+                lambda: dl.build_loss("sparse-l1", min_depth=3.0, max_depth=2.0),
+                lambda: dl.SILogLoss(min_depth=0.1),
+                lambda: dl.SupervisedLoss("g2", min_depth=0.1),
+                lambda: functional.mse_loss(P, P, min_depth=0.1),
+            )
         ),
         (lambda: dl.SupervisedLoss("l1", 0), ValueError, ("supervised_num_scales", "got 0")),
         (lambda: dl.SILogLoss.preset("adabin"), ValueError, ("unknown SILog preset 'adabin'", "'bts'")),
+        *(
+            (lambda x=x: dl.L1Loss(gt_range=x), ValueError, (f"gt_range must {text}; got {x!r}",))
+            for x, text in (
+                ((3.0, 2.0), "be (low, high) with low < high"),
+                ((2.0, 2.0), "be (low, high) with low < high"),
+                (80.0, "be (low, high), None at an open end, or None"),
+                ((0.1, 1.0, 2.0), "be (low, high), None at an open end, or None"),
+                ((0.1, float("nan")), "hold numbers, or None at an open end"),
+                ((0.1, "80"), "hold numbers, or None at an open end"),
+            )
+        ),
         (
             lambda: dl.ScaleAdaptiveLoss(min_depth=5, max_depth=2),
             ValueError,
@@ -182,6 +222,17 @@ def test_inputs_that_are_no_tensors():
 def test_arguments_that_make_no_sense(build, error, texts):
     with raises(error, *texts):
         build()
+
+
+def test_a_loss_of_ones_own_may_have_other_keywords():
+    class Own(dl.L1Loss):
+        def __init__(self, factor: float = 1.0, **kwargs: object) -> None:
+            super().__init__(**kwargs)
+            self.factor = factor
+
+    assert Own(factor=2.0, backend="reference").factor == 2.0 and Own(3.0).factor == 3.0
+    with raises(TypeError, "unexpected keyword argument 'fctor'"):
+        Own(fctor=2.0)
 
 
 def test_backends_asked_for_by_name():

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
 from ..spec import GradientSpec, Group, GtRange, LossSpec, Term, check_number
+
+
+def _nearest(name: object, known: Iterable[str]) -> str | None:
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return repr(match[0]) if match else None
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean ...? Known: ..." for an error about an unknown name."""
+    near = _nearest(name, known)
+    return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
+
+
+def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> None:
+    """Raise a TypeError that names the keywords which a loss does not have, and those it has."""
+    known = inspect.signature(cls).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
+        return  # A subclass that checks them itself.
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        found = (cls._other_names.get(key) or _nearest(key, known) for key in unknown)
+        near = ", ".join(dict.fromkeys(filter(None, found)))
+        raise TypeError(
+            f"{loss} has no keyword {', '.join(map(repr, unknown))}"
+            f"{f'; did you mean {near}?' if near else '.'} It has: {', '.join(known)}"
+        )
 
 
 def resolve_gradient(
@@ -58,6 +88,13 @@ class DepthLoss(nn.Module):
     """
 
     input_domain = "inverse depth"
+    # Keywords of other projects -> what to give here.
+    _other_names: ClassVar[dict[str, str]] = dict.fromkeys(("min_depth", "max_depth"), "gt_range=(low, high)")
+
+    def __new__(cls, *args: object, **kwargs: object) -> DepthLoss:
+        """Refuse unknown keywords, and name those there are, which Python's own error does not."""
+        check_keywords(cls.__name__, cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -126,6 +163,7 @@ class DepthLoss(nn.Module):
         pred: Tensor,
         gt: Tensor,
         mask: Tensor | None = None,
+        *,
         progress: float | None = 0.0,
         epoch: int = 0,
     ) -> Tensor:

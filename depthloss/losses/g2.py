@@ -69,6 +69,7 @@ class G2Loss(DepthLoss):
         pred: Tensor,
         gt: Tensor,
         mask: Tensor | None = None,
+        *,
         progress: float | None = 0.0,
         epoch: int = 0,
         abs_mask: Tensor | None = None,

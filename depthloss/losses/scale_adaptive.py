@@ -178,6 +178,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         pred: Tensor,
         gt: Tensor,
         mask: Tensor | None = None,
+        *,
         progress: float | None = 0.0,
         epoch: int = 0,
     ) -> Tensor:

@@ -55,6 +55,7 @@ class SupervisedLoss(nn.Module):
         return_logs: bool = False,
         progress: float | None = 0.0,
         masks: Tensor | None = None,
+        *,
         epoch: int = 0,
     ) -> dict:
         """Evaluate the loss.

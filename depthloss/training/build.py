@@ -48,16 +48,21 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
 
     Args:
         section: a `LossConfig`, with a further field for each keyword of the loss.
-        min_depth: for losses that take it, unless the section has its own; in metres.
+        min_depth: for losses that take it, unless the section has its own; in metres. The log says where a
+            loss has no use for it.
         max_depth: likewise.
 
     Raises:
         ConfigError: an unknown loss, keyword or value.
     """
-    own = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob", "process_group")
+    kwargs = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob", "process_group")
     depths = {"min_depth": min_depth, "max_depth": max_depth}
-    kwargs = {**depths, **own}
-    kwargs |= {key: depth for key, depth in depths.items() if kwargs[key] == OF_PARAMS}
+    kwargs |= {key: depth for key, depth in depths.items() if kwargs.get(key) == OF_PARAMS}
+    if unused := [f"model.params.{key}" for key in depths if key not in kwargs]:
+        log.info(
+            "model.loss: %s has no use for %s",
+            section.supervised_method, " and ".join(unused),
+        )  # fmt: skip
     try:
         if isinstance(kwargs.get("gradient"), dict):
             kwargs["gradient"] = depthloss.GradientSpec(**kwargs["gradient"])

@@ -69,7 +69,7 @@ def test_every_option_has_its_default():
         "flip_lr_prob": 0.5,
         "process_group": False,
     }
-    assert loss == {**fixed, **own, "clamp": None, "backend": "auto"}
+    assert loss == {**fixed, **own, "clamp": None, "gt_range": None, "backend": "auto"}
     test = {k.removeprefix("datasets.test."): v for k, v in cfg.items() if k.startswith("datasets.test.")}
     assert (test["depth_scale"], test["input_depth"], test["stride"], test["limit"]) == (
         256.0,
@@ -90,9 +90,9 @@ def test_help_shows_the_options_of_the_choice(capsys):
     assert "LossConfig(" not in text and "The supervised loss" in text
 
 
-def test_the_range_of_a_loss_follows_model_params(monkeypatch):
+def test_the_range_of_a_loss_follows_model_params(monkeypatch, caplog):
     monkeypatch.setattr(
-        depthloss, "SupervisedLoss", lambda **kwargs: (kwargs["min_depth"], kwargs["max_depth"])
+        depthloss, "SupervisedLoss", lambda **kwargs: (kwargs.get("min_depth"), kwargs.get("max_depth"))
     )
 
     def depths(*arguments: str):
@@ -102,7 +102,12 @@ def test_the_range_of_a_loss_follows_model_params(monkeypatch):
     assert depths() == (0.05, 7.5)
     assert depths("--model.loss.max_depth=3") == (0.05, 3.0)
     assert depths("--model.loss.max_depth=null") == (0.05, None)
-    assert depths("--model.loss.supervised_method=l1") == (0.05, 7.5)
+    assert not caplog.messages
+    with caplog.at_level(logging.INFO, "depthloss"):
+        assert depths("--model.loss.supervised_method=l1") == (None, None)
+    assert caplog.messages == [
+        "model.loss: l1 has no use for model.params.min_depth and model.params.max_depth"
+    ]
 
 
 def test_a_schedule_opens_the_progressive_loss():
