@@ -30,6 +30,7 @@ COUNTS = {
     "tri_abs_rel": 7,
     "tri_berhu": 8,
     "tri_silog": 7,
+    "unidepth_silog": 10,
     "zoe_silog": 7,
 }
 # Cases where the contract differs from the original on purpose; each has its own test below.
@@ -41,6 +42,12 @@ DEVIATIONS = {
     ("fork_ssi_silog_ff2c677", "wide_d_range_inverted"): "min_depth >= max_depth is an error",
     ("midas_ssi_mse", "few_a_image"): "only the batch reduction is offered",
     ("midas_ssi_mse", "empty_d_image"): "only the batch reduction is offered",
+    **{
+        ("unidepth_silog", case): "an image's mean goes with its own variance"
+        for case in ("dense_a", "d070_b", "empty_d", "few_a", "mixed_b", "wide_d")
+    },
+    ("unidepth_silog", "empty_d_dims3"): "an empty image counts 0",
+    ("unidepth_silog", "wide_d_dims3_si"): "no image is scale-invariant by itself",
 }
 
 
@@ -76,7 +83,7 @@ class Row:
 
 
 def _silog(name: str) -> Callable[[], dl.DepthLoss]:
-    return lambda: dl.SILogLoss.preset(name)
+    return lambda: dl.build_loss("silog", preset=name)
 
 
 def depth_range(case: Case) -> dict:
@@ -156,6 +163,7 @@ ROWS = [
     Row("dav2_silog", _silog("depth-anything-v2")),
     Row("zoe_silog", _silog("zoedepth")),
     Row("mmseg_silog", _silog("mmseg")),
+    Row("unidepth_silog", _silog("unidepth")),
     Row(
         "fork_ssi_silog_ff2c677", "ssi-silog", lambda c: depth_range(c) | {"silog_scale": 10.0}, metrics=_MIX
     ),

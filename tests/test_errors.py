@@ -98,8 +98,30 @@ def test_inputs_that_are_no_tensors():
                 lambda: functional.mse_loss(P, P, min_depth=0.1),
             )
         ),
+        *(
+            (
+                build,
+                TypeError,
+                (f"SILogLoss has no keyword '{word}'; did you mean {given}? It has: lam, scale",),
+            )
+            for word, given, build in (
+                ("variance_focus", "lam", lambda: dl.SILogLoss(variance_focus=0.85)),
+                ("beta", "lam=1 - beta", lambda: dl.SILogLoss.preset("zoedepth", beta=0.15)),
+                ("reductoin", "'reduction'", lambda: functional.silog_loss(P, P, reductoin="images")),
+            )
+        ),
         (lambda: dl.SupervisedLoss("l1", 0), ValueError, ("supervised_num_scales", "got 0")),
-        (lambda: dl.SILogLoss.preset("adabin"), ValueError, ("unknown SILog preset 'adabin'", "'bts'")),
+        *(
+            (
+                build,
+                ValueError,
+                ("unknown SILog preset 'adabin'; did you mean 'adabins'? Known: packnet, bts",),
+            )
+            for build in (
+                lambda: dl.SILogLoss.preset("adabin"),
+                lambda: dl.build_loss("silog", preset="adabin"),
+            )
+        ),
         *(
             (lambda x=x: dl.L1Loss(gt_range=x), ValueError, (f"gt_range must {text}; got {x!r}",))
             for x, text in (

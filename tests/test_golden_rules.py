@@ -20,7 +20,7 @@ from .golden_cases import (
     skip_unless_it_runs,
     tensor,
 )
-from .golden_table import ROWS, depth_range
+from .golden_table import DEVIATIONS, ROWS, depth_range
 
 
 @backends
@@ -224,3 +224,33 @@ def test_kendall_through_the_module(case, backend):
     assert loss.metrics["sigma_scale"].item() == pytest.approx(np.exp(s[1] / 2), rel=1e-12)
     assert loss.metrics["weight_structure"].item() == pytest.approx(w[0] / w.sum(), rel=1e-12)
     assert loss.metrics["weight_scale"].item() == pytest.approx(w[1] / w.sum(), rel=1e-12)
+
+
+@backends
+@pytest.mark.parametrize("case", params("unidepth_silog"))
+def test_unidepth_takes_each_image_by_itself(case, backend):
+    """Its published configurations pair the mean of every image with the variance of every image."""
+    pred, gt, mask = maps(case, torch.float64, backend)
+    with dl.use_backend(backend):
+        value = dl.SILogLoss(preset="unidepth")(pred, gt, mask).item()
+    valid = case["mask"].any((1, 2, 3))
+    own = np.sqrt(case["comp_var"] + 0.15 * case["comp_mean"] ** 2 + 1e-4)
+    assert value == pytest.approx(np.where(valid, own, 0.0).mean(), rel=1e-9)
+    matrix = case["comp_matrix"]
+    if matrix.ndim == 2 and not case["si"].any():
+        np.testing.assert_allclose(np.diag(matrix), own, rtol=1e-9)
+    deviates = ("unidepth_silog", case.name) in DEVIATIONS
+    assert (abs(value / float(case["loss"]) - 1.0) > 1e-3) == deviates
+
+
+@backends
+@both_dtypes
+@pytest.mark.parametrize("preset, offset, scale", [("adabins", 0.0, 1.0), ("toolbox-sig", 1e-3, 10.0)])
+@pytest.mark.parametrize("case", params("zoe_silog"))
+def test_presets_that_differ_from_zoedepth_by_offset_and_scale(case, preset, offset, scale, dtype, backend):
+    """10 sqrt(unbiased variance + 0.15 mean^2) of ln(x + 1e-7): other offsets are other inputs."""
+    pred, gt, mask = maps(case, dtype, backend)
+    shifted = (x.double() + (1e-7 - offset) for x in (pred, gt))
+    with dl.use_backend(backend):
+        value = scale * dl.SILogLoss(preset=preset)(*shifted, mask)
+    assert_golden(case, value.to(dtype), pred)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.distributed as dist
 
 from ..spec import (
@@ -17,16 +19,32 @@ from ..spec import (
     Term,
     check_number,
 )
-from .base import DepthLoss, resolve_gradient, single_group
+from .base import DepthLoss, did_you_mean, resolve_gradient, single_group
 
 PRESET = GradientSpec("support", "average", "replicate", "level", "mean")
-_SILOG_PRESETS = {
-    "packnet": {"lam": 0.85, "scale": 10.0, "eps": 0.0},
-    "bts": {"lam": 0.85, "scale": 10.0, "eps": 0.0},
-    "zoedepth": {"lam": 0.85, "scale": 10.0, "eps": 0.0, "offset": 1e-7, "unbiased": True},
-    "depth-anything-v2": {"lam": 0.5, "scale": 1.0, "eps": 0.0},
-    "mmseg": {"lam": 0.5, "scale": 1.0, "eps": 0.0, "reduction": "images", "clamp": 1e-6},
+_SILOG = {
+    "lam": 0.85,
+    "scale": 10.0,
+    "eps": 1e-8,
+    "offset": 0.0,
+    "unbiased": False,
+    "reduction": "pixels",
+    "clamp": None,
+    "positive_gt": False,
 }
+# What differs from that in the form of a published project; docs/losses.md has their sources.
+SILOG_PRESETS: dict[str, dict[str, object]] = {
+    "packnet": {"eps": 0.0},
+    "bts": {"eps": 0.0},
+    "adabins": {"eps": 0.0, "unbiased": True},
+    "zoedepth": {"eps": 0.0, "offset": 1e-7, "unbiased": True},
+    "depth-anything-v2": {"lam": 0.5, "scale": 1.0, "eps": 0.0},
+    "mmseg": {
+        "lam": 0.5, "scale": 1.0, "eps": 0.0, "reduction": "images", "clamp": 1e-6, "positive_gt": True
+    },
+    "toolbox-sig": {"scale": 1.0, "eps": 0.0, "offset": 1e-3, "unbiased": True, "positive_gt": True},
+    "unidepth": {"scale": 1.0, "eps": 1e-4, "offset": 1e-4, "reduction": "images"},
+}  # fmt: skip
 
 
 class SSILoss(DepthLoss):
@@ -64,65 +82,77 @@ class SILogLoss(DepthLoss):
     """``scale * sqrt(V + (1 - lam) * mean(l)^2 + eps)`` of l = ln(p + offset) - ln(t + offset), V its centred
     variance.
 
-    Source: Eigen et al. 2014. The same value for depth and inverse depth without offset and clamp. ln of a
-    value <= 0 at a valid pixel is NaN and shows; a radicand of 0 has a zero gradient.
+    Source: Eigen et al. 2014. Published projects use very different numbers under this name: choose theirs by
+    `preset`. The same value for depth and inverse depth without offset and clamp. ln of a value <= 0 at a
+    valid pixel is NaN and shows, so one prediction of exactly 0.0 makes the loss NaN: `clamp` prevents it. A
+    radicand of 0 has a zero gradient.
 
     Args:
-        lam: 1 = scale invariant, 0 = plain log RMSE; in [0, 1].
-        scale: factor in front.
-        eps: added under the root.
-        offset: added inside the logarithms.
-        unbiased: V with n - 1.
+        lam: 1 = scale invariant, 0 = plain log RMSE; in [0, 1]. BTS calls it variance_focus, Depth Anything
+            lambd, ZoeDepth 1 - beta, UniDepth 1 - integrated. None = the preset's, else 0.85.
+        scale: factor in front. None = the preset's, else 10.
+        eps: added under the root. None = the preset's, else 1e-8.
+        offset: added inside the logarithms. None = the preset's, else 0.
+        unbiased: V with n - 1. None = the preset's, else false.
         reduction: ``"pixels"``: one root of the pooled batch; ``"images"``: mean of the images' roots, empty
-            = 0.
-        clamp: floor of p and t, or None.
+            = 0. None = the preset's, else ``"pixels"``.
+        clamp: floor of p and t, or None; ``"preset"`` = the preset's, else None.
+        preset: the form of a published project: ``"packnet"``, ``"bts"``, ``"adabins"``, ``"zoedepth"``,
+            ``"depth-anything-v2"``, ``"mmseg"``, ``"toolbox-sig"`` or ``"unidepth"``. ``"mmseg"`` and
+            ``"toolbox-sig"`` count only pixels with a positive, finite gt, as their originals do.
         gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
+    Raises:
+        ValueError: unknown preset.
+
     Metrics: ``silog_component``, ``num_valid_pixels``, ``total_loss``.
     """
 
+    _other_names = DepthLoss._other_names | {
+        "variance_focus": "lam",
+        "lambd": "lam",
+        "beta": "lam=1 - beta",
+        "integrated": "lam=1 - integrated",
+    }
+
     def __init__(
         self,
-        lam: float = 0.85,
-        scale: float = 10.0,
-        eps: float = 1e-8,
-        offset: float = 0.0,
-        unbiased: bool = False,
-        reduction: str = "pixels",
-        clamp: float | None = None,
+        lam: float | None = None,
+        scale: float | None = None,
+        eps: float | None = None,
+        offset: float | None = None,
+        unbiased: bool | None = None,
+        reduction: str | None = None,
+        clamp: float | Literal["preset"] | None = "preset",
         *,
+        preset: str | None = None,
         gt_range: GtRange = None,
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        term = LogMoments(
-            name="silog_component",
-            lam=lam,
-            scale=scale,
-            eps=eps,
-            offset=offset,
-            unbiased=unbiased,
-            reduction=reduction,
-            clamp=clamp,
+        if preset is not None and preset not in SILOG_PRESETS:
+            raise ValueError(f"unknown SILog preset {preset!r}{did_you_mean(preset, SILOG_PRESETS)}")
+        given = {"lam": lam, "scale": scale, "eps": eps, "offset": offset, "unbiased": unbiased}
+        given = {key: value for key, value in (given | {"reduction": reduction}).items() if value is not None}
+        form = (
+            _SILOG | SILOG_PRESETS.get(preset, {}) | given | ({} if clamp == "preset" else {"clamp": clamp})
         )
-        super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)
+        positive_gt = form.pop("positive_gt")
+        super().__init__(
+            single_group(LogMoments(name="silog_component", **form)),
+            gt_range=gt_range,
+            backend=backend,
+            process_group=process_group,
+        )
+        if positive_gt:
+            self.require_positive_gt()
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> SILogLoss:
-        """The form of a published project.
-
-        Args:
-            name: ``"packnet"``, ``"bts"``, ``"zoedepth"``, ``"depth-anything-v2"`` or ``"mmseg"``.
-            **overrides: keywords of `SILogLoss` that replace the preset's.
-
-        Raises:
-            ValueError: unknown name.
-        """
-        if name not in _SILOG_PRESETS:
-            raise ValueError(f"unknown SILog preset {name!r}; known: {', '.join(map(repr, _SILOG_PRESETS))}")
-        return cls(**(_SILOG_PRESETS[name] | overrides))
+        """``SILogLoss(preset=name, **overrides)``."""
+        return cls(preset=name, **overrides)
 
 
 def scale_terms(

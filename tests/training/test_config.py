@@ -60,7 +60,7 @@ def folder(tmp_path) -> Path:
 def test_every_option_has_its_default():
     cfg = effective("--supervised-method=sparse-silog", "--datasets.test.dataset=rgbd-folder")
     loss = {k.removeprefix("model.loss."): v for k, v in cfg.items() if k.startswith("model.loss.")}
-    own = {"lam": 0.85, "scale": 10.0, "eps": 1e-8, "offset": 0.0, "unbiased": False, "reduction": "pixels"}
+    own = dict.fromkeys(("lam", "scale", "eps", "offset", "unbiased", "reduction", "preset", "gt_range"))
     fixed = {
         "supervised_method": "sparse-silog",
         "supervised_num_scales": 4,
@@ -69,7 +69,7 @@ def test_every_option_has_its_default():
         "flip_lr_prob": 0.5,
         "process_group": False,
     }
-    assert loss == {**fixed, **own, "clamp": None, "gt_range": None, "backend": "auto"}
+    assert loss == {**fixed, **own, "clamp": "preset", "backend": "auto"}
     test = {k.removeprefix("datasets.test."): v for k, v in cfg.items() if k.startswith("datasets.test.")}
     assert (test["depth_scale"], test["input_depth"], test["stride"], test["limit"]) == (
         256.0,
@@ -108,6 +108,22 @@ def test_the_range_of_a_loss_follows_model_params(monkeypatch, caplog):
     assert caplog.messages == [
         "model.loss: l1 has no use for model.params.min_depth and model.params.max_depth"
     ]
+
+
+def test_a_preset_and_a_range_of_the_loss(tmp_path):
+    """The tree gives a preset; what is given beside it goes over it, a default of the class does not."""
+    tree = {"model": {"loss": {"supervised_method": "silog", "preset": "mmseg", "gt_range": [0.02, None]}}}
+
+    def built(*arguments: str):
+        cfg, _ = parse(write(tmp_path / "c.yaml", tree), list(arguments))
+        return build_loss(cfg.model.loss, 0.05, 100.0).loss_func.spec
+
+    assert built() == depthloss.SILogLoss(preset="mmseg", gt_range=(0.02, None)).spec
+    (term,) = built("--model.loss.lam=0.85", "--model.loss.clamp=null").terms
+    assert (term.lam, term.scale, term.eps, term.reduction, term.clamp) == (0.85, 1.0, 0.0, "images", None)
+    with pytest.raises(ConfigError, match="model.loss: unknown SILog preset 'mmsg'; did you mean 'mmseg'?"):
+        built("--model.loss.preset=mmsg")
+    assert "model.loss.preset" in refusal("--supervised-method=l1", "--model.loss.preset=mmseg")
 
 
 def test_a_schedule_opens_the_progressive_loss():
