@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .registry import build_loss
+from ..spec import check_number
+from .registry import LOSSES, build_loss, find_loss
+
+# The forms of packnet-sfm's own methods.
+_PACKNET = {
+    "l1": {},
+    "mse": {},
+    "berhu": {"variant": "packnet"},
+    "silog": {"preset": "packnet"},
+    "abs-rel": {"variant": "packnet"},
+}
+# What its models hand to their supervised loss, and this ignores: keywords of the models and of other losses.
+_PACKNET_IGNORES = frozenset(
+    "C1 C2 automask_loss clip_loss depth_net disp_norm flip_lr_prob max_depth min_depth num_scales "
+    "occ_reg_weight padding_mode photometric_reduce_op pose_net rotation_mode smooth_loss_weight "
+    "ssim_loss_weight supervised_loss_weight upsample_depth_maps velocity_loss_weight weight_rgbd".split()
+)
 
 
 class SupervisedLoss(nn.Module):
@@ -19,30 +36,78 @@ class SupervisedLoss(nn.Module):
     selecting first. Nothing of the caller's is changed.
 
     Args:
-        supervised_method: name of the loss, see `build_loss`; ``sparse-`` in front = only pixels with gt > 0.
+        supervised_method: name of the loss, see `build_loss`; ``sparse-`` in front = only pixels with a
+            positive and finite gt. May be left out with ``convention="packnet"``, whose default is
+            ``"sparse-l1"``.
         supervised_num_scales: how many scales count.
+        progressive_scaling: s > 0: one scale fewer after each share s of the training, the coarsest first,
+            and at least one is left; 0 = all, always. (packnet-sfm documents it, and does not do it.)
+        convention: None, or ``"packnet"``: a drop-in for the class of packnet-sfm (TRI-ML), with its forms of
+            ``berhu``, ``silog`` and ``abs_rel`` and a loss of shape [1]. Losses that it does not have are
+            those of this library. It takes the keywords that the original ignores, and ignores them:
+            ``C1``, ``C2``, ``automask_loss``, ``clip_loss``, ``depth_net``, ``disp_norm``, ``flip_lr_prob``,
+            ``max_depth`` and ``min_depth`` (but to a loss that has bounds they are given), ``num_scales``
+            (of its photometric loss), ``occ_reg_weight``, ``padding_mode``, ``photometric_reduce_op``,
+            ``pose_net``, ``rotation_mode``, ``smooth_loss_weight``, ``ssim_loss_weight``,
+            ``supervised_loss_weight``, ``upsample_depth_maps``, ``velocity_loss_weight``, ``weight_rgbd``.
         **kwargs: keywords of the loss.
 
     Raises:
-        ValueError: unknown method, or supervised_num_scales < 1.
+        ValueError: unknown method or convention, supervised_num_scales < 1, or progressive_scaling < 0.
         TypeError: unknown keyword.
 
     Attributes:
         loss_func: the loss itself.
+        logs: ``{"supervised_num_scales": n}``, the scales that counted in the last call.
     """
 
-    def __init__(self, supervised_method: str, supervised_num_scales: int = 4, **kwargs: object) -> None:
+    def __init__(
+        self,
+        supervised_method: str | None = None,
+        supervised_num_scales: int = 4,
+        progressive_scaling: float = 0.0,
+        *,
+        convention: str | None = None,
+        **kwargs: object,
+    ) -> None:
         super().__init__()
+        if convention not in (None, "packnet"):
+            raise ValueError(f"convention must be None or 'packnet'; got {convention!r}")
+        if supervised_method is None:
+            if convention is None:
+                raise TypeError("supervised_method is missing: give the name of a loss, as 'sparse-silog'")
+            supervised_method = "sparse-l1"
         if (
             isinstance(supervised_num_scales, bool)
             or not isinstance(supervised_num_scales, int)
             or supervised_num_scales < 1
         ):
             raise ValueError(f"supervised_num_scales must be an integer >= 1; got {supervised_num_scales!r}")
+        if convention == "packnet":
+            _, base = find_loss(supervised_method)
+            bounds = {"min_depth", "max_depth"} & inspect.signature(LOSSES[base]).parameters.keys()
+            kwargs = _PACKNET.get(base, {}) | {
+                key: value for key, value in kwargs.items() if key not in _PACKNET_IGNORES or key in bounds
+            }
         self.supervised_method = supervised_method
-        self.supervised_num_scales = supervised_num_scales
+        self.supervised_num_scales = self._scales = supervised_num_scales
+        self.progressive_scaling = check_number("progressive_scaling", progressive_scaling, low=0.0)
+        self.convention = convention
         self.loss_func = build_loss(supervised_method, **kwargs)
         self.loss_func.accept_inverse_depth()
+
+    @property
+    def logs(self) -> dict[str, int]:
+        """The scales that counted in the last call, as packnet-sfm's models ask for them."""
+        return {"supervised_num_scales": self._scales}
+
+    def num_scales(self, progress: float | None) -> int:
+        """The scales that count at this progress; None is the end of the training."""
+        if not self.progressive_scaling:
+            return self.supervised_num_scales
+        t = 1.0 if progress is None else float(progress)
+        passed = sum(self.progressive_scaling * (i + 1) < t for i in range(self.supervised_num_scales - 1))
+        return self.supervised_num_scales - passed
 
     def clamp_parameters_(self) -> None:
         """Bring the loss's learnable parameters back into their bounds. Call it after each optimiser step."""
@@ -64,13 +129,14 @@ class SupervisedLoss(nn.Module):
             inv_depths: predictions [B, 1, H_i, W_i] in 1/m, finest first; or one of them.
             gt_inv_depth: [B, 1, H, W] in 1/m; 0 = invalid for a ``sparse-`` method.
             return_logs: taken for packnet-sfm's sake; the metrics are always returned.
-            progress: fraction of the training done, a plain number.
+            progress: fraction of the training done, a plain number; for the schedules of the loss and
+                `progressive_scaling`.
             masks: [B, 1, H, W], non-zero = valid; None = every pixel.
             epoch: epoch of the training.
 
         Returns:
-            ``{"loss": 0-dim tensor, "metrics": {name: detached 0-dim tensor}}``; the metrics of scale i begin
-            with ``scale_i/``, and ``supervised_loss`` is the loss.
+            ``{"loss": 0-dim tensor ([1] in the convention of packnet), "metrics": {name: detached 0-dim
+            tensor}}``; the metrics of scale i begin with ``scale_i/``, and ``supervised_loss`` is the loss.
         """
         inv_depths = [inv_depths] if isinstance(inv_depths, Tensor) else list(inv_depths)
         if not inv_depths:
@@ -78,7 +144,10 @@ class SupervisedLoss(nn.Module):
         if masks is not None and not isinstance(masks, Tensor):
             raise TypeError(f"masks must be one tensor for all scales, or None; got {type(masks).__name__}")
         losses, metrics = [], {}
-        for i, pred in enumerate(inv_depths[: self.supervised_num_scales]):
+        scales = min(self.num_scales(progress), len(inv_depths))
+        if scales != self._scales:
+            self._scales = scales
+        for i, pred in enumerate(inv_depths[:scales]):
             size = tuple(pred.shape[-2:])
             gt, mask = (
                 x if x is None or tuple(x.shape[-2:]) == size else ops.nearest(x, *size)
@@ -88,4 +157,4 @@ class SupervisedLoss(nn.Module):
             metrics.update((f"scale_{i}/{name}", value) for name, value in self.loss_func.metrics.items())
         loss = torch.stack(losses).mean()
         metrics["supervised_loss"] = loss.detach()
-        return {"loss": loss, "metrics": metrics}
+        return {"loss": loss.unsqueeze(0) if self.convention == "packnet" else loss, "metrics": metrics}
