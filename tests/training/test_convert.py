@@ -111,7 +111,7 @@ def test_the_printed_command_trains_on_it(kitti, selection, tmp_path, capsys):
     cfg, _ = parse(None, command[2:])
     sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
     data = DepthData(sections, cfg.datasets.image_shape, 0.1, 80.0, cfg.datasets.augmentation)
-    assert "train: rgbd-folder, 4 frames; validation: rgbd-folder, 2 frames" in data.summary()
+    assert {split: len(found) for split, found in data.datasets.items()} == {"train": 4, "validation": 2}
     assert data.datasets["train"][0]["input_depth"].any() and cfg.model.depth_net.sparse_branch
     assert cfg.datasets.image_shape == (192, 640) and cfg.model.params.max_depth == 80
 
@@ -320,7 +320,8 @@ def test_faults_of_tum_name_file_and_fix(tum, tmp_path, capsys):
     message = refusal(capsys, "tum", root, out)
     assert f"{victim}: got no such file" in message and "unpack the whole sequence" in message
     (root / "depth.txt").write_text("soon depth/x.png")
-    assert "depth.txt: got could not convert string to float: 'soon'" in refusal(capsys, "tum", root, out)
+    message = refusal(capsys, "tum", root, out)
+    assert message.endswith("depth.txt, line 1: got 'soon depth/x.png'; expected TIME FILE; correct the line")
     (root / "depth.txt").unlink()
     assert f"{root / 'depth.txt'}: got no such file; expected lines" in refusal(capsys, "tum", root, out)
 

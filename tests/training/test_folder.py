@@ -59,7 +59,7 @@ def same(a, b):
         ("text", "got a file that is no PNG; expected"),
         ("8-bit", "got an 8-bit greyscale PNG; expected a 16-bit greyscale PNG .*; re-export"),
         ("colour", "got an 8-bit RGB PNG; expected a 16-bit greyscale PNG .*; re-export"),
-        ("folder", "got a path that cannot be read"),
+        ("folder", "got a folder; expected a 16-bit greyscale PNG .*; check the path"),
     ],
 )
 def test_every_fault_of_a_depth_file_has_its_own_message(tmp_path, how, got):

@@ -58,8 +58,10 @@ def test_frames_without_depth_are_left_out_and_counted(tmp_path, caplog):
         data = build(tmp_path)
     assert [f"{data.name(i)}.png" for i in range(len(data))] == [images[i] for i in (0, 2, 3, 4)]
     (message,) = caplog.messages
-    assert "1 of 5 frames are left out as they have no depth file" in message
-    assert message.endswith("the first is " + f"{DRIVE}/proj_depth/groundtruth/image_03/0000000001.png")
+    assert message == (
+        f"{tmp_path}: 1 of 5 frames are left out as they have no depth file: line 2 of split.txt: "
+        f"{DRIVE}/proj_depth/groundtruth/image_03/0000000001.png"
+    )
     caplog.clear()
     with caplog.at_level(logging.WARNING, "depthloss.data"):
         assert len(build(tmp_path, input_depth_type="velodyne")) == 3
@@ -183,7 +185,7 @@ def test_check_names_every_faulty_file_of_a_frame(tmp_path, capsys):
         (
             lambda p: (p / "split.txt").write_text("a/b.png\n"),
             {},
-            r"got the image path 'a/b\.png'; .*image_02",
+            r"split\.txt: got the image path 'a/b\.png' \(line 1 of split\.txt\); expected DATE/.*image_02",
         ),
         (
             lambda p: (p / "split.txt").write_bytes(b"\xff\xfe\x00"),
@@ -193,7 +195,7 @@ def test_check_names_every_faulty_file_of_a_frame(tmp_path, capsys):
         (
             lambda p: (p / DRIVE / "image_03/data/0000000001.png").unlink(),
             {},
-            r"no file for 1 of 3 frames \(2011_09_26/.*image_03/data/0000000001\.png\)",
+            r"no file for 1 of 3 frames \(line 2 of split\.txt: 2011_09_26/.*image_03/data/0000000001\.png\)",
         ),
         (
             lambda p: write_rgb(p / DRIVE / "image_02/data/0000000000.png", np.zeros((41, 126, 3), np.uint8)),

@@ -189,7 +189,7 @@ def test_check_names_every_faulty_file_of_a_frame(tmp_path):
         (
             '[{"dataset_root": "seq0_A/synced_data", "new_filename": "170000.5"},'
             ' {"dataset_root": "seq0_A/synced_data", "new_filename": "x"}]',
-            r"no file for 1 of 2 frames \(seq0_A/synced_data/image_a6/x\.png\).*correct the split",
+            r"no file for 1 of 2 frames \(entry 1 of mine\.json: seq0_A.*_a6/x\.png\).*correct the split",
         ),
     ],
 )
@@ -206,5 +206,6 @@ def test_missing_split_and_depth_map(tmp_path):
         build(tmp_path, split="splits/dev.json")
     sequence, stem = list(written)[1].rsplit("/", 1)
     (tmp_path / sequence / f"newest_depth_maps/{stem}.png").unlink()
-    with pytest.raises(DataError, match=rf"no file for 1 of 3 frames \({sequence}/newest_depth_maps/{stem}"):
+    lost = rf"\(entry 1 of combined_train\.json: {sequence}/newest_depth_maps/{stem}\.png\)"
+    with pytest.raises(DataError, match=f"no file for 1 of 3 frames {lost}"):
         build(tmp_path)

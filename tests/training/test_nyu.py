@@ -63,7 +63,9 @@ def test_split_mask_and_crop(tmp_path):
     assert data[1]["mask"].shape == (1, 24, 32)
     with pytest.raises(DataError, match=r"00000\.h5: got the crop \(45, 426, 41, 560\) does not fit 32x24"):
         build(tmp_path, crop=[45, 426, 41, 560])
-    with pytest.raises(DataError, match=r"no file for 1 of 2 frames \(kitchen_0001/00001\.h5\)"):
+    with pytest.raises(
+        DataError, match=r"no file for 1 of 2 frames \(line 1 of val\.txt: kitchen_0001/00001\."
+    ):
         spoil(tmp_path / "kitchen_0001/00001.h5", "missing")
         build(tmp_path, split="val.txt")
 

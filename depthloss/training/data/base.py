@@ -6,9 +6,10 @@ import math
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,11 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         augmentation: Mapping[str, Any] | Augmentation | None = None,
         skip_bad_frames: bool = False,
     ) -> None:
-        shape = tuple(image_shape)
-        if len(shape) != 2 or any(isinstance(s, bool) or int(s) != s or s < 1 for s in shape):
-            raise ValueError(f"image_shape must be two positive integers (H, W), got {image_shape!r}")
+        shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+        if len(shape) != 2 or any(not isinstance(s, Integral) or isinstance(s, bool) or s < 1 for s in shape):
+            raise ValueError(
+                f"image_shape must be two positive integers (H, W), such as (192, 320), got {image_shape!r}"
+            )
         if not (0 <= min_depth < max_depth and math.isfinite(max_depth)):
             raise ValueError(
                 f"0 <= min_depth < max_depth needed (metres), got {min_depth!r} and {max_depth!r}"
@@ -100,6 +103,11 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return the name of frame `index`, for logs and pictures."""
+
+    @property
+    def unit_hint(self) -> str:
+        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        return "is it in metres?"
 
     @property
     def gives_input(self) -> bool:
@@ -160,7 +168,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
 
         def look(index: int) -> tuple[list[str], bool]:
             frame, faults = self._inspect(index)
-            return faults, frame is not None and not self._limit(frame).depth.any()
+            return faults, frame is not None and not self.limit(frame).depth.any()
 
         faults: list[str] = []
         empty = 0
@@ -205,7 +213,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         while True:
             at = (index + skipped) % len(self)
             try:
-                return self._limit(self.load(at)), at, skipped
+                return self.limit(self.load(at)), at, skipped
             except DataError as error:
                 if not self.skip_bad_frames:
                     raise
@@ -217,7 +225,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
     def _read_or_empty(self, index: int) -> tuple[Frame, int]:
         """Frame `index`, and 0; or with `skip_bad_frames` an empty one, and 1."""
         try:
-            return self._limit(self.load(index)), 0
+            return self.limit(self.load(index)), 0
         except DataError as error:
             if not self.skip_bad_frames:
                 raise
@@ -236,7 +244,9 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
             self._logged.add(index)
             logger.warning("frame %s is skipped: %s", self.name(index), error)
 
-    def _limit(self, frame: Frame) -> Frame:
+    def limit(self, frame: Frame) -> Frame:
+        """Return a frame with depth outside of [min_depth, max_depth] set to 0 (invalid)."""
+
         # Before the resize: a point out of range must not win a pixel from a valid one.
         def limit(depth: np.ndarray | None) -> np.ndarray | None:
             return None if depth is None else limit_range(depth, self.min_depth, self.max_depth)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from depthloss.training.data.folder import RGBDFolder
-from depthloss.training.data.io import DataError, fault, logger
+from depthloss.training.data.io import DataError, fault, logger, not_a_file
 from depthloss.training.data.sources import SELECTION, Files, find_kitti, find_tum
 
 
@@ -49,15 +49,15 @@ def complete(frames: dict[str, Files], skip_missing: bool, fix: str) -> dict[str
         DataError: a file is missing and `skip_missing` is false, or no frame is complete.
     """
     lacking = {
-        name: next(file for file in files.values() if not file.is_file())
+        name: file
         for name, files in frames.items()
-        if not all(file.is_file() for file in files.values())
+        if (file := next(filter(not_a_file, files.values()), None))
     }
     if lacking:
         name, file = next(iter(lacking.items()))
         if not skip_missing or len(lacking) == len(frames):
             more = f", and of {len(lacking) - 1} more frames one is missing" if len(lacking) > 1 else ""
-            raise fault(file, f"no such file{more}", f"a file of frame {name}", fix)
+            raise fault(file, f"{not_a_file(file)}{more}", f"a file of frame {name}", fix)
         logger.warning("%d of %d frames left out: a file is missing (%s)", len(lacking), len(frames), file)
     return {name: files for name, files in frames.items() if name not in lacking}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from depthloss.training.data.base import DepthDataset
 from depthloss.training.data.crop import Borders, check_crop, crop_window
-from depthloss.training.data.io import DataError, fault, logger, read_mask
-from depthloss.training.data.listing import present
-from depthloss.training.data.transforms import Frame
+from depthloss.training.data.io import DataError, fault, logger, read_mask, read_rgb
+from depthloss.training.data.listing import entries
+from depthloss.training.data.lists import Listed
+from depthloss.training.data.transforms import Frame, Window
 from depthloss.training.names import did_you_mean
 
 Reader = Callable[[Path], np.ndarray]
@@ -37,9 +39,9 @@ class StoredDataset(DepthDataset):
         super().__init__(**common)
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
-            raise fault(
-                self.path.absolute(), "no such folder", f"a folder with {layout}", "check the option path"
-            )
+            several = {",", "["} & set(str(path))
+            fix = "give a single folder as the option path" if several else "check the option path"
+            raise fault(self.path.absolute(), "no such folder", f"a folder with {layout}", fix)
         self.crop = check_crop(crop)
 
     def _cut(self, frame: Frame, file: Path) -> Frame:
@@ -50,13 +52,12 @@ class StoredDataset(DepthDataset):
             window = crop_window(self.crop, frame.depth.shape)
         except ValueError as error:
             raise fault(file, str(error), "a larger image", "change the option crop") from error
-        return frame.map(lambda a: a[window])
+        rows, columns = window
+        place = Window(frame.depth.shape, (rows.start, rows.stop), (columns.start, columns.stop))
+        return replace(frame.map(lambda a: a[window]), window=place)
 
-    def _check_start(self, hint: str) -> None:
+    def _check_start(self) -> None:
         """Read the first frame, so that a wrong bit depth, size or unit shows before training.
-
-        Args:
-            hint: a question about the unit, for a frame that has no depth in range.
 
         Raises:
             DataError: it cannot be read; with `skip_bad_frames` none of the first `MAX_TRIES` can.
@@ -65,14 +66,16 @@ class StoredDataset(DepthDataset):
         if not frame.depth.any():
             logger.warning(
                 "%s: frame %s has no depth between %g and %g m; %s",
-                self.path, self.name(at), self.min_depth, self.max_depth, hint,
+                self.path, self.name(at), self.min_depth, self.max_depth, self.unit_hint,
             )  # fmt: skip
 
-    def _require(self, missing: list[str], total: int, folder: Path, form: str, fix: str) -> None:
+    def _require(
+        self, missing: Sequence[str | Listed], total: int, folder: Path, form: str, fix: str
+    ) -> None:
         """Raise, or warn with `skip_bad_frames`, if some of `total` frames have no file in `folder`."""
         if not missing:
             return
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        shown = some(missing)
         error = fault(
             folder, f"no file for {len(missing)} of {total} frames ({shown})", f"{form} for every frame", fix
         )
@@ -80,10 +83,10 @@ class StoredDataset(DepthDataset):
             raise error
         logger.warning("%s", error)
 
-    def _require_present(self, files: list[str], fix: str) -> None:
-        """As `_require`, with the path of one file of each frame below `path`."""
-        missing = [file for file, there in zip(files, present(self.path, files), strict=True) if not there]
-        self._require(missing, len(files), self.path, "it", fix)
+
+def some(names: Sequence[str | Listed]) -> str:
+    """Return the first names of many, for a message."""
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 class FileDataset(StoredDataset):
@@ -128,7 +131,8 @@ class FileDataset(StoredDataset):
 
     def _inspect(self, index: int) -> tuple[Frame | None, list[str]]:
         masks = self.class_files(index)
-        todo = [(part, *entry) for part, entry in self._map_files(index).items()]
+        (_, (picture, _)), *others = self._map_files(index).items()
+        todo = [(part, *entry) for part, entry in others]
         todo += [(k, file, read_mask) for k, group in enumerate(masks) for file in group]
         parts: list[tuple[str | int, Path, np.ndarray]] = []
         faults: list[str] = []
@@ -137,9 +141,13 @@ class FileDataset(StoredDataset):
                 parts.append((part, file, read(file)))
             except DataError as error:
                 faults.append(str(error))
-        if not parts or parts[0][0] != "rgb":
-            return None, faults
-        _, picture, rgb = parts[0]
+        # Last, as the depth map tells which way up it is.
+        depth = next((array for part, _, array in parts if part == "depth"), None)
+        try:
+            rgb = read_rgb(picture, None if depth is None else depth.shape)
+        except DataError as error:
+            return None, [str(error), *faults]
+        parts.insert(0, ("rgb", picture, rgb))
         shape = rgb.shape[:2]
         faults += [
             str(_size_fault(file, array.shape, shape, picture))
@@ -164,15 +172,15 @@ class FileDataset(StoredDataset):
         self._mask = (file, read_mask(file))
 
     def _choose_classes(
-        self, folders: Iterable[Path], option: Sequence[str] | str | None, where: Path | str
+        self, roots: Sequence[Path], option: Sequence[str] | str | None, where: Path | str
     ) -> None:
-        """Set `class_names`: "auto" = those that have a folder, None = none, or the names given.
+        """Set `class_names`: "auto" = those that have a folder in a root, None = none, or the names given.
 
         Only frames read for evaluation carry classes.
         """
         if self.train or option is None or option == "none":
             return
-        known = sorted({f.name for f in folders if f.is_dir() and not f.name.startswith(".")})
+        known = sorted({name for root in roots if root.is_dir() for name in entries(root)[0]})
         if option == "auto":
             self.class_names = tuple(known)
             if known:

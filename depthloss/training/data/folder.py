@@ -10,7 +10,17 @@ import numpy as np
 
 from depthloss.training.data.files import FileDataset, Reader
 from depthloss.training.data.io import fault, logger, read_depth_png, read_mask, read_rgb
-from depthloss.training.data.listing import RGB_SUFFIXES, pack, read_split, subset, unpack
+from depthloss.training.data.listing import (
+    PNG,
+    RGB_SUFFIXES,
+    by_name,
+    entries,
+    pack,
+    split_suffix,
+    subset,
+    unpack,
+)
+from depthloss.training.data.lists import Listed, read_split, spellings
 from depthloss.training.names import did_you_mean
 
 _LAYOUT = "rgb/NAME.{png,jpg,jpeg} with depth/NAME.png"
@@ -19,8 +29,9 @@ _LAYOUT = "rgb/NAME.{png,jpg,jpeg} with depth/NAME.png"
 class RGBDFolder(FileDataset):
     """RGB-D frames in folders; covers TUM, 7-Scenes, NYUv2 PNG, iBims and KITTI depth completion selections.
 
-    Names may contain sub-folders and are used in sorted order. Only names are kept in memory. The first frame
-    is read at start-up, so that a wrong bit depth or size shows before training; `check` reads all of them.
+    Names may contain sub-folders, also linked ones, and are used in sorted order; suffixes count in any case.
+    Only names are kept in memory. The first frame is read at start-up, so that a wrong bit depth or size
+    shows before training; `check` reads all of them.
 
     Args:
         path: folder that holds `rgb/` and `depth/`.
@@ -32,8 +43,8 @@ class RGBDFolder(FileDataset):
         classes: object classes to evaluate, with masks classes/CLASS/NAME.png (non-zero = of the class);
             "auto" = all there are, None = none. A class without a mask for a frame is not in that frame.
         names: frame names to use, in this order; None = all.
-        split: text file with one name per line (first word, image suffix allowed, # comments), absolute or
-            below `path`.
+        split: text file with one name per line, absolute or below `path`; it may begin with rgb/ and have an
+            image suffix, further columns are ignored, lines that begin with # are comments.
         offset: first frame to use.
         stride: use every `stride`-th frame.
         limit: use at most this many frames, after offset and stride.
@@ -70,39 +81,60 @@ class RGBDFolder(FileDataset):
             raise ValueError(f"names must be a list of frame names, got the string {names!r}")
         self.depth_scale = float(depth_scale)
         rgb = _scan(self.path / "rgb", RGB_SUFFIXES)
-        depth = _scan(self.path / "depth", (".png",))
+        depth = _scan(self.path / "depth", PNG)
         self._input_folder = self._optional("input_depth", input_depth)
         self._mask_folder = self._optional("mask", mask)
         if self._mask_folder is not None and self._mask_folder.is_file():
             self._share_mask(self._mask_folder)
             self._mask_folder = None
 
+        known = rgb.keys() | depth.keys()
+
+        def find(name: str) -> str | None:
+            tries = spellings(name, self.path, "rgb")
+            tries += [split_suffix(name, RGB_SUFFIXES)[0] for name in tries]
+            return next((name for name in tries if name in known), None)
+
+        fix = "correct the list of names"
         if split is not None:
-            names = [
-                name[: -len(Path(name).suffix)] if name.endswith(RGB_SUFFIXES) else name
-                for name in read_split(self.path, split, "frame name")
-            ]
-        fix = (
-            "correct the list of names"
-            if names is not None
-            else "add the files or choose frames with names or split"
-        )
-        chosen = sorted(rgb.keys() | depth.keys()) if names is None else list(names)
+            chosen = read_split(self.path, split, "frame name", find)
+        elif names is not None:
+            chosen = [Listed(find(name) or name) for name in names]
+        else:
+            chosen = [Listed(name) for name in sorted(known)]
+            fix = "add the files or choose frames with names or split"
         chosen = subset(chosen, offset, stride, limit, self.path, _LAYOUT)
-        folders = {self.path / "rgb": rgb, self.path / "depth": depth}
-        folders |= {f: _scan(f, (".png",)) for f in (self._input_folder, self._mask_folder) if f is not None}
-        for folder, there in folders.items():
-            form = "NAME.{png,jpg,jpeg}" if there is rgb else "NAME.png"
-            self._require([name for name in chosen if name not in there], len(chosen), folder, form, fix)
-        self._names = pack(chosen)
-        self._rgb = pack(rgb.get(name, f"{name}.png") for name in chosen)
-        known = self.path / "classes"
-        self._choose_classes(known.iterdir() if known.is_dir() else (), classes, known)
-        self._check_start(f"is depth_scale={self.depth_scale:g} right?")
+        folders = {"rgb": (self.path / "rgb", rgb), "depth": (self.path / "depth", depth)}
+        for part, folder in (("input_depth", self._input_folder), ("mask", self._mask_folder)):
+            if folder is not None:
+                folders[part] = (folder, _scan(folder, PNG))
+        for part, (folder, there) in folders.items():
+            form = "NAME.{png,jpg,jpeg}" if part == "rgb" else "NAME.png"
+            missing = [frame for frame in chosen if frame.name not in there]
+            self._require(missing, len(chosen), folder, form, fix)
+        root = self.path / "classes"
+        self._choose_classes([root], classes, root)
+        self._names = pack(frame.name for frame in chosen)
+        # By map: its folder, and the suffix of every frame there.
+        self._maps = {
+            part: (folder, pack(there.get(frame.name, ".png") for frame in chosen))
+            for part, (folder, there) in folders.items()
+        }
+        # By class likewise, "" for a frame without a mask of it.
+        self._masks = []
+        for folder in (root / name for name in self.class_names):
+            there = by_name(folder, PNG)
+            self._masks.append((folder, pack(there.get(frame.name, "") for frame in chosen)))
+        self._check_start()
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self._names)
+
+    @property
+    def unit_hint(self) -> str:
+        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        return f"is depth_scale={self.depth_scale:g} right?"
 
     def name(self, index: int) -> str:
         """Return the name of frame `index`: its path below rgb/ without the suffix."""
@@ -110,22 +142,17 @@ class RGBDFolder(FileDataset):
 
     def files(self, index: int) -> dict[str, tuple[Path, Reader]]:
         """Return the files of frame `index` and what reads each."""
-        png = f"{self.name(index)}.png"
-        files: dict[str, tuple[Path, Reader]] = {
-            "rgb": (self.path / "rgb" / unpack(self._rgb[index]), read_rgb),
-            "depth": (self.path / "depth" / png, self._read_depth),
+        name, read = self.name(index), {"rgb": read_rgb, "mask": read_mask}
+        return {
+            part: (folder / f"{name}{unpack(suffixes[index])}", read.get(part, self._read_depth))
+            for part, (folder, suffixes) in self._maps.items()
         }
-        if self._input_folder is not None:
-            files["input_depth"] = (self._input_folder / png, self._read_depth)
-        if self._mask_folder is not None:
-            files["mask"] = (self._mask_folder / png, read_mask)
-        return files
 
     def class_files(self, index: int) -> list[list[Path]]:
         """Return the mask of frame `index` for each class that it has one of."""
-        png = f"{self.name(index)}.png"
-        masks = [self.path / "classes" / name / png for name in self.class_names]
-        return [[mask] if mask.exists() else [] for mask in masks]
+        name = self.name(index)
+        masks = ((folder, unpack(suffixes[index])) for folder, suffixes in self._masks)
+        return [[folder / f"{name}{suffix}"] if suffix else [] for folder, suffix in masks]
 
     def _read_depth(self, path: Path) -> np.ndarray:
         return read_depth_png(path, self.depth_scale)
@@ -140,27 +167,16 @@ class RGBDFolder(FileDataset):
                 return None
             logger.info("%s: using %s/ (switch off with %s=null)", self.path, default, default)
         elif not target.exists():
-            folders = sorted(p.name for p in self.path.iterdir() if p.is_dir())
-            raise fault(
-                target, f"no such folder{did_you_mean(option, folders)}", f"the {default} of every frame",
-                f"check the option {default}",
-            )  # fmt: skip
+            got = f"no such folder{did_you_mean(option, entries(self.path)[0])}"
+            raise fault(target, got, f"the {default} of every frame", f"check the option {default}")
         return target
 
 
 def _scan(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Return {name: file below `root`}; hidden files and folders are left out."""
+    """Return {name: suffix} of the files below `root`."""
     if not root.is_dir():
         raise fault(root, "no such folder", f"the layout {_LAYOUT}", "check path and the folder options")
-    found: dict[str, str] = {}
-    for file in sorted(root.rglob("*")):
-        below = file.relative_to(root)
-        if file.suffix not in suffixes or any(part.startswith(".") for part in below.parts):
-            continue
-        name = below.with_suffix("").as_posix()
-        if name in found:
-            raise fault(root, f"{found[name]} and {below}", "one image per name", "remove one of the two")
-        found[name] = below.as_posix()
+    found = by_name(root, suffixes)
     if not found:
         raise fault(root, "no image", f"files NAME with suffix {', '.join(suffixes)}", "check the folder")
     return found

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import stat
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 logger = logging.getLogger("depthloss.data")
 
+_CHECK_PATH = "check the path and the layout of the data set"
+_NO_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
 _COLOUR_MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr")
@@ -41,27 +51,77 @@ def fault(path: str | Path, got: str, expected: str, fix: str) -> DataError:
     return DataError(f"{path}: got {got}; expected {expected}; {fix}")
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
+def not_a_file(path: str | Path) -> str | None:
+    """Return what there is instead of a file that can be read, such as "a named pipe"; None if it is one.
+
+    Nothing is opened: to open a pipe or a device may wait forever.
+    """
+    try:
+        mode = stat.S_IFMT(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"a broken link, to {os.readlink(path)}" if os.path.islink(path) else "no such file"
+    except OSError as error:
+        return f"a path that cannot be read ({error.strerror})"
+    return None if mode == stat.S_IFREG else _NO_FILES.get(mode, "a special file")
+
+
+def check_file(path: str | Path, expected: str, fix: str = _CHECK_PATH) -> None:
+    """Raise a `DataError` if a path is no regular file; see `fault` for `expected` and `fix`."""
+    if got := not_a_file(path):
+        raise fault(path, got, expected, fix)
+
+
+def read_rgb(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Read a colour image.
 
-    Greyscale and palette images become RGB and an alpha channel is dropped. EXIF orientation is not applied:
-    the depth map belongs to the stored pixel grid.
+    Greyscale and palette images become RGB and an alpha channel is dropped. The EXIF orientation is applied
+    where that makes the image fit the depth map; where it fits as it is stored, its pixels stay as they are.
 
     Args:
         path: an 8-bit PNG or JPEG.
+        shape: (H, W) of the depth map; None = the stored pixels, whatever EXIF says.
 
     Returns:
         uint8 array [H, W, 3].
 
     Raises:
-        DataError: missing, unreadable or truncated file, or not an 8-bit image.
+        DataError: missing, unreadable or truncated file, not an 8-bit image, or its EXIF orientation makes it
+            fit in neither way, or leaves open which of the two is meant.
     """
     expected = "an 8-bit RGB PNG or JPEG"
     image = _open(path, expected)
     if image.mode not in _COLOUR_MODES:
         raise fault(path, f"an image of Pillow mode {image.mode!r}", expected, "convert it to 8-bit RGB")
     with image:
-        return np.array(image.convert("RGB"))
+        return np.array(_oriented(path, image, shape).convert("RGB"))
+
+
+def _oriented(path: str | Path, image: Image.Image, shape: tuple[int, int] | None) -> Image.Image:
+    """Apply the EXIF orientation of an image, if that is what makes it fit a depth map of this shape."""
+    if shape is None or (orientation := _orientation(image)) == 1:
+        return image
+    stored = image.size[::-1]
+    shown = stored[::-1] if orientation >= 5 else stored
+    h, w = shape
+    if shape not in (stored, shown):
+        got = f"{stored[1]}x{stored[0]} pixels, or {shown[1]}x{shown[0]} by its EXIF orientation"
+        raise fault(path, got, f"{w}x{h} as the depth map", "register both to the same pixel grid")
+    if stored == shown:
+        raise fault(
+            path,
+            f"an EXIF orientation ({orientation}), with and without which the image fits the depth map",
+            "an image without one",
+            "turn its pixels as EXIF says, or remove the tag, whichever shows it as the depth map is",
+        )
+    return image if stored == shape else ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODE_ERRORS:  # Damaged metadata; the pixels have been decoded.
+        return 1
+    return orientation if orientation in range(2, 9) else 1
 
 
 def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:
@@ -100,12 +160,11 @@ def read_depth_npz(path: str | Path, key: str) -> np.ndarray:
         DataError: missing, unreadable or truncated file, no such key, or not a map of numbers.
     """
     expected = f"an npz file with the key {key!r}, a map [H, W] of depth in metres"
+    check_file(path, expected)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             keys = archive.files
             depth = archive[key] if key in keys else None
-    except FileNotFoundError:
-        raise fault(path, "no such file", expected, "check the path and the layout of the data set") from None
     except (TypeError, AttributeError) as error:  # a bare npy file is no archive
         raise fault(path, "a file that is no npz archive", expected, "export it again") from error
     except (*_DECODE_ERRORS, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
@@ -215,6 +274,7 @@ def _check_depth_header(path: Path, header: bytes) -> None:
 def _open(path: str | Path, expected: str, header_check=None) -> Image.Image:
     """Open and decode an image; the result holds its pixels and no open file."""
     path = Path(path)
+    check_file(path, expected)
     try:
         with open(path, "rb") as file:
             header = file.read(26)
@@ -226,9 +286,7 @@ def _open(path: str | Path, expected: str, header_check=None) -> Image.Image:
             image = Image.open(file)
             image.load()
             return image
-    except FileNotFoundError:
-        raise fault(path, "no such file", expected, "check the path and the layout of the data set") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise fault(
             path, f"a path that cannot be read ({error.strerror})", expected, "check the path"
         ) from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depthloss.training.data.files import FileDataset, Reader
+from depthloss.training.data.files import FileDataset, Reader, some
 from depthloss.training.data.io import fault, logger, read_depth_npz, read_depth_png, read_rgb
-from depthloss.training.data.listing import pack, present, read_split, subset, unpack
+from depthloss.training.data.listing import PNG, RGB_SUFFIXES, Lookup, pack, subset, unpack
+from depthloss.training.data.lists import Listed, read_split
 
 _LAYOUT = "DATE/DRIVE_sync/image_02/data/FRAME.png and DATE/DRIVE_sync/proj_depth/"
 
@@ -30,7 +32,7 @@ class KITTI(FileDataset):
     Args:
         path: folder that holds the folders of the dates.
         split: text file, absolute or below `path`, whose lines begin with the path of an image below `path`;
-            blank lines and # comments are skipped.
+            further columns are ignored, lines that begin with # are comments.
         depth_type: type of the ground truth.
         input_depth_type: type of the sparse input depth; None = no input.
         crop: what to use of every map, in training and in evaluation, as [y, height, x, width]: negative y
@@ -71,22 +73,35 @@ class KITTI(FileDataset):
             self._types["input_depth"] = input_depth_type
         if mask not in (None, "none"):
             self._share_mask(self.path / Path(mask).expanduser())
-        images = read_split(self.path, split, "image path")
-        for image in images:
-            if _parts(image) is None:
+        lookup = Lookup(self.path)
+        find = functools.partial(lookup.named, suffixes=RGB_SUFFIXES)
+        frames = read_split(self.path, split, "image path", find)
+        for frame in frames:
+            if _parts(frame.name) is None:
                 raise fault(
-                    self.path / Path(split).expanduser(), f"the image path {image!r}",
+                    self.path / Path(split).expanduser(), f"the image path {frame.name!r} ({frame.where})",
                     "DATE/DRIVE_sync/image_02/data/FRAME.png, below the option path",
                     "give the split file of this layout, such as eigen_zhou_files.txt",
                 )  # fmt: skip
-        images = subset(self._with_depth(images), offset, stride, limit, self.path, _LAYOUT)
-        self._require_present(images, "check the options path and split")
-        self._images = pack(images)
-        self._check_start(f"is proj_depth/{depth_type} in metres?")
+        frames = subset(self._with_depth(frames, lookup), offset, stride, limit, self.path, _LAYOUT)
+        missing = [frame for frame in frames if not frame.found]
+        self._require(missing, len(frames), self.path, "a picture", "check the options path and split")
+        self._images = pack(frame.name for frame in frames)
+        # By map: the suffix of every frame's depth map.
+        self._suffixes = {
+            part: pack(lookup.suffix(_depth_file(frame.name, kind), _suffixes(kind)) for frame in frames)
+            for part, kind in self._types.items()
+        }
+        self._check_start()
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self._images)
+
+    @property
+    def unit_hint(self) -> str:
+        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        return f"is proj_depth/{self._types['depth']} in metres?"
 
     def name(self, index: int) -> str:
         """Return the name of frame `index`: the path of its image below `path`, without the suffix."""
@@ -98,30 +113,33 @@ class KITTI(FileDataset):
         files: dict[str, tuple[Path, Reader]] = {"rgb": (self.path / image, read_rgb)}
         for part, kind in self._types.items():
             files[part] = (
-                self.path / _depth_file(image, kind),
+                self.path / f"{_depth_file(image, kind)}{unpack(self._suffixes[part][index])}",
                 _read_png if kind in _PNG_TYPES else _read_npz,
             )
         return files
 
-    def _with_depth(self, images: list[str]) -> list[str]:
-        """The images that have every depth map they need."""
-        wanted = {kind: [_depth_file(image, kind) for image in images] for kind in self._types.values()}
-        there = {kind: present(self.path, files) for kind, files in wanted.items()}
-        keep = np.logical_and.reduce(list(there.values()))
-        lost = np.flatnonzero(~keep)
-        if len(lost) == len(images):
-            kind = next(kind for kind in there if not there[kind][0])
+    def _with_depth(self, frames: list[Listed], lookup: Lookup) -> list[Listed]:
+        """The frames that have every depth map they need."""
+        keep: list[Listed] = []
+        lost: list[Listed] = []  # with the name of the file that is missing
+        for frame in frames:
+            wanted = ((_depth_file(frame.name, kind), _suffixes(kind)) for kind in self._types.values())
+            missing = next((f"{n}{s[0]}" for n, s in wanted if lookup.suffix(n, s) is None), None)
+            if missing is None:
+                keep.append(frame)
+            else:
+                lost.append(frame._replace(name=missing))
+        if not keep:
             raise fault(
-                self.path, f"no depth file for any of {len(images)} frames ({wanted[kind][0]}, ...)",
-                f"proj_depth/{kind} of every drive", "check path and the depth types",
+                self.path, f"no depth file for any of {len(frames)} frames ({lost[0].name}, ...)",
+                "proj_depth/TYPE of every drive", "check path and the depth types",
             )  # fmt: skip
-        if len(lost):
-            kind = next(kind for kind in there if not there[kind][lost[0]])
+        if lost:
             logger.warning(
-                "%s: %d of %d frames are left out as they have no depth file; the first is %s",
-                self.path, len(lost), len(images), wanted[kind][lost[0]],
+                "%s: %d of %d frames are left out as they have no depth file: %s",
+                self.path, len(lost), len(frames), some(lost),
             )  # fmt: skip
-        return [images[i] for i in np.flatnonzero(keep)]
+        return keep
 
 
 def _parts(image: str) -> tuple[str, str, str] | None:
@@ -133,8 +151,13 @@ def _parts(image: str) -> tuple[str, str, str] | None:
 
 
 def _depth_file(image: str, kind: str) -> str:
+    """Path of a depth map below the data set, without suffix."""
     drive, camera, frame = _parts(image)
-    return f"{drive}/proj_depth/{kind}/{camera}/{frame}{'.png' if kind in _PNG_TYPES else '.npz'}"
+    return f"{drive}/proj_depth/{kind}/{camera}/{frame}"
+
+
+def _suffixes(kind: str) -> tuple[str, ...]:
+    return PNG if kind in _PNG_TYPES else (".npz",)
 
 
 def _read_png(path: Path) -> np.ndarray:

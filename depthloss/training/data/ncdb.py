@@ -7,13 +7,23 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from depthloss.training.data.files import FileDataset, Reader
 from depthloss.training.data.io import fault, logger, read_depth_png, read_rgb
-from depthloss.training.data.listing import RGB_SUFFIXES, pack, subset, unpack
+from depthloss.training.data.listing import (
+    PNG,
+    RGB_SUFFIXES,
+    Lookup,
+    by_name,
+    pack,
+    split_suffix,
+    subset,
+    unpack,
+)
+from depthloss.training.data.lists import Listed, plain_path, read_text
 
 DEPTH_FOLDERS = ("newest_depth_maps", "newest_synthetic_depth_maps", "new_depth_maps", "depth_maps")
 SPLITS = ("train", "val", "test")
@@ -70,40 +80,49 @@ class NCDB(FileDataset):
         frames = _read_frames(self.path / Path(name).expanduser())
         frames = subset(frames, offset, stride, limit, self.path, _LAYOUT)
         # A frame is a row of `_sequences` and a stem: the same few paths are not kept 20,000 times.
-        table = sorted({sequence for sequence, _ in frames})
-        row = {sequence: i for i, sequence in enumerate(table)}
-        self._row = np.array([row[sequence] for sequence, _ in frames], np.int32)
-        self._stems = pack(stem for _, stem in frames)
-        self._input = None if input_depth in (None, "none") else input_depth
-        # Sequence, image folder, image suffix, depth folder.
-        self._sequences = [(*entry, self._depth_folder(entry[0], depth_folder)) for entry in table]
+        table = sorted({(frame.sequence, frame.images) for frame in frames})
+        row = {entry: i for i, entry in enumerate(table)}
+        self._row = np.array([row[frame.sequence, frame.images] for frame in frames], np.int32)
+        self._stems = pack(frame.stem for frame in frames)
+        sparse = {} if input_depth in (None, "none") else {"input_depth": input_depth}
+        # Sequence, and the folder of every map in it.
+        self._sequences = [
+            (sequence, {"rgb": images, "depth": self._depth_folder(sequence, depth_folder), **sparse})
+            for sequence, images in table
+        ]
         if mask == "auto":
             mask = "binary_mask.png" if (self.path / "binary_mask.png").is_file() else None
             if mask:
                 logger.info("%s: using %s (switch off with mask=null)", self.path, mask)
         if mask not in (None, "none"):
             self._share_mask(self.path / Path(mask).expanduser())
-        for files in zip(*(self._relative(i) for i in range(len(frames))), strict=True):
-            self._require_present(list(files), "add the files or correct the split")
-        roots = [self.path / entry[0] / _CLASSES for entry in table]
-        folders = (folder for root in roots if root.is_dir() for folder in root.iterdir())
-        self._choose_classes(folders, classes, self.path / "*" / _CLASSES)
+        lookup = Lookup(self.path)
+        # By map: the suffix of every frame's file.
+        self._suffixes = {
+            part: self._find(part, frames, lookup, Path(name).name) for part in self._sequences[0][1]
+        }
+        roots = [self.path / sequence / _CLASSES for sequence, _ in table]
+        self._choose_classes(roots, classes, self.path / "*" / _CLASSES)
         # Masks of classes as sorted "ROW/CLASS/FILE": those of a frame are neighbours.
         self._masks = np.sort(
             pack(
-                f"{row}/{name}/{file}"
+                f"{row}/{name}/{stem}{suffix}"
                 for row, root in enumerate(roots)
                 for name in self.class_names
                 if (root / name).is_dir()
-                for file in os.listdir(root / name)
-                if file.endswith(".png")
+                for stem, suffix in by_name(root / name, PNG, deep=False).items()
             )
         )
-        self._check_start("is it a 16-bit PNG of metres * 256?")
+        self._check_start()
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self._stems)
+
+    @property
+    def unit_hint(self) -> str:
+        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        return "is it a 16-bit PNG of metres * 256?"
 
     def name(self, index: int) -> str:
         """Return the name of frame `index`: its sequence and stem."""
@@ -114,17 +133,19 @@ class NCDB(FileDataset):
 
     def files(self, index: int) -> dict[str, tuple[Path, Reader]]:
         """Return the files of frame `index` and what reads each."""
-        rgb, depth, *sparse = (self.path / file for file in self._relative(index))
-        files: dict[str, tuple[Path, Reader]] = {"rgb": (rgb, read_rgb), "depth": (depth, _read_depth)}
-        if sparse:
-            files["input_depth"] = (sparse[0], _read_depth)
-        return files
+        return {
+            part: (
+                self.path / f"{self._name(part, index)}{unpack(suffixes[index])}",
+                read_rgb if part == "rgb" else _read_depth,
+            )
+            for part, suffixes in self._suffixes.items()
+        }
 
     def class_files(self, index: int) -> list[list[Path]]:
         """Return the masks of frame `index` for each class."""
         row, stem = self._row[index], unpack(self._stems[index])
-        sequence, images, suffix, _ = self._sequences[row]
-        folder = self.path / sequence
+        folder = self.path / self._sequences[row][0]
+        images, suffix = self._name("rgb", index), unpack(self._suffixes["rgb"][index])
         found = []
         for name in self.class_names:
             key = os.fsencode(f"{row}/{name}/{stem}")
@@ -137,18 +158,28 @@ class NCDB(FileDataset):
                 rest = file[len(stem) : -len(".png")]
                 # STEM_10.png may be a mask of the frame STEM, or of a frame STEM_1 or STEM_10.
                 if not any(
-                    (folder / images / f"{stem}{rest[: k + 1]}{suffix}").exists() for k in range(len(rest))
+                    (self.path / f"{images}{rest[: k + 1]}{suffix}").exists() for k in range(len(rest))
                 ):
                     group.append(folder / _CLASSES / name / file)
             found.append(group)
         return found
 
-    def _relative(self, index: int) -> list[str]:
-        """Paths of image, depth and, if there is one, input depth, below `path`."""
-        sequence, images, suffix, depth = self._sequences[self._row[index]]
-        stem = unpack(self._stems[index])
-        folders = [depth] if self._input is None else [depth, self._input]
-        return [f"{sequence}/{images}/{stem}{suffix}", *(f"{sequence}/{f}/{stem}.png" for f in folders)]
+    def _name(self, part: str, index: int) -> str:
+        """Path of a map of frame `index` below `path`, without suffix."""
+        sequence, folders = self._sequences[self._row[index]]
+        return f"{sequence}/{folders[part]}/{unpack(self._stems[index])}"
+
+    def _find(self, part: str, frames: list[_Entry], lookup: Lookup, split: str) -> np.ndarray:
+        """The suffixes of a map of all frames, which must be there."""
+        suffixes, missing = [], []
+        for i, frame in enumerate(frames):
+            name, first = self._name(part, i), frame.suffix if part == "rgb" else ""
+            suffix = lookup.suffix(name, RGB_SUFFIXES if part == "rgb" else PNG, first)
+            if suffix is None:
+                missing.append(Listed(f"{name}{first or '.png'}", f"entry {frame.number} of {split}", False))
+            suffixes.append(suffix or first or ".png")
+        self._require(missing, len(frames), self.path, "a file", "add the files or correct the split")
+        return pack(suffixes)
 
     def _depth_folder(self, sequence: str, option: str) -> str:
         names = DEPTH_FOLDERS if option == "auto" else (option,)
@@ -165,32 +196,41 @@ class NCDB(FileDataset):
         )
 
 
-def _read_frames(file: Path) -> list[tuple[tuple[str, str, str], str]]:
-    """Frames of a split: ((sequence, image folder, image suffix), stem)."""
+class _Entry(NamedTuple):
+    """A frame of a split: its number, sequence, folder of images in it, stem, and the suffix if given."""
+
+    number: int
+    sequence: str
+    images: str
+    stem: str
+    suffix: str
+
+
+def _read_frames(file: Path) -> list[_Entry]:
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise fault(file, "no such file", _ENTRIES, "check the options path and split") from None
-    except (OSError, ValueError) as error:
+        listed = json.loads(read_text(file, _ENTRIES, "check the options path and split"))
+    except ValueError as error:
         raise fault(file, f"a file that is no JSON ({error})", _ENTRIES, "write it again") from error
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(listed, list) or not listed:
         raise fault(file, "no list of frames", _ENTRIES, "write it again")
     frames = []
-    for i, entry in enumerate(entries):
-        frame = _frame(entry) if isinstance(entry, dict) else None
+    for i, entry in enumerate(listed):
+        frame = _frame(i, entry) if isinstance(entry, dict) else None
         if frame is None:
             raise fault(file, f"entry {i}: {json.dumps(entry)[:200]}", _ENTRIES, "correct the entry")
         frames.append(frame)
     return frames
 
 
-def _frame(entry: dict[str, Any]) -> tuple[tuple[str, str, str], str] | None:
+def _frame(number: int, entry: dict[str, Any]) -> _Entry | None:
     root, stem, image = (entry.get(key) for key in ("dataset_root", "new_filename", "image_path"))
     if isinstance(root, str) and isinstance(stem, str) and stem:
-        stem = stem.removesuffix(next((s for s in RGB_SUFFIXES if stem.endswith(s)), ""))
-        return (root.rstrip("/"), _IMAGES, ".png"), stem
-    if isinstance(image, str) and (path := PurePosixPath(image)).suffix in RGB_SUFFIXES:
-        return (str(path.parent.parent), path.parent.name, path.suffix), path.stem
+        return _Entry(number, plain_path(root), _IMAGES, *split_suffix(plain_path(stem), RGB_SUFFIXES))
+    if isinstance(image, str):
+        path = PurePosixPath(plain_path(image))
+        stem, suffix = split_suffix(path.name, RGB_SUFFIXES)
+        if suffix:
+            return _Entry(number, str(path.parent.parent), path.parent.name, stem, suffix)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from depthloss.training.data.files import StoredDataset
-from depthloss.training.data.io import DataError, clean_depth, fault
-from depthloss.training.data.listing import pack, read_split, subset, unpack
+from depthloss.training.data.io import DataError, check_file, clean_depth, fault
+from depthloss.training.data.listing import Lookup, pack, split_suffix, subset, unpack, walk
+from depthloss.training.data.lists import Listed, read_split
 from depthloss.training.data.transforms import Frame
 
 _SUFFIXES = (".h5", ".hdf5")
@@ -24,9 +26,10 @@ class NYUH5(StoredDataset):
     Their keys: rgb, uint8 [3, H, W] or [H, W, 3], and depth, floating-point [H, W] in metres.
 
     Args:
-        path: folder of the files, searched with its sub-folders.
+        path: folder of the files, searched with its sub-folders, also linked ones.
         split: text file, absolute or below `path`, whose lines begin with the path of a file below `path`;
-            None = all files, in sorted order.
+            further columns are ignored, lines that begin with # are comments; None = all files, in sorted
+            order.
         input_depth: key of the sparse input depth in metres [H, W]; None = no input.
         mask: key of the mask [H, W], non-zero = keep; None = no mask.
         crop: what to use of every map, in training and in evaluation, as [y, height, x, width]: negative y
@@ -65,25 +68,30 @@ class NYUH5(StoredDataset):
         self._keys = {"rgb": "rgb", "depth": "depth"}
         self._keys |= {part: key for part, key in (("input_depth", input_depth), ("mask", mask)) if key}
         self.maps = tuple(part for part in self._keys if part in ("input_depth", "mask"))
+        lookup = Lookup(self.path)
         if split is not None:
-            files = read_split(self.path, split, "path of an h5 file")
-        else:
-            below = (file.relative_to(self.path) for file in self.path.rglob("*") if file.suffix in _SUFFIXES)
-            files = sorted(f.as_posix() for f in below if not any(part.startswith(".") for part in f.parts))
-            if not files:
-                raise fault(self.path, "no h5 file", _LAYOUT, "check the option path")
-        files = subset(files, offset, stride, limit, self.path, _LAYOUT)
-        self._require_present(files, "check the options path and split")
-        self._files = pack(files)
-        self._check_start("is depth in metres?")
+            find = functools.partial(lookup.named, suffixes=_SUFFIXES)
+            frames = read_split(self.path, split, "path of an h5 file", find)
+        elif not (frames := [Listed(file) for file in walk(self.path, _SUFFIXES)]):
+            raise fault(self.path, "no h5 file", _LAYOUT, "check the option path")
+        frames = subset(frames, offset, stride, limit, self.path, _LAYOUT)
+        missing = [frame for frame in frames if not frame.found]
+        self._require(missing, len(frames), self.path, "a file", "check the options path and split")
+        self._files = pack(frame.name for frame in frames)
+        self._check_start()
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self._files)
 
+    @property
+    def unit_hint(self) -> str:
+        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        return "is depth in metres?"
+
     def name(self, index: int) -> str:
         """Return the name of frame `index`: the path of its file below `path`, without the suffix."""
-        return unpack(self._files[index]).rsplit(".", 1)[0]
+        return split_suffix(unpack(self._files[index]), _SUFFIXES)[0]
 
     def load(self, index: int) -> Frame:
         """Read frame `index` at its stored size, cropped."""
@@ -119,8 +127,7 @@ def _read(file: Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
 
     wanted = " and ".join(keys.values())
     expected = f"an HDF5 file with the keys {wanted}"
-    if not file.is_file():
-        raise fault(file, "no such file", expected, "check path and split")
+    check_file(file, expected, "check path and split")
     try:
         # No lock: it is only read, and some network file systems have none to give.
         with h5py.File(file, "r", locking=False) as h5:

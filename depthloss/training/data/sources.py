@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from depthloss.training.data.io import fault, logger
+from depthloss.training.data.files import some
+from depthloss.training.data.io import DataError, fault, logger
+from depthloss.training.data.listing import PNG, RGB_SUFFIXES, Lookup, by_name, entries, split_suffix
+from depthloss.training.data.lists import Line, Listed, first_column, read_lines, resolve
 
-PICTURES = (".png", ".jpg")
 SELECTION = "val_selection_cropped"
+_TIME = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
+Find = Callable[[str], str | None]
 # The files of a frame, by the folder of the `rgbd-folder` layout that they belong to.
 Files = dict[str, Path]
 
@@ -50,28 +55,42 @@ def find_kitti(source: Path, raw: Path | None = None) -> dict[str, dict[str, Fil
 
 
 def _kitti_tree(source: Path, split: str, roots: list[Path]) -> Iterator[tuple[str, Files]]:
-    form = "*/proj_depth/groundtruth/image_0[23]/*.png"
     choices = (source / "data_depth_annotated" / split, source / split)
-    truth = next((c for c in choices if next(c.glob(form), None)), None)
+    truth = next((c for c in choices if any(_kitti_depth(c))), None)
     if truth is None:
         return
     choices = (source / "data_depth_velodyne" / split, source / split)
-    sweeps = next((c for c in choices if next(c.glob("*/proj_depth/velodyne_raw"), None)), choices[0])
-    folders: dict[tuple[str, str], Path] = {}
-    for depth in sorted(truth.glob(form)):
-        drive, camera = depth.parents[3].name, depth.parent.name
-        if (drive, camera) not in folders:
-            below = (Path(drive[:10]) / drive, Path(drive), Path(split) / drive)
-            places = [root / b / camera / "data" for root in roots for b in below]
-            folders[drive, camera] = next((p for p in places if p.is_dir()), places[0])
-        yield (
-            f"{drive}/{camera}/{depth.stem}",
-            {
-                "input_depth": sweeps / drive / "proj_depth" / "velodyne_raw" / camera / depth.name,
-                "depth": depth,
-                "rgb": _picture(folders[drive, camera] / depth.name),
-            },
-        )
+    sweeps = next((c for c in choices if any(_drives(c, "velodyne_raw"))), choices[0])
+    for drive, camera, files in _kitti_depth(truth):
+        below = (Path(drive[:10]) / drive, Path(drive), Path(split) / drive)
+        places = [root / b / camera / "data" for root in roots for b in below]
+        pictures = Lookup(next((p for p in places if p.is_dir()), places[0]))
+        sparse = Lookup(sweeps / drive / "proj_depth" / "velodyne_raw" / camera)
+        for number, suffix in files.items():
+            file = f"{number}{suffix}"
+            yield (
+                f"{drive}/{camera}/{number}",
+                {
+                    "input_depth": sparse.place(file, PNG),
+                    "depth": truth / drive / "proj_depth" / "groundtruth" / camera / file,
+                    "rgb": pictures.place(file, RGB_SUFFIXES),
+                },
+            )
+
+
+def _drives(root: Path, kind: str) -> Iterator[str]:
+    """The drives below a folder that have depth maps of a type."""
+    if root.is_dir():
+        yield from (drive for drive in entries(root)[0] if (root / drive / "proj_depth" / kind).is_dir())
+
+
+def _kitti_depth(root: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Drive, camera and {number: suffix} of the ground truth below a folder."""
+    for drive in _drives(root, "groundtruth"):
+        cameras = root / drive / "proj_depth" / "groundtruth"
+        for camera in entries(cameras)[0]:
+            if re.fullmatch("image_0[23]", camera) and (files := by_name(cameras / camera, PNG, deep=False)):
+                yield drive, camera, files
 
 
 def _kitti_selection(source: Path) -> Iterator[tuple[str, Files]]:
@@ -79,8 +98,10 @@ def _kitti_selection(source: Path) -> Iterator[tuple[str, Files]]:
     root = next((p for p in places if (p / "groundtruth_depth").is_dir()), None)
     if root is None:
         return
-    for depth in sorted((root / "groundtruth_depth").glob("*.png")):
-        match = re.fullmatch(r"(.+)_groundtruth_depth_(\d+)_(image_0\d)", depth.stem)
+    sparse, pictures = Lookup(root / "velodyne_raw"), Lookup(root / "image")
+    for name, suffix in by_name(root / "groundtruth_depth", PNG, deep=False).items():
+        depth = root / "groundtruth_depth" / f"{name}{suffix}"
+        match = re.fullmatch(r"(.+)_groundtruth_depth_(\d+)_(image_0\d)", name)
         if not match:
             raise fault(
                 depth,
@@ -89,18 +110,15 @@ def _kitti_selection(source: Path) -> Iterator[tuple[str, Files]]:
                 "leave the names as they are",
             )
         drive, number, camera = match.groups()
+        sweep, image = (f"{drive}_{kind}_{number}_{camera}.png" for kind in ("velodyne_raw", "image"))
         yield (
             f"{drive}/{camera}/{number}",
             {
-                "input_depth": root / "velodyne_raw" / f"{drive}_velodyne_raw_{number}_{camera}.png",
+                "input_depth": sparse.place(sweep, PNG),
                 "depth": depth,
-                "rgb": _picture(root / "image" / f"{drive}_image_{number}_{camera}.png"),
+                "rgb": pictures.place(image, RGB_SUFFIXES),
             },
         )
-
-
-def _picture(file: Path) -> Path:
-    return next((p for p in map(file.with_suffix, PICTURES) if p.is_file()), file)
 
 
 def find_tum(
@@ -120,13 +138,15 @@ def find_tum(
     Raises:
         DataError: a list is missing or faulty, or no two images belong together.
     """
+    find = functools.partial(Lookup(source).named, suffixes=RGB_SUFFIXES)
     if associations is None and (source / "associations.txt").is_file():
         associations = source / "associations.txt"
         logger.info("%s is used", associations)
     if associations is not None:
-        pairs = _read_associations(associations)
+        pairs = _read_associations(associations, find)
     else:
-        times, files = zip(*(_read_list(source / f"{kind}.txt") for kind in ("rgb", "depth")), strict=True)
+        lists = (_read_list(source / f"{kind}.txt", find) for kind in ("rgb", "depth"))
+        times, files = zip(*lists, strict=True)
         pairs = [(files[0][i], files[1][j]) for i, j in associate(*times, max_difference)]
         print(f"{len(pairs)} frames of {len(files[0])} pictures and {len(files[1])} depth maps")
         if not pairs:
@@ -136,9 +156,15 @@ def find_tum(
                 "time stamps of one clock",
                 "raise --max-difference",
             )
-    frames = {Path(rgb).stem: {"depth": source / depth, "rgb": source / rgb} for rgb, depth in pairs}
+    if lost := [file for pair in pairs for file in pair if not file.found]:
+        logger.warning("%s: no file for %d of %d lines: %s", source, len(lost), 2 * len(pairs), some(lost))
+    stems = [split_suffix(Path(rgb.name).name, RGB_SUFFIXES)[0] for rgb, _ in pairs]
+    frames = {
+        stem: {"depth": source / depth.name, "rgb": source / rgb.name}
+        for stem, (rgb, depth) in zip(stems, pairs, strict=True)
+    }
     if len(frames) < len(pairs):
-        twice = collections.Counter(Path(rgb).stem for rgb, _ in pairs).most_common(1)[0][0]
+        twice = collections.Counter(stems).most_common(1)[0][0]
         raise fault(associations or source, f"two frames {twice}", "one frame per picture", "remove one")
     return {"": frames}
 
@@ -173,35 +199,46 @@ def associate(
     return sorted(pairs)
 
 
-def _rows(file: Path, words: int, form: str) -> list[list[str]]:
-    if not file.is_file():
-        raise fault(
-            file, "no such file", f"lines {form}", "unpack the whole sequence, or give --associations"
-        )
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        row = line.split("#")[0].split()
-        if row and len(row) != words:
-            raise fault(f"{file}, line {number}", repr(line), form, "correct the line")
-        rows += [row] if row else []
-    return rows
+def _read_list(file: Path, find: Find) -> tuple[list[float], list[Listed]]:
+    times, files = [], []
+    for line, time, text in _timed(file, "TIME FILE"):
+        times.append(time)
+        files.append(_listed(file, line, text, find))
+    return times, files
 
 
-def _read_list(file: Path) -> tuple[list[float], list[str]]:
-    rows = _rows(file, 2, "TIME FILE")
-    try:
-        return [float(time) for time, _ in rows], [name for _, name in rows]
-    except ValueError as error:
-        raise fault(file, str(error), "lines TIME FILE", "correct the line") from None
-
-
-def _read_associations(file: Path) -> list[tuple[str, str]]:
+def _read_associations(file: Path, find: Find) -> list[tuple[Listed, Listed]]:
     form = "TIME rgb/FILE TIME depth/FILE"
     pairs = []
-    for _, one, _, other in _rows(file, 4, form):
-        if ("depth" in one) == ("depth" in other):
-            raise fault(file, f"{one} and {other}", form, 'exactly one of the paths must hold "depth"')
-        pairs.append((other, one) if "depth" in one else (one, other))
+    for line, _, text in _timed(file, form):
+        # A name may contain what looks like a time: it is the files that tell.
+        cuts = [(time.start(), time.end()) for time in re.finditer(rf"(?<=\s){_TIME}(?=\s)", text)]
+        tries = [[_listed(file, line, part.strip(), find) for part in (text[:a], text[b:])] for a, b in cuts]
+        if not tries:
+            raise _wrong(file, line, repr(line.text), form)
+        one, other = next((pair for pair in tries if all(name.found for name in pair)), tries[0])
+        if ("depth" in one.name) == ("depth" in other.name):
+            got, fix = f"{one.name} and {other.name}", 'exactly one of the paths must hold "depth"'
+            raise _wrong(file, line, got, form, fix)
+        pairs.append((other, one) if "depth" in one.name else (one, other))
     if not pairs:
         raise fault(file, "no frame", f"lines {form}", "check --associations")
     return pairs
+
+
+def _timed(file: Path, form: str) -> Iterator[tuple[Line, float, str]]:
+    """The lines of a file that begin with a time, the time, and what follows."""
+    for line in read_lines(file, f"lines {form}", "unpack the whole sequence, or give --associations"):
+        match = re.fullmatch(rf"{_TIME}\s+(.+)", line.text)
+        if not match:
+            raise _wrong(file, line, repr(line.text), form)
+        yield line, float(match[1]), match[2]
+
+
+def _wrong(file: Path, line: Line, got: str, form: str, fix: str = "correct the line") -> DataError:
+    return fault(f"{file}, line {line.number}", got, form, fix)
+
+
+def _listed(file: Path, line: Line, text: str, find: Find) -> Listed:
+    name = resolve(f"{file}, line {line.number}", text, "file", find)
+    return Listed(name or first_column(text), f"line {line.number} of {file.name}", name is not None)

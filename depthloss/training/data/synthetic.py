@@ -13,6 +13,9 @@ from depthloss.training.data.canvas import KINDS, Camera
 from depthloss.training.data.raycast import render, render_kinds
 from depthloss.training.data.transforms import Frame, sample_rng
 
+# An epoch goes through all of them; its order is drawn in memory.
+MAX_LENGTH = 10_000_000
+
 
 class SyntheticDataset(DepthDataset):
     """Rooms (even indices, 0.5 to 10 m) and streets (odd indices, 2 to 80 m) with exact depth.
@@ -22,7 +25,7 @@ class SyntheticDataset(DepthDataset):
     "box", "sphere" and "pole"; the sky is of none.
 
     Args:
-        length: number of frames.
+        length: number of frames, at most 10 million.
         gt: "dense"; "scanline" = the pixels a spinning LiDAR would hit; or a fraction in (0, 1] of all,
             drawn at random.
         gt_beams: number of scan lines of gt="scanline".
@@ -47,8 +50,10 @@ class SyntheticDataset(DepthDataset):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if length < 1:
-            raise ValueError(f"length must be >= 1, got {length!r}")
+        if not 1 <= length <= MAX_LENGTH:
+            raise ValueError(
+                f"length must be >= 1, and at most {MAX_LENGTH:,} frames, such as 1000; got {length!r}"
+            )
         if gt not in ("dense", "scanline") and not (isinstance(gt, (int, float)) and 0 < gt <= 1):
             raise ValueError(f"gt must be 'dense', 'scanline' or a fraction in (0, 1], got {gt!r}")
         if input_depth not in (None, "none", "scanline"):

@@ -26,6 +26,21 @@ Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of a picture that was cropped from it, in its pixels.
+
+    Attributes:
+        shape: (H, W) of the picture.
+        rows: first row, and the one after the last.
+        columns: likewise.
+    """
+
+    shape: tuple[int, int]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Frame:
     """One RGB-D frame; all maps have the same H, W once resized.
 
@@ -35,6 +50,7 @@ class Frame:
         input_depth: float32 [H, W], sparse input in metres, 0 = none; or None.
         mask: bool [H, W], True = keep; or None.
         classes: bool [H, W, C], which object classes a pixel is of; or None. Only for evaluation.
+        window: the part of the stored frame that the data set's crop left; None = all of it.
     """
 
     rgb: np.ndarray
@@ -42,10 +58,11 @@ class Frame:
     input_depth: np.ndarray | None = None
     mask: np.ndarray | None = None
     classes: np.ndarray | None = None
+    window: Window | None = None
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Frame:
-        """Apply `function` to every array of the frame."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        """Apply `function` to every array of the frame; the window, which it may change, is left out."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "window"}
         return Frame(**{name: None if a is None else function(a) for name, a in arrays.items()})
 
 
@@ -206,6 +223,7 @@ def resize(frame: Frame, shape: tuple[int, int]) -> Frame:
         input_depth=None if frame.input_depth is None else resize_depth(frame.input_depth, shape),
         mask=None if frame.mask is None else resize_mask(frame.mask, shape),
         classes=None if frame.classes is None else resize_classes(frame.classes, shape),
+        window=frame.window,
     )
 
 
