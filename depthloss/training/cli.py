@@ -185,6 +185,7 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
             f"({cfg.trainer.max_epochs}): nothing would ever be validated; use datasets.validation.dataset "
             "null if that is meant"
         )
+    data.log_summaries()
     if cfg.check_data:
         data.check()
 

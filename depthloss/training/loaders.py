@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from depthloss.training.config import ConfigError, DatasetConfig, options
 from depthloss.training.data import DataError, EpochSampler, build_dataset, dataset_options
+from depthloss.training.data.summary import log_summary
 
 log = logging.getLogger("depthloss.training")
 
@@ -61,19 +62,16 @@ class DepthData(L.LightningDataModule):
             raise ConfigError(
                 "datasets.train.dataset: a data set is needed, such as synthetic or rgbd-folder"
             )
-        if rank_zero_only.rank == 0:
-            log.info("%s", self.summary())
 
-    def summary(self) -> str:
-        """Return which data sets there are, such as "train: rgbd-folder, 8 frames; validation: none"."""
-        shown = ("train", "validation", *(["test"] if "test" in self.datasets else []))
-        parts = [
-            f"{split}: {self.sections[split].dataset}, {len(self.datasets[split])} frames"
-            if split in self.datasets
-            else f"{split}: none"
-            for split in shown
-        ]
-        return "; ".join(parts)
+    def log_summaries(self) -> None:
+        """Log a line for each data set; it reads a few frames of it."""
+        if rank_zero_only.rank:
+            return
+        for split in ("train", "validation", "test"):
+            if split in self.datasets:
+                log_summary(f"{split}: {self.sections[split].dataset}", self.datasets[split])
+            elif split == "validation":
+                log.info("validation: none")
 
     def check(self) -> None:
         """Read every file of every data set.

@@ -7,6 +7,7 @@ from torch import nn
 
 from depthloss.training import cli, config, trainer
 from depthloss.training.callbacks import Pictures
+from depthloss.training.loaders import DepthData
 from depthloss.training.models import ResNetSAN01
 
 
@@ -82,7 +83,8 @@ def pictures() -> bool:
 
 @pytest.fixture
 def train(tiny_yaml, monkeypatch, pictures):
-    """Train the tiny network: train("--name", "x", ...) -> the finished run."""
+    """Train the tiny network: train("--name", "x", ...) -> the finished run; data sets are not summed up."""
+    monkeypatch.setattr(DepthData, "log_summaries", lambda self: None)
     if not pictures:
         monkeypatch.setattr(Pictures, "_draw", lambda self, trainer: None)
     threads = torch.get_num_threads()

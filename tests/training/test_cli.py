@@ -15,6 +15,7 @@ from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, SyntheticDataset
 from depthloss.training.evaluation.wording import number
 from depthloss.training.flags import split_arguments
+from depthloss.training.loaders import DepthData
 from depthloss.training.parser import parse
 from depthloss.training.resume import find_checkpoint, flat
 
@@ -386,8 +387,11 @@ def test_profile_loss(train, caplog):
 
 def test_check_data_names_every_fault(train, monkeypatch):
     monkeypatch.setattr(SyntheticDataset, "check", lambda self: [f"{len(self)} frames are bad"])
+    summaries = []
+    monkeypatch.setattr(DepthData, "log_summaries", lambda self: summaries.append(list(self.datasets)))
     with pytest.raises(DataError) as error:
         train("--check-data")
+    assert summaries == [["train", "validation"]]
     assert str(error.value) == "datasets.train: 6 frames are bad\ndatasets.validation: 3 frames are bad"
     assert not Path("runs").exists()
 

@@ -181,6 +181,7 @@ def test_other_data(run_dir, folder_of_frames, caplog):
         found = evaluated("runs/run", "--data", folder_of_frames, "--datasets.validation.limit", "1")
     assert f"--data {folder_of_frames}: read as an rgbd-folder" in caplog.text
     assert [row["name"] for row in found.candidate.frames] == ["0"]
+    assert [m for m in caplog.messages if m.startswith("validation: rgbd-folder, 1 frame, 72x40; depth ")]
     assert found.candidate.samples[0].prediction.shape == (40, 72)
     assert found.directory.name == "best-validation-frames-limit-1"
     network = evaluated("runs/run", "--data", folder_of_frames, "--resolution=network").candidate

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from depthloss.training.build import input_option
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
+from depthloss.training.data.summary import log_summary
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.load import Run, build_data, load_run
 from depthloss.training.evaluation.page import write_page
@@ -85,7 +86,7 @@ def run(argv: list[str]) -> Result:
     check_folder("--out", out)
     data = build_data(run, protocol.min_depth, protocol.max_depth)
     section = getattr(run.cfg.datasets, run.split)
-    log.info("%s: %s, %d frames", run.split, section.dataset, len(data))
+    log_summary(f"{run.split}: {section.dataset}", data)
     names = _names(run, other)
     common: dict[str, Any] = {
         "device": device,
