@@ -2,17 +2,60 @@ import numpy as np
 import pytest
 import torch
 
+from depthloss.training.data.transforms import Window
 from depthloss.training.evaluation.align import align
-from depthloss.training.evaluation.protocol import crop_mask
+from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
+
+
+def bounds(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    """First row and the one after the last, then the columns, of a rectangle."""
+    inside = mask.nonzero()
+    (top, left), (bottom, right) = inside.min(0).values.tolist(), inside.max(0).values.tolist()
+    assert len(inside) == (bottom + 1 - top) * (right + 1 - left)
+    return top, bottom + 1, left, right + 1
 
 
 def test_crops_of_kitti():
-    for crop, rows, columns in (("garg", (153, 371), (44, 1197)), ("eigen", (124, 342), (44, 1197))):
-        inside = crop_mask(crop, 375, 1242).nonzero()
-        assert inside.min(0).values.tolist() == [rows[0], columns[0]]
-        assert inside.max(0).values.tolist() == [rows[1] - 1, columns[1] - 1]
-        assert len(inside) == (rows[1] - rows[0]) * (columns[1] - columns[0])
-    assert crop_mask("none", 375, 1242) is None
+    assert bounds(crop_mask(Protocol(crop="garg"), 375, 1242)) == (153, 371, 44, 1197)
+    assert bounds(crop_mask(Protocol(crop="eigen"), 375, 1242)) == (124, 342, 44, 1197)
+    assert crop_mask(Protocol(), 375, 1242) is None
+
+
+# crop=[-352, 0, 0.5, 1216] of 1242x375 pixels, as the KITTI configurations have it
+KB = Window((375, 1242), (23, 375), (13, 1229))
+
+
+@pytest.mark.parametrize(
+    ("crop_of", "shape", "window", "expected", "pixels"),
+    [
+        ("frame", (375, 1242), None, (153, 371, 44, 1197), 251_354),
+        ("data", (375, 1242), None, (153, 371, 44, 1197), 251_354),
+        # The same pixels of the stored frame, 23 rows and 13 columns further up and left.
+        ("frame", (352, 1216), KB, (130, 348, 31, 1184), 251_354),
+        ("data", (352, 1216), KB, (143, 349, 43, 1172), 232_574),
+        # The same at half the size, as the network sees it: 130.04 / 2, 348.96 / 2, 31.6 / 2, 1184.4 / 2.
+        ("frame", (176, 608), KB, (65, 174, 15, 592), 62_893),
+    ],
+)
+def test_what_a_crop_is_a_share_of(crop_of, shape, window, expected, pixels):
+    protocol = Protocol(crop="garg", crop_of=crop_of)
+    mask = crop_mask(protocol, *shape, window)
+    assert (bounds(mask), int(mask.sum())) == (expected, pixels)
+    assert not crop_reaches_out(protocol, *shape, window)
+    name = {"frame": "stored frame", "data": "data set's crop"}[crop_of]
+    assert f"; crop garg of the {name}; " in protocol.text()
+
+
+def test_a_crop_that_reaches_out_of_the_data_set_s_crop():
+    window = Window((100, 100), (50, 90), (0, 100))
+    protocol = Protocol(crop="garg")
+    assert crop_reaches_out(protocol, 40, 100, window)  # rows 40 to 99 of the stored frame
+    assert bounds(crop_mask(protocol, 40, 100, window)) == (0, 40, 3, 96)
+    assert not crop_reaches_out(Protocol(crop="garg", crop_of="data"), 40, 100, window)
+    assert not crop_reaches_out(Protocol(), 40, 100, window)
+    assert "; crop none; " in Protocol(crop_of="data").text()
+    with pytest.raises(ValueError, match="crop_of must be one of frame, data; got 'all'"):
+        Protocol(crop_of="all")
 
 
 def test_the_median_by_hand():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthloss.training.data import DataError, DepthDataset
+from depthloss.training.data import DataError, DepthDataset, build_dataset
 from depthloss.training.data.transforms import Frame
 from depthloss.training.evaluation.edges import EDGE_METRICS
 from depthloss.training.evaluation.evaluate import choose_frames, evaluate
@@ -15,7 +15,7 @@ from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.evaluation.tables import text_tables
 
-from . import textbook
+from . import layouts, strangers, textbook
 from .test_metrics import pairs
 
 
@@ -261,8 +261,24 @@ def test_only_the_crop_counts():
     inside = np.zeros((16, 24), bool)
     inside[6:15, 0:23] = True  # 16 x 0.408 = 6.5, 16 x 0.992 = 15.9; 24 x 0.036 = 0.9, 24 x 0.964 = 23.1
     close(found.summary, expected(frames, [inside] * 5, map(predicted, frames)))
-    assert "crop garg" in found.protocol["text"]
+    assert "; crop garg of the stored frame; " in found.protocol["text"]
     assert (found.samples[0].depth[:6] == 0).all()
+
+
+@pytest.mark.parametrize("resolution", ["ground truth", "network"])
+def test_the_crop_of_a_cropped_data_set(tmp_path, caplog, resolution):
+    """Garg's rows of 20 are 8 to 18, columns of 30 are 1 to 27; the data set keeps 4 to 20 and 3 to 27."""
+    layouts.kitti(tmp_path, frames=1, shape=(20, 30))
+    common = {"image_shape": (16, 24), "min_depth": 0.5, "max_depth": 80.0, "train": False}
+    data = build_dataset("kitti", path=tmp_path, split="split.txt", crop=[4, 16, 3, 24], **common)
+    depth = data.frame(0).depth
+    places = {"frame": np.s_[4:15, 0:24], "data": np.s_[6:15, 0:23]}
+    for crop_of, place in places.items():
+        protocol = Protocol(0.5, 80.0, crop="garg", crop_of=crop_of, resolution=resolution)
+        found = evaluate(Network(), data, protocol, **QUIET)
+        assert found.frames[0]["valid"] == np.count_nonzero(depth[place]) > 20, crop_of
+    text = "evaluation: crop garg reaches beyond what the data set's own crop leaves, in 1 of 1 images"
+    assert strangers.warnings(caplog) == [text]
 
 
 @pytest.mark.parametrize("alignment", ["median", "lstsq"])

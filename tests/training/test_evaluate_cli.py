@@ -166,12 +166,13 @@ def test_a_baseline_is_compared_on_the_same_frames(run_dir, capsys):
 def test_the_protocol_is_as_the_flags_say(run_dir):
     plain = evaluated("runs/run", "--out=plain").candidate
     flags = ("--crop=garg", "--alignment", "median", "--flip-tta", "--max-depth=10", "--min-depth", "0.5")
-    found = evaluated("runs/run", *flags)
-    name = "best-validation-garg-median-flip-to-10m-from-0.5m"
+    found = evaluated("runs/run", *flags, "--crop-of=data")
+    name = "best-validation-garg-of-data-median-flip-to-10m-from-0.5m"
     assert found.directory.name == name
     protocol = found.candidate.protocol
     assert (protocol["crop"], protocol["alignment"], protocol["flip_tta"]) == ("garg", "median", True)
     assert (protocol["min_depth"], protocol["max_depth"]) == (0.5, 10)
+    assert (protocol["crop_of"], plain.protocol["crop_of"]) == ("data", "frame")
     assert found.candidate.ranges[-1]["range"] == "[3, 10) m"
     assert sum(r["valid"] for r in found.candidate.frames) < sum(r["valid"] for r in plain.frames)
 
@@ -180,8 +181,8 @@ def test_other_data(run_dir, folder_of_frames, caplog):
     with caplog.at_level(logging.INFO, "depthloss"):
         found = evaluated("runs/run", "--data", folder_of_frames, "--datasets.validation.limit", "1")
     assert f"--data {folder_of_frames}: read as an rgbd-folder" in caplog.text
-    assert [row["name"] for row in found.candidate.frames] == ["0"]
     assert [m for m in caplog.messages if m.startswith("validation: rgbd-folder, 1 frame, 72x40; depth ")]
+    assert [row["name"] for row in found.candidate.frames] == ["0"]
     assert found.candidate.samples[0].prediction.shape == (40, 72)
     assert found.directory.name == "best-validation-frames-limit-1"
     network = evaluated("runs/run", "--data", folder_of_frames, "--resolution=network").candidate

@@ -24,7 +24,7 @@ from depthloss.training.data.summary import log_summary
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.load import Run, build_data, load_run
 from depthloss.training.evaluation.page import write_page
-from depthloss.training.evaluation.protocol import Alignment, Crop, Protocol
+from depthloss.training.evaluation.protocol import Alignment, Crop, CropOf, Protocol
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
 from depthloss.training.files import check_folder
@@ -143,6 +143,12 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("--crop", type=Crop, default="none", help="part of the image that counts")
     parser.add_argument(
+        "--crop-of",
+        type=CropOf,
+        default="frame",
+        help="what --crop is a share of: the stored frame, or what the data set's own crop leaves of it",
+    )
+    parser.add_argument(
         "--alignment", type=Alignment, default="none", help="of each prediction to its ground truth"
     )
     parser.add_argument(
@@ -204,6 +210,7 @@ def _protocol(options: Namespace, run: Run) -> Protocol:
             min_depth=params.min_depth if options.min_depth is None else options.min_depth,
             max_depth=params.max_depth if options.max_depth is None else options.max_depth,
             crop=options.crop,
+            crop_of=options.crop_of,
             alignment=options.alignment,
             flip_tta=options.flip_tta,
             resolution=options.resolution.replace("-", " "),
@@ -219,7 +226,9 @@ def _out(options: Namespace, overrides: list[str], run: Run, other: Run | None, 
     words = [run.path.stem, run.split, Path(options.data).name if options.data else ""]
     for flag, _, value in (override.partition("=") for override in overrides):
         words.append(re.sub(r"[^\w.]+", "-", f"{flag.rpartition('.')[2]}-{Path(value).name}").strip("-"))
-    words += [getattr(protocol, key) for key in ("crop", "alignment") if getattr(protocol, key) != "none"]
+    of = "-of-data" if protocol.crop_of == "data" else ""
+    words += [f"{protocol.crop}{of}"] * (protocol.crop != "none")
+    words += [protocol.alignment] * (protocol.alignment != "none")
     words += ["flip"] * protocol.flip_tta + ["network-size"] * (protocol.resolution == "network")
     words += [f"to-{protocol.max_depth:g}m"] * (protocol.max_depth != run.cfg.model.params.max_depth)
     words += [f"from-{protocol.min_depth:g}m"] * (protocol.min_depth != run.cfg.model.params.min_depth)

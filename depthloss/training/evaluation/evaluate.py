@@ -30,7 +30,7 @@ from depthloss.training.evaluation.metrics import (
     pixel_vector,
     valid_pixels,
 )
-from depthloss.training.evaluation.protocol import Protocol, crop_mask
+from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
 from depthloss.training.report import Sample
 
@@ -89,6 +89,7 @@ def evaluate(
     frames = _Frames(dataset, tuple(image_shape or dataset.image_shape), protocol.resolution, use_input)
     strata = StratifiedMetrics(protocol.bounds, dataset.class_names)
     rows: list[Row] = []
+    cut = 0
     loader = DataLoader(frames, batch_size, num_workers=num_workers, collate_fn=_collate)
     was_training = isinstance(model, nn.Module) and model.training
     if was_training:
@@ -98,12 +99,18 @@ def evaluate(
             for batch in loader:
                 for truth, depth in _predictions(model, batch, protocol.flip_tta, device):
                     rows.append(_measure(truth, depth, protocol, strata)[0])
+                    cut += crop_reaches_out(protocol, *truth["depth"].shape, truth["window"])
                 bar.update(len(batch["truths"]))
         shown = choose_frames(rows) if show is None else list(show)
         samples = [_sample(model, frames, index, protocol, device) for index in shown]
     finally:
         if was_training:
             model.train()
+    if cut:
+        log.warning(
+            "%s: crop %s reaches beyond what the data set's own crop leaves, in %d of %d images",
+            name or "evaluation", protocol.crop, cut, len(rows),
+        )  # fmt: skip
     dense = sum(any(key in row for key in EDGE_METRICS) for row in rows)
     images = sum(row["valid"] > 0 for row in rows)
     if protocol.edges and dense < images:
@@ -191,6 +198,7 @@ class _Frames(Dataset):
         if self.use_input and small.input_depth is not None:
             item["input_depth"] = _tensor(small.input_depth)[None]
         maps = {"depth": _tensor(truth.depth), "name": self.dataset.name(index), "index": index}
+        maps["window"] = truth.window
         if truth.mask is not None:
             maps["mask"] = _tensor(truth.mask)
         if truth.classes is not None:
@@ -233,7 +241,7 @@ def _measure(
     """Return the row of a frame, the prediction as it was compared, and the pixels that counted."""
     gt = truth["depth"].to(depth.device)
     valid = valid_pixels(gt, protocol.min_depth, protocol.max_depth)
-    for keep in (truth.get("mask"), crop_mask(protocol.crop, *gt.shape)):
+    for keep in (truth.get("mask"), crop_mask(protocol, *gt.shape, truth["window"])):
         if keep is not None:
             valid = valid & keep.to(gt.device)
     row = {"name": truth["name"], "index": truth["index"], "valid": int(valid.sum())}

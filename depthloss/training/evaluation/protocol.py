@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from depthloss.training.data.transforms import Window
+
 Crop = Literal["none", "garg", "eigen"]
+CropOf = Literal["frame", "data"]
 Alignment = Literal["none", "median", "lstsq"]
 Resolution = Literal["ground truth", "network"]
 
@@ -28,6 +32,8 @@ class Protocol:
         min_depth: in metres, > 0; ground truth counts strictly above it, predictions are clamped to it.
         max_depth: in metres; ground truth counts strictly below it, predictions are clamped to it.
         crop: part of the image that counts: "garg" or "eigen" as on KITTI, or "none", all of it.
+        crop_of: what `crop` is a share of where the data set crops its frames: "frame", the stored frame, as
+            the crop was published; "data", what the data set's own crop leaves.
         alignment: of each image's prediction to its ground truth, before the clamp. "median" multiplies depth
             by the ratio of the medians; "lstsq" fits scale and shift of inverse depth by least squares.
         flip_tta: whether the prediction is the mean, in inverse depth, with that of the mirrored image.
@@ -51,11 +57,13 @@ class Protocol:
     ranges: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 10.0)
     edges: bool = True
     edge_ratio: float = 1.1
+    crop_of: CropOf = "frame"
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_depths(self.min_depth, self.max_depth)
-        for name, choices in (("crop", Crop), ("alignment", Alignment), ("resolution", Resolution)):
+        named = {"crop": Crop, "crop_of": CropOf, "alignment": Alignment, "resolution": Resolution}
+        for name, choices in named.items():
             if (value := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         low = tuple(float(x) for x in self.ranges)
@@ -73,9 +81,10 @@ class Protocol:
 
     def text(self) -> str:
         """Return the protocol as one line."""
+        of = {"frame": "stored frame", "data": "data set's crop"}[self.crop_of]
         parts = [
             f"{self.min_depth:g} m < gt < {self.max_depth:g} m, prediction clamped to it",
-            f"crop {self.crop}",
+            f"crop {self.crop}" + ("" if self.crop == "none" else f" of the {of}"),
             {
                 "none": "no alignment",
                 "median": "each image aligned by its median",
@@ -108,11 +117,44 @@ def range_name(low: float, high: float) -> str:
     return f"[{low:g}, {high:g}) m"
 
 
-def crop_mask(crop: str, height: int, width: int, device: torch.device | str | None = None) -> Tensor | None:
-    """Return the pixels of a crop, bool [H, W], or None for "none"; bounds are rounded down."""
-    if crop == "none":
+def crop_mask(protocol: Protocol, height: int, width: int, window: Window | None = None) -> Tensor | None:
+    """Return the pixels of a protocol's crop; its bounds are rounded down.
+
+    Args:
+        protocol: has the crop.
+        height: of the image, in pixels.
+        width: likewise.
+        window: what the image is of the stored frame; None = all of it.
+
+    Returns:
+        bool [H, W], or None if every pixel counts.
+    """
+    bounds = _crop_bounds(protocol, height, width, window)
+    if bounds is None:
         return None
-    top, bottom, left, right = CROPS[crop]
-    mask = torch.zeros(height, width, dtype=torch.bool, device=device)
-    mask[int(top * height) : int(bottom * height), int(left * width) : int(right * width)] = True
+    top, bottom, left, right = (max(0, bound) for bound in bounds)
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
     return mask
+
+
+def crop_reaches_out(protocol: Protocol, height: int, width: int, window: Window | None = None) -> bool:
+    """Return whether a part of the crop lies outside of an image; see `crop_mask`."""
+    top, bottom, left, right = _crop_bounds(protocol, height, width, window) or (0, height, 0, width)
+    return top < 0 or left < 0 or bottom > height or right > width
+
+
+def _crop_bounds(
+    protocol: Protocol, height: int, width: int, window: Window | None
+) -> tuple[int, ...] | None:
+    """Rows from, rows to, columns from, columns to, in pixels of the image."""
+    if protocol.crop == "none":
+        return None
+    if window is None or protocol.crop_of == "data":
+        window = Window((height, width), (0, height), (0, width))
+    spans = (window.rows, window.rows, window.columns, window.columns)
+    frame, image = (window.shape[0], window.shape[0], *[window.shape[1]] * 2), (height, height, width, width)
+    return tuple(
+        math.floor((share * total - start) * (size / (stop - start)))
+        for share, total, (start, stop), size in zip(CROPS[protocol.crop], frame, spans, image, strict=True)
+    )
