@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 import depthloss
@@ -84,12 +86,12 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
         option = input_option(cfg, split)
         if takes:
             log.info(
-                "datasets.%s has no sparse depth for the network's sparse branch: RGB alone; set %s, or "
+                "datasets.%s has no sparse depth for the network's sparse branch: RGB alone; set %s"
                 "model.depth_net.sparse_branch: false",
-                split, option,
+                split, f"{option}, or " if option else "",
             )  # fmt: skip
             continue
-        brings, fix = "it brings input_depth", f"{option}: null"
+        brings, fix = "it brings input_depth", f"{option}: null" if option else None
         sparsity = "datasets.augmentation.sparsity"
         if dataset.train and dataset.augmentation.sparsity.simulate:
             brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.simulate: false"
@@ -97,11 +99,56 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
             brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.eval_density: null"
         raise ConfigError(
             f"datasets.{split}: {brings} and model.depth_net.sparse_branch is false; "
-            f"set {fix}, or sparse_branch: true"
+            f"set {f'{fix}, or ' if fix else ''}sparse_branch: true"
         )
 
 
-def input_option(cfg: Namespace, split: str) -> str:
-    """Return the key that says where the data set of a split has its sparse input depth."""
+def check_last_batch(cfg: Namespace, data: DepthData, model: SemiSupCompletionModel, processes: int) -> None:
+    """Check that the network can train on the smallest batch of an epoch, if that is a single image.
+
+    A batch norm that gets one value per channel, as after global pooling, has nothing to normalise.
+
+    Args:
+        cfg: the configuration.
+        data: its data.
+        model: what will be trained, on the CPU.
+        processes: that share the training set.
+
+    Raises:
+        ConfigError: there is no batch, or such a batch norm.
+    """
+    section, total, shape = cfg.datasets.train, len(data.datasets["train"]), list(cfg.datasets.image_shape)
+    whole, rest = divmod(-(-total // processes), section.batch_size)
+    if section.drop_last and not whole:
+        raise ConfigError(
+            f"datasets.train.drop_last: nothing is left of {total} images in batches of {section.batch_size}"
+            f"{f' on {processes} processes' if processes > 1 else ''}; use a smaller batch_size, or false"
+        )
+    limit, batches = cfg.trainer.limit_train_batches, whole + bool(rest)
+    taken = batches if limit is None else int(batches * limit) if isinstance(limit, float) else limit
+    short = rest == 1 and taken >= batches and not section.drop_last
+    if not (section.batch_size == 1 or short) or (cfg.trainer.sync_batchnorm and processes > 1):
+        return
+    net = copy.deepcopy(model.depth_net).train()
+    sparse = torch.zeros(1, 1, *shape) if data.datasets["train"].gives_input else None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            net(torch.zeros(1, 3, *shape), sparse)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        if short:
+            what, fix = f"the last batch has 1 of {total} images", "set drop_last: true, another batch_size"
+        else:
+            what, fix = "a batch has 1 image", "set batch_size to 2 or more"
+        raise ConfigError(
+            f"datasets.train: {what}, which leaves a batch norm of the network one value per channel at "
+            f"datasets.image_shape {shape}; {fix}, or a larger image_shape"
+        ) from error
+
+
+def input_option(cfg: Namespace, split: str) -> str | None:
+    """Return the key that says where the data set of a split has its sparse input depth, if there is one."""
     known = dataset_options(getattr(cfg.datasets, split).dataset)
-    return f"datasets.{split}.{next(key for key in known if key.startswith('input_depth'))}"
+    option = next((key for key in known if key.startswith("input_depth")), None)
+    return f"datasets.{split}.{option}" if option else None

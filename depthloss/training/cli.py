@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from depthloss.training.build import build_model, check_input
+from depthloss.training.build import build_model, check_input, check_last_batch
 from depthloss.training.checkpoints import NO_ROOM, CheckpointError, chain, reason, remove_unfinished
 from depthloss.training.config import LAST, ConfigError
 from depthloss.training.data import DataError
@@ -199,6 +199,7 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
         if checkpoint:
             set_aside_damaged(checkpoint)
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
+    check_last_batch(cfg, data, module.model, trainer.world_size)
     with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir)):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     if "test" in data.datasets:

@@ -156,6 +156,21 @@ class DatasetConfig:
 
 
 @dataclasses.dataclass
+class TrainingSetConfig(DatasetConfig):
+    """The data set of the training; takes every option of the chosen one as well.
+
+    Args:
+        dataset: name of the data set, such as synthetic or rgbd-folder.
+        path: where its files lie.
+        batch_size: samples per step, on each device.
+        num_workers: processes that load.
+        drop_last: leave out the last batch of an epoch if it is smaller than the others.
+    """
+
+    drop_last: bool = False
+
+
+@dataclasses.dataclass
 class CheckpointConfig:
     """What is kept, beside last.ckpt and the one before it, previous.ckpt.
 
@@ -227,7 +242,7 @@ TRAINER_DEFAULTS = {
 # With their defaults; the first field is the one that chooses.
 OPEN_SECTIONS: dict[str, Any] = {
     "model.loss": LossConfig(),
-    "datasets.train": DatasetConfig("synthetic", batch_size=4),
+    "datasets.train": TrainingSetConfig("synthetic", batch_size=4),
     "datasets.validation": DatasetConfig(),  # "synthetic" where the training set is
     "datasets.test": DatasetConfig(),
 }

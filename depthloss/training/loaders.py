@@ -116,6 +116,7 @@ class DepthData(L.LightningDataModule):
             sampler=sampler,
             num_workers=section.num_workers,
             persistent_workers=section.num_workers > 0,
+            drop_last=split == "train" and section.drop_last,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
@@ -149,7 +150,7 @@ def build_split(split: str, section: DatasetConfig, **common: Any) -> Dataset:
     Raises:
         ConfigError: it cannot be built.
     """
-    extra = options(section, "dataset", "path", "batch_size", "num_workers")
+    extra = options(section, "dataset", "path", "batch_size", "num_workers", "drop_last")
     if section.path is not None:
         extra["path"] = section.path
     try:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,27 @@ from depthloss.training.data import Augmentation, dataset_options
 from depthloss.training.flags import EPILOG, OTHER_FLAGS, SHORT_FLAGS
 
 log = logging.getLogger("depthloss.training")
+
+
+# How values are written that people often write otherwise, by the last part of their key.
+SPELLINGS = {
+    "image_shape": "[H, W], such as [192, 320]",
+    "path": "one folder, such as data/frames",
+    "split": "one file, such as splits/train.txt",
+    "crop": "[y, height, x, width], such as [-352, 0, 0.5, 1216]",
+    "names": "[NAME, NAME, ...]",
+}
+
+
+def _value_error(message: str) -> str:
+    """Return what is wrong with a value, from the parser's message on one line."""
+    found = re.fullmatch(r'Parser key "([\w.]+)": .*(?:Got|Given) value: (.*)', message)
+    spelling = SPELLINGS.get(found[1].rpartition(".")[2]) if found else None
+    if spelling:
+        return f"{found[1]}: write it as {spelling}; got {found[2]}"
+    return message + (
+        "; in a YAML file, a text that looks like a number needs quotes" if "<class 'str'>" in message else ""
+    )
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -134,11 +156,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     try:
         parsed = parser.parse_args(arguments, namespace=parser.parse_object(tree))
     except ArgumentError as error:
-        message, hint = (
-            " ".join(str(error).split()),
-            "; in a YAML file, a text that looks like a number needs quotes",
-        )
-        raise ConfigError(message + (hint if "<class 'str'>" in message else "")) from error
+        raise ConfigError(_value_error(" ".join(str(error).split()))) from error
     text = parser.dump(parsed, skip_unset=False)
     parsed.pop("config", None)
     try:

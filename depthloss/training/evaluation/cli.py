@@ -256,9 +256,10 @@ def _input(name: str, run: Run, candidate: Run, data: DepthDataset) -> tuple[boo
         return True, "RGB and sparse depth"
     if run.takes_input is None:
         return False, "RGB alone"
+    option = input_option(candidate.cfg, candidate.split)
     log.warning(
-        "%s: the network has a sparse branch and the data no sparse depth: it gets RGB alone; set --%s",
-        name, input_option(candidate.cfg, candidate.split),
+        "%s: the network has a sparse branch and the data no sparse depth: it gets RGB alone%s",
+        name, f"; set --{option}" if option else "",
     )  # fmt: skip
     return False, "RGB alone, without the sparse depth that it can take"
 
