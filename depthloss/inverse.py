@@ -21,7 +21,7 @@ def to_inverse_depth(depth: Tensor, mask: Tensor | None = None) -> Tensor:
         pixels is 0.
 
     Raises:
-        TypeError: `depth` is not a tensor.
+        TypeError: `depth` or `mask` is not a tensor.
         ValueError: `depth` is not floating point, or `mask` has another shape.
     """
     return _reciprocal("depth", depth, mask)
@@ -43,7 +43,7 @@ def to_depth(inverse_depth: Tensor, mask: Tensor | None = None) -> Tensor:
         invalid pixels is 0.
 
     Raises:
-        TypeError: `inverse_depth` is not a tensor.
+        TypeError: `inverse_depth` or `mask` is not a tensor.
         ValueError: `inverse_depth` is not floating point, or `mask` has another shape.
     """
     return _reciprocal("inverse_depth", inverse_depth, mask)
@@ -57,8 +57,10 @@ def _reciprocal(name: str, x: Tensor, mask: Tensor | None) -> Tensor:
     inverse = x.detach().reciprocal()
     valid = (inverse > 0) & (inverse < torch.inf)
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a torch.Tensor or None; got {type(mask).__name__}")
         if mask.shape != x.shape:
             raise ValueError(f"mask must have the shape of {name}; got {tuple(mask.shape)}, {tuple(x.shape)}")
-        valid &= mask != 0
+        valid = valid & (mask != 0)  # Not in place: under vmap the mask alone may be batched.
     # Selected before the division too: 0 · Inf in its gradient would be NaN.
     return torch.where(valid, torch.where(valid, x, 1.0).reciprocal(), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,9 @@ def test_back_and_forth():
     assert torch.autograd.gradgradcheck(dl.to_inverse_depth, (depth + 0.1).requires_grad_())
     compiled = torch.compile(dl.to_inverse_depth, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(depth, depth > 9), dl.to_inverse_depth(depth, depth > 9))
+    masks = torch.stack((depth > 9, depth > 20))
+    of_masks = torch.vmap(dl.to_inverse_depth, in_dims=(None, 0))(depth, masks)
+    assert torch.equal(of_masks, torch.stack([dl.to_inverse_depth(depth, mask) for mask in masks]))
 
 
 @both
@@ -41,6 +45,8 @@ def test_what_does_not_fit_is_refused(convert):
     name = "depth" if convert is dl.to_inverse_depth else "inverse_depth"
     with pytest.raises(TypeError, match=f"^{name} must be a torch.Tensor; got list"):
         convert([1.0])
+    with pytest.raises(TypeError, match="^mask must be a torch.Tensor or None; got ndarray"):
+        convert(torch.ones(2), np.ones(2))
     with pytest.raises(ValueError, match=f"^{name} must be floating point, convert integers with .float"):
         convert(torch.ones(2, 2, dtype=torch.int32))
     with pytest.raises(ValueError, match=rf"^mask must have the shape of {name}; got \(2,\), \(2, 2\)"):
