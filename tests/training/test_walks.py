@@ -9,9 +9,10 @@ from PIL import Image
 
 from depthloss.training.data import DataError, build_dataset, read_rgb, write_depth_png, write_rgb
 from depthloss.training.data.convert import main as convert
+from depthloss.training.data.folder import RGBDFolder
 from depthloss.training.data.listing import Lookup, by_name, walk
 
-from .strangers import COMMON, LAYOUTS, frames, make, warnings
+from .strangers import COMMON, LAYOUTS, frames, make, rgbd, warnings
 
 every_data_set = pytest.mark.parametrize("name", LAYOUTS)
 
@@ -251,3 +252,23 @@ def test_damaged_exif_is_none(tmp_path):
     pixels = np.zeros((4, 6, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=b"Exif\0\0no tiff at all")
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.jpg", (4, 6)), pixels)
+
+
+def test_exif_that_cannot_be_written_again_still_turns_the_picture(tmp_path):
+    upright = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    # A TIFF header, and two entries: a width that is a text, and orientation 6.
+    entries = b"\0\x01\x02\0\x04\0\0\0abc\0", b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    exif = b"II*\0\x08\0\0\0\x02\0" + b"".join(entries) + b"\0\0\0\0"
+    Image.fromarray(stored(upright, 6)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png", (4, 6)), upright)
+
+
+def test_pictures_of_another_format_are_read_by_their_own_reader(tmp_path):
+    class Halved(RGBDFolder):
+        def files(self, index):
+            files = super().files(index)
+            return {"depth": files["depth"], "rgb": (files["rgb"][0], lambda file: read_rgb(file) // 2)}
+
+    rgbd(tmp_path, folders=("depth",))
+    plain, own = (kind(path=tmp_path, **COMMON) for kind in (RGBDFolder, Halved))
+    np.testing.assert_array_equal(own.load(0).rgb, plain.load(0).rgb // 2)

@@ -131,8 +131,9 @@ class FileDataset(StoredDataset):
 
     def _inspect(self, index: int) -> tuple[Frame | None, list[str]]:
         masks = self.class_files(index)
-        (_, (picture, _)), *others = self._map_files(index).items()
-        todo = [(part, *entry) for part, entry in others]
+        files = dict(self._map_files(index))
+        picture, read_picture = files.pop("rgb")
+        todo = [(part, *entry) for part, entry in files.items()]
         todo += [(k, file, read_mask) for k, group in enumerate(masks) for file in group]
         parts: list[tuple[str | int, Path, np.ndarray]] = []
         faults: list[str] = []
@@ -144,7 +145,8 @@ class FileDataset(StoredDataset):
         # Last, as the depth map tells which way up it is.
         depth = next((array for part, _, array in parts if part == "depth"), None)
         try:
-            rgb = read_rgb(picture, None if depth is None else depth.shape)
+            turned = read_picture is read_rgb and depth is not None
+            rgb = read_rgb(picture, depth.shape) if turned else read_picture(picture)
         except DataError as error:
             return None, [str(error), *faults]
         parts.insert(0, ("rgb", picture, rgb))

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 logger = logging.getLogger("depthloss.data")
 
@@ -26,6 +26,13 @@ _NO_FILES = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
+# By the EXIF orientations that exchange height and width: what shows the picture as it is meant.
+_TURNS = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _COLOUR_MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr")
 # What Pillow raises for damaged files: zlib and chunk faults surface as OSError, SyntaxError or ValueError.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -113,7 +120,7 @@ def _oriented(path: str | Path, image: Image.Image, shape: tuple[int, int] | Non
             "an image without one",
             "turn its pixels as EXIF says, or remove the tag, whichever shows it as the depth map is",
         )
-    return image if stored == shape else ImageOps.exif_transpose(image)
+    return image if stored == shape else image.transpose(_TURNS[orientation])
 
 
 def _orientation(image: Image.Image) -> int:
