@@ -34,6 +34,7 @@ SPELLINGS = [
     "{stem}{suffix} depth/other.png 721.5377",
     "{stem}{suffix}\tdepth/other.png\t721.5377",
     "{stem}{suffix},depth/other.png",
+    "{stem}{suffix} " + "0.25 " * 60 + "depth/other.png",  # longer than a name can be
     "  {stem}{suffix}  # held out",
     "{root}/{stem}{suffix}",
     "{windows}{suffix}",
@@ -147,6 +148,12 @@ def test_lines_have_their_numbers(tmp_path):
     assert [resolve("", text, "", known.get) for text in ("a b", "c d", "a c", '"a b" c', '"c', "'c' d")] == [
         *(1, 2, None, 1, None, 2)
     ]
+
+
+def test_a_line_longer_than_any_path_is_not_tried_at_every_gap():
+    tried = []
+    assert resolve("", "a " * 100_000, "", tried.append) is None
+    assert len(tried) == 2048 and max(map(len, tried)) < 4096
 
 
 # ---- other lists

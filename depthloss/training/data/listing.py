@@ -197,7 +197,7 @@ class Lookup:
 
     def _list(self, folder: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        if (self.root / folder).is_dir():
+        if os.path.isdir(self.root / folder):  # Path.is_dir raises where columns make a name too long.
             for file in entries(self.root / folder)[1]:
                 stem, suffix = posixpath.splitext(file)
                 found.setdefault(stem, []).append(suffix)

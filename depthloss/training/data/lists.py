@@ -13,6 +13,7 @@ from depthloss.training.data.io import check_file, fault
 
 _QUOTED = re.compile(r"""(["'])(.+?)\1(?=[\s,;]|$)""")
 _BETWEEN = re.compile(r"[\s,;]+")  # columns
+_LONGEST = 4096  # characters of a path; no file has a longer one
 
 
 class Line(NamedTuple):
@@ -118,11 +119,11 @@ def resolve(where: str, text: str, what: str, find: Callable[[str], str | None])
     Raises:
         DataError: with and without its next column, the name is that of a frame.
     """
-    if (whole := find(text)) is not None:
+    if len(text) <= _LONGEST and (whole := find(text)) is not None:
         return whole
     if quoted := _QUOTED.match(text):
         return find(quoted[2])
-    found = (find(text[: gap.start()]) for gap in _BETWEEN.finditer(text))
+    found = (find(text[: gap.start()]) for gap in _BETWEEN.finditer(text, 0, _LONGEST))
     names = list(dict.fromkeys(name for name in found if name is not None))
     if len(names) > 1:
         got = f"{text!r}, which may be {' or '.join(map(repr, names))}"
