@@ -197,4 +197,4 @@ def test_the_lists_of_tum(tmp_path, encoding, form, caplog):
     }
     one, other = ("rgb.txt", "depth.txt") if form == "lists" else ["associations.txt"] * 2
     lost = f"line 4 of {one}: rgb/c, line 4 of {other}: depth/c.png"
-    assert warnings(caplog) == [f"{tmp_path}: no file for 2 of 6 lines: {lost}"]
+    assert warnings(caplog) == [f"{tmp_path}: no file for 2 of 6 names: {lost}"]

@@ -157,7 +157,7 @@ def find_tum(
                 "raise --max-difference",
             )
     if lost := [file for pair in pairs for file in pair if not file.found]:
-        logger.warning("%s: no file for %d of %d lines: %s", source, len(lost), 2 * len(pairs), some(lost))
+        logger.warning("%s: no file for %d of %d names: %s", source, len(lost), 2 * len(pairs), some(lost))
     stems = [split_suffix(Path(rgb.name).name, RGB_SUFFIXES)[0] for rgb, _ in pairs]
     frames = {
         stem: {"depth": source / depth.name, "rgb": source / rgb.name}
