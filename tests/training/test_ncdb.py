@@ -72,6 +72,15 @@ def test_entries_may_be_absolute_or_image_paths(tmp_path):
     assert names(build(tmp_path, split="mine.json", offset=1, stride=2)) == [second]
 
 
+def test_a_png_is_preferred_where_an_entry_names_no_suffix(tmp_path):
+    first = next(iter(ncdb(tmp_path)))
+    for picture in list(tmp_path.rglob("image_*/*.png")):
+        picture.with_name(picture.name.replace(".png", ".jpg")).write_bytes(b"")
+    root = str(tmp_path / first.rsplit("/", 1)[0])
+    split = write_split(tmp_path, [{"dataset_root": root, "new_filename": "170000.5"}])
+    assert build(tmp_path, split=split).frame(0).rgb.shape == (*SHAPE, 3)
+
+
 def test_the_first_folder_of_depth_maps_wins_in_each_sequence(tmp_path):
     written = ncdb(tmp_path, depth_folder="new_depth_maps")
     sequences = [name.rsplit("/", 1)[0] for name in list(written)[:2]]

@@ -173,7 +173,7 @@ class NCDB(FileDataset):
         """The suffixes of a map of all frames, which must be there."""
         suffixes, missing = [], []
         for i, frame in enumerate(frames):
-            name, first = self._name(part, i), frame.suffix if part == "rgb" else ""
+            name, first = self._name(part, i), (frame.suffix or ".png") if part == "rgb" else ""
             suffix = lookup.suffix(name, RGB_SUFFIXES if part == "rgb" else PNG, first)
             if suffix is None:
                 missing.append(Listed(f"{name}{first or '.png'}", f"entry {frame.number} of {split}", False))
