@@ -24,10 +24,12 @@ from torch import Tensor
 
 from .reference.statistics import working_dtype
 from .spec import SPECS, LossSpec
+from .transforms import unreadable
 
 _NO_SECOND_DERIVATIVE = (
     "backend={name!r} has no second derivatives (create_graph=True): use backend='reference' for this loss"
 )
+_UNREADABLE = "backend={name!r} cannot read grad_output, {reason}: use backend='reference' for this loss"
 
 
 @functools.cache
@@ -69,6 +71,8 @@ class _Loss(torch.autograd.Function):
     def backward(ctx, grad_output, _):
         if grad_output is None:
             return (None,) * (5 + len(ctx.log_var_dtypes))
+        if reason := unreadable(grad_output):
+            raise RuntimeError(_UNREADABLE.format(name=ctx.call.backend, reason=reason))
         inputs = (ctx.call, ctx.needs_input_grad[0], grad_output, *ctx.saved_tensors[:6])
         # With create_graph=True the gradient gets a node that says why it has no gradient of its own.
         grad, log_vars = (

@@ -16,11 +16,13 @@ from types import ModuleType
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from . import fused, reference
+from . import fused, reference, transforms
 from .reference.pyramid import bilinear, nearest
 from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
+from .transforms import plain
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "convert",
     "evaluate",
     "nearest",
+    "plain",
     "select",
     "use_backend",
     "valid_pixels",
@@ -41,8 +44,10 @@ __all__ = [
 
 BACKENDS = ("triton", "cpu", "reference")
 _FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
+_GT_GRADIENT = "gt requires a gradient, which only the reference backend computes; detach gt"
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_MASK = (type(None), Tensor)
 _override: str | None = None
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
@@ -106,39 +111,50 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-def _choose(requested: str, device: str, backends: frozenset[str], gt_requires_grad: bool) -> str:
-    """The backend to run, loaded. A function of constants only: a compiled graph holds its answer."""
+def choose(requested: str, device: str, backends: frozenset[str], obstacle: str) -> tuple[str, str]:
+    """The backend that runs a loss, loaded, and why that one. Where the reference runs instead of a fused
+    backend, it is said once.
+
+    A function of constants (and of the active transform) only: a compiled graph holds its answer.
+
+    Args:
+        requested: ``"auto"`` or a backend.
+        device: type of the device of the tensors.
+        backends: the fused backends that run this loss.
+        obstacle: why no fused backend can read these tensors, or "".
+
+    Raises:
+        RuntimeError: the backend asked for cannot run, with the reason.
+    """
     if requested == "reference":
-        return requested
+        return requested, "it was asked for by name"
     explicit = requested != "auto"
     name = requested if explicit else _FUSED_FOR_DEVICE.get(device)
     if name is None:
         reason = f"there is no fused backend for {device!r} tensors"
     elif name not in backends:
-        if not explicit:
-            return "reference"  # By contract this loss has no fused form here.
         reason = "this loss has no fused form on it"
     else:
         reason = _load(name)[1]
         if not reason and device not in _loaded[name].DEVICES:
             reason = f"pred lies on {device!r}"
-        if not reason and gt_requires_grad:
-            reason = "gt requires a gradient, which only the reference backend computes; detach gt"
+        reason = reason or transforms.functorch() or obstacle
         if not reason:
-            return name
+            return name, "it was asked for by name" if explicit else "it is the fastest for these tensors"
     if explicit:
         raise RuntimeError(
             f"backend={name!r} cannot run: {reason}. Use backend='auto' or backend='reference'."
         )
-    what = "the fused backend" if name is None else f"backend {name!r}"
-    _say_once(f"running the reference backend, in plain PyTorch; {what} is not used: {reason}")
-    return "reference"
+    why = f"{'the fused backend' if name is None else f'backend {name!r}'} is not used: {reason}"
+    if name is None or name in backends:  # Else by contract this loss has no fused form here.
+        _say_once(f"running the reference backend, in plain PyTorch; {why}")
+    return "reference", why
 
 
 # What torch.compiler.assume_constant_result sets; calling it would import the whole compiler at import time.
 # It is
 # private: the fullgraph tests say so if torch renames it.
-_choose._dynamo_marked_constant = True
+choose._dynamo_marked_constant = True
 
 
 def _describe(tensors: dict[str, Tensor | None]) -> str:
@@ -163,40 +179,51 @@ def check_inputs(
 
     `pred`, `gt`: [B, 1, H, W] or [B, H, W], equal shapes, floating point. Masks: the same B, H, W, or None.
     """
-    tensors = {"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask}
-    for name, x in tensors.items():
-        if not isinstance(x, Tensor) and (x is not None or name in ("pred", "gt")):
-            raise TypeError(
-                f"{name} must be a torch.Tensor{' or None' if 'mask' in name else ''}; got {type(x).__name__}"
-            )
-    problem = None
-    if _image_shape(pred) is None:
-        problem = "pred must be [B, 1, H, W] or [B, H, W]"
-    elif pred.shape != gt.shape:
-        problem = "gt must have the shape of pred; losses never resize"
-    elif not {pred.dtype, gt.dtype} <= _DTYPES:
-        problem = (
+    if not (isinstance(pred, Tensor) and isinstance(gt, Tensor)) or not (
+        isinstance(mask, _MASK) and isinstance(abs_mask, _MASK)
+    ):
+        for name, x in (("pred", pred), ("gt", gt), ("mask", mask), ("abs_mask", abs_mask)):
+            kind = "torch.Tensor or None" if "mask" in name else "torch.Tensor"
+            if not isinstance(x, _MASK if "mask" in name else Tensor):
+                raise TypeError(f"{name} must be a {kind}; got {type(x).__name__}")
+    if problem := _problem(pred, gt, mask, abs_mask):
+        found = _describe({"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask})
+        raise ValueError(f"{problem}; got {found}")
+
+
+def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | None) -> str:
+    """What does not fit, or ""."""
+    shape, device, masks = pred.shape, pred.device, (("mask", mask), ("abs_mask", abs_mask))
+    if gt.device != device or any([x is not None and x.device != device for _, x in masks]):
+        return "all inputs must be on one device"
+    if len(shape) != 3 and (len(shape) != 4 or shape[1] != 1):
+        return "pred must be [B, 1, H, W] or [B, H, W]"
+    if gt.shape != shape:
+        return "gt must have the shape of pred; losses never resize"
+    if pred.dtype not in _DTYPES or gt.dtype not in _DTYPES:
+        return (
             "pred and gt must be float16, bfloat16, float32 or float64; convert integer depth with .float()"
         )
-    else:
-        for name in ("mask", "abs_mask"):
-            x = tensors[name]
-            if x is not None and _image_shape(x) != _image_shape(pred):
-                problem = (
-                    f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
-                )
-            elif x is not None and x.is_complex():
-                problem = f"{name} must be bool, uint8 or float holding 0/1"
-        if len({x.device for x in tensors.values() if x is not None}) > 1:
-            problem = "all inputs must be on one device"
-    if problem:
-        raise ValueError(f"{problem}; got {_describe(tensors)}")
+    for name, x in masks:
+        if x is not None and x.shape != shape and _image_shape(x) != _image_shape(pred):
+            return f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
+        if x is not None and x.is_complex():
+            return f"{name} must be bool, uint8 or float holding 0/1"
+    return ""
 
 
 def as_maps(x: Tensor | None) -> Tensor | None:
     """[B, 1, H, W] as [B, H, W]; anything else as it is."""
     # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
     return x.squeeze(1) if x is not None and x.dim() == 4 else x
+
+
+def _obstacle(maps: tuple[Tensor | None, ...], log_vars: Sequence[Tensor]) -> str:
+    """Why no fused backend can read (pred, gt, mask, abs_mask), or ""."""
+    saves = (maps[0].requires_grad or bool(log_vars)) and torch.is_grad_enabled()
+    if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
+        return reason
+    return _GT_GRADIENT if maps[1].requires_grad else ""
 
 
 def evaluate(
@@ -209,11 +236,12 @@ def evaluate(
     log_vars: Sequence[Tensor] = (),
     process_group: dist.ProcessGroup | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Evaluate the loss `spec` on [B, 1, H, W] or [B, H, W] inputs with the backend asked for.
 
     Returns:
-        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names.
+        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names, or None for
+        it where a transform has made it something else (`transforms.plain`).
 
     Raises:
         ValueError: inputs that do not fit, or an unknown backend.
@@ -223,13 +251,17 @@ def evaluate(
     if len(weights) != spec.num_weights:
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
-    name = _choose(_override or backend, pred.device.type, spec.fused, gt.requires_grad)
-    if spec.gt_range is not None and name != "reference":  # Kernels know it as a part of the masks.
+    maps = (pred, gt, mask, abs_mask)
+    name, _ = choose(_override or backend, pred.device.type, spec.fused, _obstacle(maps, log_vars))
+    if name == "reference":
+        if process_group is not None and (reason := transforms.differentiation()):
+            raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")
+        maps = map(transforms.saveable, map(as_maps, maps))
+        total, terms = reference.evaluate(*maps, spec, weights, log_vars, process_group)
+        return total, plain(terms)
+    if spec.gt_range is not None:  # Kernels know it as a part of the masks.
         g = as_maps(gt)
         if abs_mask is not None:
             abs_mask = valid_pixels(g, as_maps(abs_mask), gt_range=spec.gt_range)
         mask = valid_pixels(g, as_maps(mask), gt_range=spec.gt_range)
-    if name == "reference":
-        maps = (as_maps(pred), as_maps(gt), as_maps(mask), as_maps(abs_mask))
-        return reference.evaluate(*maps, spec, weights, log_vars, process_group)
     return fused.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name)

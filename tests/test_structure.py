@@ -27,6 +27,7 @@ def floor(module: str) -> str | None:
         "env": "front",
         "inverse": "front",
         "fused": "ops",
+        "transforms": "ops",
     }.get(name, name)
 
 

@@ -205,5 +205,6 @@ class DepthLoss(nn.Module):
             self.process_group,
             self.backend,
         )
+        terms = {} if terms is None else terms
         object.__setattr__(self, "_metrics", terms)  # nn.Module's own looks for parameters first: 5 µs
         return total

@@ -208,10 +208,13 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             )
             loss, terms = ops.evaluate(*maps, None, spec, weights, (), self.process_group, self.backend)
             total = loss if total is None else total + loss
+            if terms is None:
+                continue
             level = dict(zip(spec.metric_names, terms.unbind(), strict=True))
             level[f"gradient/support_{s + 1}"] = level.pop("gradient/support_1")
             del level["gradient/scale_1"]
             for name, value in level.items():
                 metrics.setdefault(name, value)
-        self.metrics = metrics | {"total_loss": total.detach()}
+        total_loss = ops.plain(total.detach())
+        self.metrics = {} if total_loss is None else metrics | {"total_loss": total_loss}
         return total

@@ -1,0 +1,98 @@
+"""What native code cannot see: transforms, tracers, dispatch modes, and tensors without memory to read.
+
+A fused backend reads and writes memory behind PyTorch's back, so nothing that PyTorch does to operations
+reaches it. The reference consists of operations, and is right under all of these.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+_NAMES = ("pred", "gt", "mask", "abs_mask")
+_NO_DISPATCH = Tensor.__torch_dispatch__
+_interpreter = _functorch.peek_interpreter_stack
+
+
+def functorch() -> str:
+    """Which transform of torch.func is active, as a reason; "" = none. Right while Dynamo traces, too."""
+    interpreter = _interpreter()
+    return "" if interpreter is None else f"torch.func's {interpreter.key().name.lower()!r} is active"
+
+
+functorch._dynamo_marked_constant = True  # As in ops: what Dynamo compiles under a transform stays under it.
+
+
+def differentiation() -> str:
+    """Which transform of torch.func or forward-mode AD is active, as a reason; "" = neither."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return functorch()
+    return "forward-mode AD is active"
+
+
+def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
+    """Why native code must not read (pred, gt, mask, abs_mask) now, or "" where it may.
+
+    Leaves out what `functorch` says, and must not be asked while Dynamo traces.
+
+    Args:
+        maps: the tensors.
+        saves: whether autograd would keep them for a backward.
+    """
+    # The usual answer first: every call of a loss pays for it.
+    if not (_len_torch_dispatch_stack() or _is_tracing() or forward_ad._current_level >= 0):
+        for x in maps:
+            if x is not None and (type(x) is not Tensor and unreadable(x) or saves and x.is_inference()):
+                break
+        else:
+            return ""
+    if _len_torch_dispatch_stack():
+        return f"the dispatch mode {type(_get_current_dispatch_mode()).__name__} is active"
+    if _is_tracing():
+        return "torch.jit.trace is recording"
+    if forward_ad._current_level >= 0:
+        return "forward-mode AD is active"
+    name = next(name for name, y in zip(_NAMES, maps, strict=True) if y is x)
+    if reason := unreadable(x):
+        return f"{name} is {reason}"
+    return (
+        f"{name} was made under torch.inference_mode(), so autograd cannot save it for the backward; "
+        "clone it, or make it under torch.no_grad()"
+    )
+
+
+def unreadable(x: Tensor) -> str:
+    """What `x` is if native code cannot read its memory, "" where it can."""
+    if _batched(x):
+        return "a batch of tensors (is_grads_batched=True, a vectorised Jacobian, or vmap)"
+    if type(x).__torch_dispatch__ is not _NO_DISPATCH:
+        return f"a {type(x).__name__}, which may have no memory of its own"
+    return ""
+
+
+def saveable(x: Tensor | None) -> Tensor | None:
+    """`x`, or where a gradient may be wanted a copy of what was made under inference mode: autograd saves no
+    such tensor.
+    """
+    if x is None or torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.is_inference()):
+        return x
+    return x.clone()
+
+
+def plain(x: Tensor) -> Tensor | None:
+    """`x` without the wrappers of torch.func, which do not outlive their transform; None where ``vmap`` has
+    made several numbers of one, and while Dynamo traces a transform.
+    """
+    if torch.compiler.is_compiling():
+        return None if functorch() else x
+    while _functorch.is_functorch_wrapped_tensor(x) and not _batched(x):
+        x = _functorch.get_unwrapped(x)
+    return None if _batched(x) else x
+
+
+def _batched(x: Tensor) -> bool:
+    """Whether ``vmap`` holds `x`, or the older one of torch.autograd."""
+    return _functorch.is_batchedtensor(x) or _functorch.is_legacy_batchedtensor(x)
