@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import logging
 import pickle
@@ -269,3 +270,47 @@ def test_metrics_are_those_of_the_last_call_and_may_be_replaced():
     assert "mine" in loss.metrics
     loss(pred, gt)
     assert "mine" not in loss.metrics
+
+
+def _gradients(loss):
+    return [term.gradient for term in loss.spec.terms if hasattr(term, "gradient")]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_term_under_the_prefix_sparse(name):
+    """A preset that is support, bilinear becomes support, average; nothing else changes."""
+    keywords = {"gradient_weight": 0.1} if name == "ssi-silog" else {}
+    plain, sparse = dl.build_loss(name, **keywords), dl.build_loss(f"sparse-{name}", **keywords)
+    expected = [
+        dataclasses.replace(g, downsample="average")
+        if (g.mask, g.downsample) == ("support", "bilinear") and g.num_scales > 1  # Level 1 is not sampled.
+        else g
+        for g in _gradients(plain)
+    ]
+    assert _gradients(sparse) == expected
+    if "gradient" not in inspect.signature(LOSSES[name]).parameters:
+        return
+    explicit = dl.GradientSpec("support", "bilinear", num_scales=3)
+    for loss in (
+        dl.build_loss(f"sparse-{name}", gradient=explicit, **keywords),
+        dl.SupervisedLoss(f"sparse-{name}", gradient=explicit, **keywords).loss_func,
+    ):
+        assert _gradients(loss) == [explicit]
+    assert _gradients(dl.build_loss(f"sparse-{name}", gradient=None, **keywords)) == expected
+    assert _gradients(dl.SupervisedLoss(f"sparse-{name}", **keywords).loss_func) == expected
+    if "num_scales" in inspect.signature(LOSSES[name]).parameters:
+        six = dl.build_loss(f"sparse-{name}", num_scales=6)
+        assert _gradients(six) == [dataclasses.replace(g, num_scales=6) for g in expected]
+        with pytest.raises(ValueError, match="num_scales=6 contradicts gradient.num_scales=3"):
+            dl.build_loss(f"sparse-{name}", num_scales=6, gradient=explicit)
+
+
+def test_the_headline_example_has_a_gradient_term():
+    """The README's first example, on 5% of the pixels."""
+    rng = torch.Generator().manual_seed(0)
+    gt = 0.1 + torch.rand(2, 1, 192, 640, generator=rng)
+    loss = dl.build_loss("sparse-scale-adaptive")
+    loss(gt * 1.2, torch.where(torch.rand(gt.shape, generator=rng) < 0.05, gt, 0.0))
+    kept = [int(loss.metrics[f"gradient/support_{k}"]) for k in range(1, 5)]
+    assert kept == [0, 0, 109, 2823]
+    assert loss.metrics["loss_sg"] > 0

@@ -233,18 +233,23 @@ def test_a_constant_error_has_no_support_gradient(density, border, downsample, b
     assert values["residual"] == 0.0 if density == 1.0 else values["residual"] > 0.2
 
 
+SPARSE_CELLS = ("scale-adaptive", "adaptive-multi-domain", "fixed-multi-domain")
+
+
 @backends
 @pytest.mark.parametrize("name", dl.available_losses())
 def test_sparse_prefix(name, backend):
     pred, gt, mask = scene()
     sparse = dl.build_loss(f"sparse-{name}")
+    # Cells of the gradient term that find sparse points; else the prefix is the mask alone.
+    cells = {"gradient": dl.GradientSpec("support", "average")} if name in SPARSE_CELLS else {}
     half = torch.rand(mask.shape, generator=torch.Generator().manual_seed(9)) < 0.8
     values = []
     # gt > 0 and finite is the mask: 0, NaN, Inf and negative values are holes.
     poison = torch.where(pred > 2.0, torch.nan, -1.0).masked_fill(pred < 1.5, torch.inf)
     for g in (torch.where(mask, gt, 0.0), torch.where(mask, gt, poison)):
         for given, valid in ((None, mask), (torch.ones_like(mask), mask), (half, mask & half)):
-            expected, expected_grad = call(dl.build_loss(name), backend, pred, g, valid)
+            expected, expected_grad = call(dl.build_loss(name, **cells), backend, pred, g, valid)
             value, grad = call(sparse, backend, pred, g, given)
             assert value == expected and torch.equal(grad, expected_grad) and math.isfinite(value)
             assert sparse.metrics["num_valid_pixels"].item() == valid.sum().item()
@@ -252,7 +257,7 @@ def test_sparse_prefix(name, backend):
     assert values[0] == values[1] != values[2]
     if name != "gradient":  # Its centre mask reads the finite values of invalid neighbours.
         assert values[3:] == values[:3]
-        assert call(dl.build_loss(name), backend, pred, gt, mask)[0] == values[0]
+        assert call(dl.build_loss(name, **cells), backend, pred, gt, mask)[0] == values[0]
 
 
 def in_range(gt: Tensor, low: float | None, high: float | None) -> Tensor:

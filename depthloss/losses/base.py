@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..spec import GradientSpec, Group, GtRange, LossSpec, Term, check_number
+from ..spec import Gradient, GradientSpec, Group, GtRange, LossSpec, Term, check_number
 
 
 def _nearest(name: object, known: Iterable[str]) -> str | None:
@@ -139,6 +140,24 @@ class DepthLoss(nn.Module):
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
         """The weights of the terms, then of the groups, at this point of the training."""
         return self._weights
+
+    def term_weights(self, progress: float | None = 0.0, epoch: int = 0) -> dict[str, float]:
+        """The factor of each term in the total at this point of the training, by its name in the metrics.
+
+        Waits for the device where the weights are learnt.
+        """
+        of_terms, bounds = self.weights(progress, epoch), self.spec.log_var_bounds
+        of_groups = of_terms[len(self.spec.terms) :]
+        if bounds is not None:
+            log_vars = [min(max(v.item(), bounds[0]), bounds[1]) for v in self.log_vars()]
+            of_groups = [0.5 * math.exp(-v) for v in log_vars]
+        groups = [w for group, w in zip(self.spec.groups, of_groups, strict=True) for _ in group.terms]
+        return {t.name: w * g for t, w, g in zip(self.spec.terms, of_terms, groups, strict=False)}
+
+    def gradient_weight(self, progress: float | None = 0.0, epoch: int = 0) -> float:
+        """The factor of the gradient term in the total at this point of the training; 0 = there is none."""
+        weights = self.term_weights(progress, epoch)
+        return sum(weights[term.name] for term in self.spec.terms if isinstance(term, Gradient))
 
     def log_vars(self) -> tuple[Tensor, ...]:
         """The learnable log-variances, one per group; empty for all but the adaptive loss."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from .aligned import AffineInvariantLoss, ScaleShiftInvariantLoss, SSITrimLoss
-from .base import DepthLoss, check_keywords, did_you_mean
+from .base import DepthLoss, check_keywords, did_you_mean, resolve_gradient
 from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
-from .scale_adaptive import SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
+from .scale_adaptive import PRESET, SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
 from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 
 _log = logging.getLogger("depthloss")
@@ -35,6 +36,11 @@ LOSSES: dict[str, type[DepthLoss]] = {
     "fixed-multi-domain": FixedMultiDomainLoss,
 }
 _ALIASES = {"abs_rel": "abs-rel"}
+# What takes the place of a preset gradient term under "sparse-": a bilinear cell looks at four of its pixels,
+# and finds next to nothing on sparse ground truth (bench/results/sparse_gradient.md).
+_SPARSE_GRADIENT = dict.fromkeys(
+    ("scale-adaptive", "adaptive-multi-domain", "fixed-multi-domain"), replace(PRESET, downsample="average")
+)
 
 
 def available_losses() -> tuple[str, ...]:
@@ -62,7 +68,8 @@ def build_loss(name: str, **kwargs: object) -> DepthLoss:
 
     Args:
         name: one of `available_losses()`, matched exactly; with the prefix ``sparse-`` only pixels with a
-            positive and finite gt are valid.
+            positive and finite gt are valid, and a gradient term that is support, bilinear by default becomes
+            support, average.
         **kwargs: keywords of the loss's class. ``scale-adaptive`` with ``alpha_schedule`` or
             ``scale_schedule`` builds ``scale-adaptive-progressive``.
 
@@ -75,6 +82,9 @@ def build_loss(name: str, **kwargs: object) -> DepthLoss:
         base = "scale-adaptive-progressive"
         _log.info("%s with a schedule builds %s%s", name, prefix, base)
     check_keywords(base, LOSSES[base], kwargs)
+    if prefix and base in _SPARSE_GRADIENT and kwargs.get("gradient") is None:
+        preset = _SPARSE_GRADIENT[base]
+        kwargs["gradient"] = resolve_gradient(None, kwargs.get("num_scales"), preset)
     loss = LOSSES[base](**kwargs)
     if prefix:
         loss.require_positive_gt()

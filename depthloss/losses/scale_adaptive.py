@@ -173,6 +173,19 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         ]
         return alpha, tuple(w / sum(raw) for w in raw)
 
+    def term_weights(self, progress: float | None = 0.0, epoch: int = 0) -> dict[str, float]:
+        """As `DepthLoss.term_weights`."""
+        alpha, shares = self.schedules(progress)
+        weights = {}
+        for s, share in enumerate(shares):
+            weights[f"scale{s}_l1"] = share * (1.0 - self.lambda_sg)
+            weights[f"scale{s}_grad"] = share * self.lambda_sg
+        return weights | {"absolute": alpha}
+
+    def gradient_weight(self, progress: float | None = 0.0, epoch: int = 0) -> float:
+        """As `DepthLoss.gradient_weight`."""
+        return self.lambda_sg
+
     def forward(
         self,
         pred: Tensor,

@@ -33,6 +33,7 @@ from depthloss.training.loaders import DepthData
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.names import did_you_mean
 from depthloss.training.resume import rows_before
+from depthloss.training.support import GradientSupport
 
 log = logging.getLogger("depthloss.training")
 
@@ -215,6 +216,7 @@ def _callbacks(cfg: Namespace, data: DepthData, run_dir: Path, checkpoint_dir: P
         *([] if cfg.trainer.enable_progress_bar is False else [bar]),
         *([] if cfg.ema.decay is None else [Averaging(cfg.ema)]),
         Pictures(run_dir, title=cfg.name),
+        GradientSupport(),
         *([LossProfiler()] if cfg.profile_loss else []),
         *checkpoint_callbacks(checkpoint_dir, **keep),
     ]
