@@ -1,6 +1,7 @@
 """Exact, fast and lean losses for depth networks."""
 
 from . import functional
+from .explanation import explain
 from .inverse import to_depth, to_inverse_depth
 from .losses import *  # noqa: F403
 from .losses import __all__ as _losses
@@ -12,6 +13,7 @@ __all__ = [
     "GradientSpec",
     "LossSpec",
     "__version__",
+    "explain",
     "functional",
     "to_depth",
     "to_inverse_depth",

@@ -28,6 +28,7 @@ from .transforms import plain
 __all__ = [
     "as_maps",
     "BACKENDS",
+    "backend_for",
     "backend_status",
     "bilinear",
     "check_backend",
@@ -226,6 +227,13 @@ def _obstacle(maps: tuple[Tensor | None, ...], log_vars: Sequence[Tensor]) -> st
     return _GT_GRADIENT if maps[1].requires_grad else ""
 
 
+def backend_for(
+    maps: tuple[Tensor | None, ...], spec: LossSpec, log_vars: Sequence[Tensor], backend: str
+) -> tuple[str, str]:
+    """`choose` for the loss `spec` of (pred, gt, mask, abs_mask)."""
+    return choose(_override or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
+
+
 def evaluate(
     pred: Tensor,
     gt: Tensor,
@@ -252,7 +260,7 @@ def evaluate(
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
     maps = (pred, gt, mask, abs_mask)
-    name, _ = choose(_override or backend, pred.device.type, spec.fused, _obstacle(maps, log_vars))
+    name, _ = backend_for(maps, spec, log_vars, backend)
     if name == "reference":
         if process_group is not None and (reason := transforms.differentiation()):
             raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")

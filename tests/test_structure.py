@@ -25,6 +25,7 @@ def floor(module: str) -> str | None:
         "version": "spec",
         "functional": "front",
         "env": "front",
+        "explanation": "front",
         "inverse": "front",
         "fused": "ops",
         "transforms": "ops",

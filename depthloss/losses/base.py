@@ -80,7 +80,8 @@ class DepthLoss(nn.Module):
 
     Attributes:
         spec: what the loss computes.
-        input_domain: ``"depth"`` (metres) or ``"inverse depth"`` (1/metre), what `pred` and `gt` hold.
+        input_domain: what `pred` and `gt` hold: ``"depth"`` (metres), ``"inverse depth"`` (1/metre) or
+            ``"either"``.
         metrics: after each call, detached 0-dim tensors under the names that each class lists.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
         process_group: if set, the loss of the joined batch of these ranks; gradients with respect to `pred`

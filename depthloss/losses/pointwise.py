@@ -14,7 +14,11 @@ def _variant(variant: str, allowed: tuple[str, ...]) -> str:
     return variant
 
 
-class L1Loss(DepthLoss):
+class _Pointwise(DepthLoss):
+    input_domain = "either"
+
+
+class L1Loss(_Pointwise):
     """Mean of |p - g| over the valid pixels of the batch. Metrics: ``l1``, ``num_valid_pixels``,
     ``total_loss``.
     """
@@ -34,7 +38,7 @@ class L1Loss(DepthLoss):
         )
 
 
-class MSELoss(DepthLoss):
+class MSELoss(_Pointwise):
     """Mean of (p - g)^2 over the valid pixels of the batch. Metrics: ``mse``, ``num_valid_pixels``,
     ``total_loss``.
     """
@@ -54,7 +58,7 @@ class MSELoss(DepthLoss):
         )
 
 
-class AbsRelLoss(DepthLoss):
+class AbsRelLoss(_Pointwise):
     """Mean of |p - g| / g over the valid pixels of the batch.
 
     Args:
@@ -79,7 +83,7 @@ class AbsRelLoss(DepthLoss):
         super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)
 
 
-class BerHuLoss(DepthLoss):
+class BerHuLoss(_Pointwise):
     """Reverse Huber: d = |p - g| where d <= c, else (d^2 + c^2)/(2c), with c = threshold * max d over the
     batch, detached.
 

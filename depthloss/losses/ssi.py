@@ -110,6 +110,7 @@ class SILogLoss(DepthLoss):
     Metrics: ``silog_component``, ``num_valid_pixels``, ``total_loss``.
     """
 
+    input_domain = "either"
     _other_names = DepthLoss._other_names | {
         "variance_focus": "lam",
         "lambd": "lam",
