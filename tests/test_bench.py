@@ -89,6 +89,7 @@ def test_the_budget_leaves_out_and_says_so(tmp_path):
     assert found == {("ssi", "all", "budget"), ("l1", "all", "budget")}
 
 
+@pytest.mark.full
 def test_the_sweep_proposes_a_row(tmp_path):
     out = tmp_path / "tune.json"
     done = run("tune.py", "--groups", "finish", "--out", out)

@@ -102,7 +102,8 @@ LOSSES = {
 # 100 valid pixels per image, or the image does not count.
 LARGER = {"ssi-trim": (2, 1, 13, 15), "ssi-trim none": (2, 1, 13, 15)}
 # Random projections of the Jacobian instead of all of it; their parts are checked entry by entry elsewhere.
-FAST = {"progressive inverse", "progressive clamped", "adaptive-multi-domain", "scale-adaptive all"}
+FAST = {"progressive inverse", "progressive clamped", "adaptive-multi-domain", "fixed-multi-domain"}
+FAST |= {"scale-adaptive all", "scale-adaptive all inverse", "ssi-silog gradient"}
 
 
 def test_every_loss_is_checked():

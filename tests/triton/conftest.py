@@ -31,8 +31,8 @@ def poisoned_memory(monkeypatch):
 @contextlib.contextmanager
 def quick_interpreter(checks_overflow: bool) -> Iterator[None]:
     """Patch Triton's language once per launch, not once per function call, leave out the checks of integer
-    overflow, look a dtype up instead of writing the table of all, and broadcast nothing to its own shape:
-    together two thirds of the interpreter's time.
+    overflow, keep types instead of making them again, and broadcast nothing to its own shape: together two
+    thirds of the interpreter's time.
     """
     interpreter = pytest.importorskip("triton.runtime.interpreter", reason="these tests need Triton")
     patch_lang, builder = interpreter._patch_lang, interpreter.interpreter_builder
@@ -67,8 +67,17 @@ def quick_interpreter(checks_overflow: bool) -> Iterator[None]:
             return lhs, rhs
         return broadcast(self, lhs, rhs)
 
+    block_type, block_types = interpreter.tl.block_type, {}
+
+    def with_element_ty(self, scalar):
+        key = scalar.name, *self.shape.values
+        if key not in block_types:
+            block_types[key] = block_type(scalar, self.shape)
+        return block_types[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang", patch_once)
+        patch.setattr(block_type, "with_element_ty", with_element_ty)
         patch.setattr(interpreter, "_get_np_dtype", look_up)
         patch.setattr(semantic, "broadcast_impl_value", broadcast_unless_equal)
         patch.setattr(builder, "options", dataclasses.replace(options, sanitize_overflow=checks_overflow))
