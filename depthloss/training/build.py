@@ -14,6 +14,7 @@ from depthloss.training.config import NETWORKS, OF_PARAMS, ConfigError, options
 from depthloss.training.data import dataset_options
 from depthloss.training.loaders import DepthData
 from depthloss.training.models import SemiSupCompletionModel
+from depthloss.training.networks import check_shape, keywords, network_class, takes_input, where
 
 log = logging.getLogger("depthloss.training")
 
@@ -31,10 +32,13 @@ def build_model(cfg: Namespace, pretrained: bool = True) -> SemiSupCompletionMod
     name = network.pop("name")
     if not pretrained and network.get("weights"):
         network |= {"weights": None, "version": network["version"].removesuffix("pt")}
+    kind = network_class(name)
+    network |= {key: getattr(params, key) for key in ("min_depth", "max_depth") if key in keywords(kind)}
     try:
-        net = NETWORKS[name](min_depth=params.min_depth, max_depth=params.max_depth, **network)
+        net = kind(**network)
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"model.depth_net: {error}") from error
+        raise ConfigError(f"model.depth_net: {error if name in NETWORKS else where(error)}") from error
+    check_shape(net, name, cfg.datasets.image_shape)
     loss = build_loss(loss_config, params.min_depth, params.max_depth)
     wrapper = {
         key: getattr(loss_config, key) for key in ("supervised_loss_weight", "weight_rgbd", "flip_lr_prob")
@@ -79,7 +83,7 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
     Raises:
         ConfigError: a data set brings `input_depth` to a network without sparse branch.
     """
-    takes = getattr(cfg.model.depth_net, "sparse_branch", None)
+    takes = takes_input(cfg.model.depth_net)
     for split, dataset in data.datasets.items():
         if takes is None or takes == dataset.gives_input:
             continue
@@ -97,10 +101,12 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
             brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.simulate: false"
         elif not dataset.train and dataset.augmentation.sparsity.eval_density is not None:
             brings, fix = f"{sparsity} makes an input_depth", f"{sparsity}.eval_density: null"
-        raise ConfigError(
-            f"datasets.{split}: {brings} and model.depth_net.sparse_branch is false; "
-            f"set {f'{fix}, or ' if fix else ''}sparse_branch: true"
-        )
+        lacks, more = "model.depth_net.sparse_branch is false", "sparse_branch: true"
+        if not hasattr(cfg.model.depth_net, "sparse_branch"):
+            lacks, more = f"the forward of {cfg.model.depth_net.name} has no argument input_depth", None
+        fixes = ", or ".join(filter(None, (fix, more)))
+        fixes = f"set {fixes}" if fixes else "choose another network or data set"
+        raise ConfigError(f"datasets.{split}: {brings} and {lacks}; {fixes}")
 
 
 def check_last_batch(cfg: Namespace, data: DepthData, model: SemiSupCompletionModel, processes: int) -> None:
@@ -129,11 +135,11 @@ def check_last_batch(cfg: Namespace, data: DepthData, model: SemiSupCompletionMo
     short = rest == 1 and taken >= batches and not section.drop_last
     if not (section.batch_size == 1 or short) or (cfg.trainer.sync_batchnorm and processes > 1):
         return
-    net = copy.deepcopy(model.depth_net).train()
+    net = copy.deepcopy(model).train()
     sparse = torch.zeros(1, 1, *shape) if data.datasets["train"].gives_input else None
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            net(torch.zeros(1, 3, *shape), sparse)
+            net.outputs(torch.zeros(1, 3, *shape), sparse)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 import sys
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from depthloss.training.build import build_model, check_input, check_last_batch
 from depthloss.training.checkpoints import NO_ROOM, CheckpointError, chain, reason, remove_unfinished
+from depthloss.training.command import complain, start_log
 from depthloss.training.config import LAST, ConfigError
 from depthloss.training.data import DataError
 from depthloss.training.evaluation.protocol import Protocol
@@ -28,6 +30,7 @@ from depthloss.training.files import check_folder, whole_file
 from depthloss.training.flags import split_arguments
 from depthloss.training.guard import TrainingDiverged
 from depthloss.training.loaders import DepthData
+from depthloss.training.models import NetworkError
 from depthloss.training.module import DepthModule
 from depthloss.training.parser import parse
 from depthloss.training.resume import (
@@ -43,6 +46,8 @@ from depthloss.training.resume import (
 from depthloss.training.trainer import FIND_UNUSED, build_trainer, check_trainer, validates
 
 log = logging.getLogger("depthloss.training")
+
+_complain = functools.partial(complain, "train.py")
 
 # Of Lightning and torch: true, but nothing that a user of this script can or need act on.
 QUIET = (
@@ -82,14 +87,12 @@ class Run:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors of the user's making end it with one line and exit status 2, others with 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    first = rank_zero_only.rank == 0
-    logging.getLogger("depthloss").setLevel(logging.INFO if first else logging.WARNING)
+    start_log(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         run(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
+    except (ConfigError, NetworkError) as error:
         sys.exit(_complain(error, 2))
     except DataError as error:
         # From a process of a DataLoader, the text of the error is its traceback.
@@ -200,7 +203,7 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
             set_aside_damaged(checkpoint)
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
     check_last_batch(cfg, data, module.model, trainer.world_size)
-    with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir)):
+    with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir, cfg.model.depth_net.name)):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     if "test" in data.datasets:
         best = _to_test(trainer, checkpoint_dir)
@@ -271,8 +274,3 @@ def _summary(run_dir: Path, checkpoint_dir: Path, trainer: L.Trainer) -> str:
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
     files = [n for n in ("curves.png", "predictions.png", "metrics.csv") if (run_dir / n).exists()]
     return f"{run_dir}: {metrics and metrics + '; '}{', '.join(files)}; checkpoints in {checkpoint_dir}"
-
-
-def _complain(message: object, status: int) -> int:
-    print(f"train.py: error: {message}", file=sys.stderr)
-    return status

@@ -26,11 +26,9 @@ BEST, LAST, PREVIOUS = "best", "last", "previous"
 # What `--resume` takes beside a file, BEST and LAST.
 AUTO = "auto"
 
-# What `model.depth_net.name` can choose: called with min_depth, max_depth and the keywords of its own.
+# What `model.depth_net.name` can choose beside package.module.Class: called with min_depth and max_depth, if
+# it takes them, and the keywords of its own.
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNetSAN01": ResNetSAN01}
-
-# What H and W must be multiples of; a network that is not here takes any.
-STRIDES = {"ResNetSAN01": 32}
 
 # As min_depth or max_depth of a loss: what model.params has.
 OF_PARAMS = "model.params"
@@ -369,18 +367,11 @@ def check_values(cfg: Any) -> None:
         value = functools.reduce(getattr, key.split("."), cfg)
         if value is not None and not holds(value):
             raise ConfigError(f"{key} must be {rule}, got {value!r}")
-    params, shape = cfg.model.params, cfg.datasets.image_shape
+    params = cfg.model.params
     if not params.min_depth < params.max_depth < float("inf"):
         raise ConfigError(
             f"model.params.max_depth must be finite and larger than min_depth = {params.min_depth}, "
             f"got {params.max_depth}"
-        )
-    stride = STRIDES.get(cfg.model.depth_net.name, 1)
-    if any(size < 1 or size % stride for size in shape):
-        near = [max(stride, round(size / stride) * stride) for size in shape]
-        raise ConfigError(
-            f"datasets.image_shape: H and W must be multiples of {stride} for {cfg.model.depth_net.name}, "
-            f"got {list(shape)}; the nearest is {near}"
         )
     strategy = cfg.trainer.strategy
     known = ["auto", *StrategyRegistry.available_strategies()]

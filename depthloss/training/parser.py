@@ -36,6 +36,7 @@ from depthloss.training.config import (
 )
 from depthloss.training.data import Augmentation, dataset_options
 from depthloss.training.flags import EPILOG, OTHER_FLAGS, SHORT_FLAGS
+from depthloss.training.networks import check_shape, keywords, network_class
 
 log = logging.getLogger("depthloss.training")
 
@@ -123,8 +124,12 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     arguments = [_move_loss_flag(a) for a in _spell_out_null(arguments)]
     where = "the configuration" if isinstance(config_file, Mapping) else str(config_file)
     name = _last_value("model.depth_net.name", tree, arguments) or "ResNetSAN01"
-    if name not in NETWORKS:
-        raise ConfigError(f"model.depth_net.name: unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    network = network_class(name)
+    if "name" in keywords(network):
+        raise ConfigError(
+            f"model.depth_net.name: the constructor of {name} has a keyword `name`, which chooses the "
+            "network here: rename it"
+        )
 
     defaults = dict(OPEN_SECTIONS)
     if _last_value("datasets.train.dataset", tree, arguments, "synthetic") == "synthetic":
@@ -143,7 +148,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
         before = _last_value(key, tree, [], first)
         tree = _leave_out(section, tree, before, choices[section], opened[section], flags)
     stem = Path(config_file).stem if isinstance(config_file, (str, Path)) else QUICK_START["name"]
-    parser = _build_parser(name, stem, defaults, opened)
+    parser = _build_parser(network, stem, defaults, opened)
 
     known = list(parser.get_defaults().keys(branches=True))
     for key in _leaves(tree):
@@ -165,11 +170,12 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
         # The one section whose class checks its values by itself.
         raise ConfigError(f"datasets.augmentation: {error}") from error
     check_values(cfg)
+    check_shape(network, name, cfg.datasets.image_shape)
     return cfg, text
 
 
 def _build_parser(
-    network: str, run: str, defaults: Mapping[str, Any], opened: Mapping[str, Mapping[str, Option]]
+    network: Any, run: str, defaults: Mapping[str, Any], opened: Mapping[str, Mapping[str, Option]]
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog="train.py",
@@ -200,10 +206,14 @@ def _build_parser(
     section("model.params", RangeConfig())
     open_section("model.loss")
     parser.add_argument(
-        "--model.depth_net.name", type=str, default="ResNetSAN01", help=f"one of {', '.join(NETWORKS)}"
+        "--model.depth_net.name",
+        type=str,
+        default="ResNetSAN01",
+        help=f"{', '.join(NETWORKS)}, or package.module.Class of your own (docs/own_network.md)",
     )
-    skip = {"min_depth", "max_depth"} & set(inspect.signature(NETWORKS[network]).parameters)
-    parser.add_class_arguments(NETWORKS[network], "model.depth_net", skip=skip, instantiate=False)
+    parser.add_class_arguments(
+        network, "model.depth_net", skip={"min_depth", "max_depth"}, instantiate=False, fail_untyped=False
+    )
     section("model.optimizer", OptimizerConfig())
     section("model.scheduler", SchedulerConfig())
     section("ema", EmaConfig())

@@ -19,6 +19,7 @@ from depthloss.training.config import (
     AUTO,
     BEST,
     LAST,
+    NETWORKS,
     PREVIOUS,
     QUICK_START,
     TRAINER_DEFAULTS,
@@ -26,6 +27,7 @@ from depthloss.training.config import (
     EmaConfig,
     SchedulerConfig,
 )
+from depthloss.training.networks import check_trusted
 from depthloss.training.parser import parse
 
 log = logging.getLogger("depthloss.training")
@@ -184,6 +186,9 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
         now = _given(key, arguments)
         if now is not None and now != before.get(key):
             raise _changed(checkpoint, {key: (now, before.get(key))})
+    check_trusted(
+        tree, [_given("model.depth_net.name", arguments)], f"--resume {checkpoint}", "--model.depth_net.name"
+    )
     log.info("configuration taken from %s", checkpoint)
     try:
         return *parse(tree, arguments), checkpoint
@@ -293,12 +298,18 @@ def check_fits(
         )
 
 
-def how_to_go_on(checkpoint_dir: Path) -> str:
-    """Return what to do after a run was stopped: its checkpoints hold the configuration as well."""
+def how_to_go_on(checkpoint_dir: Path, network: str) -> str:
+    """Return what to do after a run was stopped: its checkpoints hold the configuration as well.
+
+    Args:
+        checkpoint_dir: where they are.
+        network: `model.depth_net.name`, which the command must repeat if it is a class of the user's own.
+    """
     last = checkpoint_dir / f"{LAST}.ckpt"
     if there := checkpoints_in(checkpoint_dir):
         newest = last if last in there else max(there, key=lambda p: p.stat().st_mtime)
-        return f"go on with: train.py --resume {newest}"
+        own = "" if network in NETWORKS else f" --model.depth_net.name {network}"
+        return f"go on with: train.py --resume {newest}{own}"
     return "no epoch was finished, so there is no checkpoint to go on from; the same command starts over"
 
 

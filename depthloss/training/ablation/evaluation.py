@@ -51,8 +51,9 @@ def evaluate_trial(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = trial.directory / "evaluation.json"
     if (found := _read(kept)).get("of") == of:
         return found["evaluation"]
-    run = load_run(checkpoint, split="validation")
-    run.cfg, _ = parse(trial.tree, [])  # the validation set of the study, which may have changed
+    cfg, _ = parse(trial.tree, [])  # the validation set of the study, which may have changed
+    run = load_run(checkpoint, split="validation", networks=[cfg.model.depth_net.name])
+    run.cfg = cfg
     on_gpu = torch.cuda.is_available() and run.cfg.trainer.accelerator != "cpu"
     device = "cuda" if on_gpu else "cpu"
     evaluation = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from depthloss.training.build import input_option
+from depthloss.training.command import choose_device, complain, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
@@ -28,9 +29,12 @@ from depthloss.training.evaluation.protocol import Alignment, Crop, CropOf, Prot
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
 from depthloss.training.files import check_folder
+from depthloss.training.models import NetworkError
 from depthloss.training.names import did_you_mean
 
 log = logging.getLogger("depthloss.evaluation")
+
+_complain = functools.partial(complain, "evaluate.py")
 
 EPILOG = """Further flags --datasets.KEY VALUE override the configuration in the checkpoint, such as
 --datasets.test.depth_scale 1000 or --datasets.augmentation.sparsity.eval_density 0.05."""
@@ -53,11 +57,10 @@ class Result:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors of the user's making end it with one line and exit status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("depthloss").setLevel(logging.INFO)
+    start_log()
     try:
         run(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
+    except (ConfigError, NetworkError) as error:
         sys.exit(_complain(error, 2))
     except DataError as error:
         # From a process of a DataLoader, the text of the error is its traceback.
@@ -78,9 +81,11 @@ def run(argv: list[str]) -> Result:
         SystemExit: after `--help`.
     """
     options, overrides = _parse(argv)
-    device = _device(options.device)
-    run = load_run(Path(options.checkpoint), options.split, options.data, overrides)
-    other = None if options.baseline is None else load_run(Path(options.baseline), run.split)
+    device = choose_device(options.device)
+    run = load_run(Path(options.checkpoint), options.split, options.data, overrides, options.network)
+    other = None
+    if options.baseline is not None:
+        other = load_run(Path(options.baseline), run.split, networks=options.network)
     protocol = _protocol(options, run)
     out = _out(options, overrides, run, other, protocol)
     check_folder("--out", out)
@@ -168,6 +173,12 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--batch-size", type=int | None, help="frames at once; null is the configuration's")
     parser.add_argument("--num-workers", type=int | None, help="processes that load; likewise")
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps or auto")
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        help="package.module.Class that may be imported, as the checkpoint's network is of your own",
+    )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
 
     known = [option for action in parser._actions for option in action.option_strings]
@@ -189,18 +200,6 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         if options[name] is not None and options[name] < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= {least}, got {options[name]}")
     return options, overrides
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
-    return device
 
 
 def _protocol(options: Namespace, run: Run) -> Protocol:
@@ -291,8 +290,3 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         raise ConfigError(f"--out {out}: the files could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _complain(message: object, status: int) -> int:
-    print(f"evaluate.py: error: {message}", file=sys.stderr)
-    return status

@@ -17,6 +17,7 @@ from depthloss.training.config import BEST, LAST, ConfigError
 from depthloss.training.data import DATASETS, DepthDataset, dataset_options
 from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
+from depthloss.training.networks import check_trusted, takes_input
 from depthloss.training.parser import parse
 from depthloss.training.resume import (
     checkpoints_in,
@@ -56,8 +57,8 @@ class Run:
 
     @property
     def takes_input(self) -> bool | None:
-        """Whether the network has a branch for sparse input depth; None if its configuration does not say."""
-        return getattr(self.cfg.model.depth_net, "sparse_branch", None)
+        """Whether the network takes sparse input depth; None if it can do without."""
+        return takes_input(self.cfg.model.depth_net)
 
     @property
     def metrics_csv(self) -> Path | None:
@@ -84,7 +85,11 @@ def choose_checkpoint(path: Path) -> Path:
 
 
 def load_run(
-    path: Path, split: str | None = None, data: str | None = None, overrides: Sequence[str] = ()
+    path: Path,
+    split: str | None = None,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    networks: Sequence[str] = (),
 ) -> Run:
     """Rebuild a network and its configuration from a checkpoint; nothing in it is executed.
 
@@ -94,6 +99,7 @@ def load_run(
         data: replaces the split's data: a name such as "synthetic", or the path of a data set of the same
             kind, of an rgbd-folder where the run has another kind that has no path.
         overrides: further arguments for its configuration, such as "--datasets.test.depth_scale=1000".
+        networks: classes, as package.module.Class, that may be imported because it names one as its network.
 
     Raises:
         ConfigError: no checkpoint of `train.py`, or what it holds does not fit.
@@ -106,6 +112,10 @@ def load_run(
     tree, weights = state.get("config"), state.get("state_dict")
     if not tree or not weights:
         raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
+    # Only where the run lies is needed of it, and what a trainer is made of may be any class.
+    trainer = tree.get("trainer") or {}
+    tree = {**tree, "trainer": {k: v for k, v in trainer.items() if k == "default_root_dir"}}
+    check_trusted(tree, networks, str(path), "--network")
     sections = tree.get("datasets", {})
     if split is None:
         split = "test" if (sections.get("test") or {}).get("dataset") else "validation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import depthloss
+
+from .output import NetworkError, inverse_depths
 
 
 def flip_lr(x: Tensor, flip: Tensor) -> Tensor:
@@ -25,8 +28,9 @@ class SemiSupCompletionModel(nn.Module):
     loss. That needs a pose network, and there is none here: w = 1 is the only value that can be trained.
 
     Args:
-        depth_net: maps ``(rgb, input_depth or None)`` to a dict with ``inv_depths`` and, in training with
-            input depth, ``inv_depths_rgbd`` and ``depth_loss``, such as :class:`ResNetSAN01`.
+        depth_net: maps ``(rgb, input_depth or None)``, or ``rgb`` if its ``forward`` has no ``input_depth``,
+            to a dict with ``inv_depths`` and, in training with input depth, ``inv_depths_rgbd`` and
+            ``depth_loss``, such as :class:`ResNetSAN01`; or to what :func:`inverse_depths` takes.
         supervised_loss: ``depthloss.SupervisedLoss`` or alike.
         supervised_loss_weight: w.
         weight_rgbd: weight of the RGB-D pass, ≥ 0.
@@ -65,6 +69,10 @@ class SemiSupCompletionModel(nn.Module):
         self.supervised_loss_weight = supervised_loss_weight
         self.weight_rgbd = weight_rgbd
         self.flip_lr_prob = flip_lr_prob
+        parameter = inspect.signature(depth_net.forward).parameters.get("input_depth")
+        self.takes_input = parameter is not None
+        self.needs_input = self.takes_input and parameter.default is parameter.empty
+        self._checked = False  # the values of the network's first batch in training
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0, epoch: int = 0) -> dict[str, Any]:
         """Predict, and in training compute the loss.
@@ -83,6 +91,8 @@ class SemiSupCompletionModel(nn.Module):
 
         Raises:
             KeyError: the batch lacks ``rgb``, or in training ``depth``.
+            NetworkError: what the network returned is no depth of the images, or it needs an input depth that
+                the batch lacks.
         """
         needed = ("rgb", "depth") if self.training else ("rgb",)
         missing = [key for key in needed if key not in batch]
@@ -90,7 +100,7 @@ class SemiSupCompletionModel(nn.Module):
             raise KeyError(f"the batch lacks {' and '.join(missing)}: it has {', '.join(batch) or 'nothing'}")
         rgb, input_depth = batch["rgb"], batch.get("input_depth")
         if not self.training:
-            return {"inv_depths": self.depth_net(rgb, input_depth)["inv_depths"]}
+            return {"inv_depths": self.outputs(rgb, input_depth)["inv_depths"]}
 
         gt = depthloss.to_inverse_depth(batch["depth"], batch.get("mask"))
         flip = None
@@ -99,7 +109,8 @@ class SemiSupCompletionModel(nn.Module):
             rgb, gt = flip_lr(rgb, flip), flip_lr(gt, flip)
             input_depth = None if input_depth is None else flip_lr(input_depth, flip)
 
-        output = self.depth_net(rgb, input_depth)
+        output = self.outputs(rgb, input_depth, check_values=not self._checked)
+        self._checked = True
         weights = {"inv_depths": ("", 1.0), "inv_depths_rgbd": ("rgbd/", self.weight_rgbd)}
         loss, metrics, result = 0.0, {}, {}
         for key, (prefix, weight) in weights.items():
@@ -117,3 +128,17 @@ class SemiSupCompletionModel(nn.Module):
             loss = loss + output["depth_loss"]
             metrics["depth_loss"] = output["depth_loss"].detach()
         return {"loss": loss, "metrics": metrics, **result}
+
+    def outputs(
+        self, rgb: Tensor, input_depth: Tensor | None = None, check_values: bool = False
+    ) -> dict[str, Any]:
+        """Run the network and return what it gives, see :func:`inverse_depths`."""
+        if self.needs_input and input_depth is None:
+            raise NetworkError(
+                f"{type(self.depth_net).__name__} needs input_depth, and the data has none: give it some, or "
+                "give the argument of forward a default of None"
+            )
+        if input_depth is not None and not self.takes_input:
+            raise NetworkError(f"{type(self.depth_net).__name__}: its forward has no argument input_depth")
+        output = self.depth_net(rgb, input_depth) if self.takes_input else self.depth_net(rgb)
+        return inverse_depths(self.depth_net, output, rgb, check_values)

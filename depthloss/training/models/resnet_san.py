@@ -127,6 +127,8 @@ class ResNetSAN01(nn.Module):
         FileNotFoundError: no file at ``weights``.
     """
 
+    size_multiple = STRIDE
+
     def __init__(
         self,
         version: str = "18",
