@@ -27,6 +27,7 @@ from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import summary_table
 from depthloss.training.files import check_folder, whole_file
+from depthloss.training.finetune import init_from
 from depthloss.training.flags import split_arguments
 from depthloss.training.guard import TrainingDiverged
 from depthloss.training.loaders import DepthData
@@ -169,6 +170,10 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
     )
     if checkpoint:
         check_fits(checkpoint, state, module, module.parameter_groups())
+        if cfg.model.init_from:
+            log.info("model.init_from: not read again, as the run goes on from its own checkpoint")
+    elif cfg.model.init_from:
+        log.info("%s", init_from(module.model.depth_net, cfg.model.init_from))
     del state  # Lightning reads it once more
     sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
     data = DepthData(

@@ -206,6 +206,12 @@ def _build_parser(
     section("model.params", RangeConfig())
     open_section("model.loss")
     parser.add_argument(
+        "--model.init_from",
+        type=str | None,
+        default=None,
+        help="checkpoint, or run directory, whose weights the network starts from; all else is new",
+    )
+    parser.add_argument(
         "--model.depth_net.name",
         type=str,
         default="ResNetSAN01",

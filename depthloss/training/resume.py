@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import pickle
@@ -33,9 +34,16 @@ from depthloss.training.parser import parse
 log = logging.getLogger("depthloss.training")
 
 # What the restored weights and the restored state of optimiser and scheduler belong to.
-FIXED = ("model.loss.supervised_method", "model.depth_net.", "model.optimizer.", "model.scheduler.", "ema.")
+FIXED = (
+    *("model.loss.supervised_method", "model.init_from", "model.depth_net."),
+    *("model.optimizer.", "model.scheduler.", "ema."),
+)
 # Of these a checkpoint that lacks the key had none.
-LATER = {"model.scheduler.warmup_steps": SchedulerConfig.warmup_steps, "ema.decay": EmaConfig.decay}
+LATER = {
+    "model.init_from": None,
+    "model.scheduler.warmup_steps": SchedulerConfig.warmup_steps,
+    "ema.decay": EmaConfig.decay,
+}
 
 
 class DamagedCheckpoint(ConfigError):
@@ -104,24 +112,28 @@ def set_aside_damaged(checkpoint: Path) -> None:
             last.rename(last.with_name(f"{last.name}.damaged"))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "--resume ") -> dict[str, Any]:
     """Read a checkpoint onto the CPU; its tensors are mapped, not read, as only names and shapes are needed
     here. Nothing but tensors and plain values is made from what the file says.
+
+    Args:
+        path: the file.
+        key: what gives it, for the errors.
 
     Raises:
         DamagedCheckpoint: the file is damaged, or no checkpoint.
         ConfigError: it asks for code to be run.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"--resume {path}: it cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{key}{path}: it cannot be read: {error.strerror}") from error
     except Exception as error:  # torch names no set of errors for a damaged file
         whole = zipfile.is_zipfile(path)
         if whole and isinstance(error, pickle.UnpicklingError):
             wanted = re.search(r"GLOBAL (\S+)", str(error))
             raise ConfigError(
-                f"--resume {path}: refused, and nothing of it was run: it asks for "
+                f"{key}{path}: refused, and nothing of it was run: it asks for "
                 f"{wanted[1] if wanted else 'an object'}, and a checkpoint of this script holds tensors and "
                 "plain values only. Take one from a source that you trust"
             ) from error
@@ -130,11 +142,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             reason = "it is not the whole zip archive that torch.save writes"
         others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"
         raise DamagedCheckpoint(
-            f"--resume {path}: the file is damaged, or no checkpoint ({reason}); others beside it: {others}"
+            f"{key}{path}: the file is damaged, or no checkpoint ({reason}); others beside it: {others}"
         ) from error
     if not isinstance(state, dict):
         raise DamagedCheckpoint(
-            f"--resume {path}: not a checkpoint of this script, it holds a {type(state).__name__}"
+            f"{key}{path}: not a checkpoint of this script, it holds a {type(state).__name__}"
         )
     return state
 
@@ -154,6 +166,23 @@ def own_checkpoint_dir(run_dir: Path) -> Path:
             raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
     dirpath = flat(tree if isinstance(tree, dict) else {}).get("checkpoint.dirpath")
     return Path(dirpath) if dirpath else run_dir / "checkpoints"
+
+
+def choose_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path.is_dir():
+        folder = path if checkpoints_in(path) else own_checkpoint_dir(path)
+        for which in (BEST, LAST):
+            with contextlib.suppress(ConfigError):
+                return find_checkpoint(which, folder)
+        raise ConfigError(f"{path}: no best and no last checkpoint in {folder}")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such checkpoint")
+    return path
 
 
 def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, str, Path | None]:

@@ -205,7 +205,7 @@ def test_unreadable_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file. Fetch .*resnet18-f37072fd.pth"):
         load_encoder_weights(encoder, tmp_path / "absent.pth")
     (tmp_path / "weights.onnx").touch()
-    with pytest.raises(ValueError, match="expected a .pth, .pt or .safetensors file, got '.onnx'"):
+    with pytest.raises(ValueError, match="expected a .pth, .pt, .safetensors or .ckpt file, got '.onnx'"):
         load_encoder_weights(encoder, tmp_path / "weights.onnx")
     (tmp_path / "code.pth").write_bytes(pickle.dumps(print, protocol=2))
     with pytest.raises(ValueError, match="cannot be read as a plain state dict"):

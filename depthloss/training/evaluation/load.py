@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +12,13 @@ import torch
 from jsonargparse import Namespace
 
 from depthloss.training.build import build_model
-from depthloss.training.config import BEST, LAST, ConfigError
+from depthloss.training.config import ConfigError
 from depthloss.training.data import DATASETS, DepthDataset, dataset_options
 from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.networks import check_trusted, takes_input
 from depthloss.training.parser import parse
-from depthloss.training.resume import (
-    checkpoints_in,
-    find_checkpoint,
-    own_checkpoint_dir,
-    read_checkpoint,
-)
+from depthloss.training.resume import choose_checkpoint, read_checkpoint
 
 log = logging.getLogger("depthloss.evaluation")
 
@@ -67,23 +61,6 @@ class Run:
         return next((file for path in guesses if (file := path / "metrics.csv").is_file()), None)
 
 
-def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if path.is_dir():
-        folder = path if checkpoints_in(path) else own_checkpoint_dir(path)
-        for which in (BEST, LAST):
-            with contextlib.suppress(ConfigError):
-                return find_checkpoint(which, folder)
-        raise ConfigError(f"{path}: no best and no last checkpoint in {folder}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such checkpoint")
-    return path
-
-
 def load_run(
     path: Path,
     split: str | None = None,
@@ -105,10 +82,7 @@ def load_run(
         ConfigError: no checkpoint of `train.py`, or what it holds does not fit.
     """
     path = choose_checkpoint(path)
-    try:
-        state = read_checkpoint(path)
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("--resume ")) from error
+    state = read_checkpoint(path, "")
     tree, weights = state.get("config"), state.get("state_dict")
     if not tree or not weights:
         raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")

@@ -18,6 +18,9 @@ IMAGENET_FILES = {
     50: "https://download.pytorch.org/models/resnet50-0676ba61.pth",
 }
 
+# What stands before the names of the encoder's weights in a checkpoint of train.py.
+ENCODER = "model.depth_net.encoder."
+
 
 def _conv_bn(cin: int, cout: int, kernel: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cout)
@@ -127,7 +130,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
 
     Args:
         encoder: changed in place.
-        path: a ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.safetensors`` state dict.
+        path: a ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.safetensors`` state dict, or a
+            checkpoint of ``train.py``, whose encoder is taken.
 
     Raises:
         FileNotFoundError: no such file.
@@ -163,6 +167,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
 
 
 def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise FileNotFoundError(f"weights={str(path)!r} is a folder: give a file, such as best.ckpt in it")
     if not path.is_file():
         raise FileNotFoundError(
             f"weights={str(path)!r}: no such file. Fetch {IMAGENET_FILES[depth]} and give its path, "
@@ -177,9 +183,9 @@ def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
                 "or give a .pth file"
             ) from error
         return load_file(path)
-    if path.suffix not in (".pth", ".pt"):
+    if path.suffix not in (".pth", ".pt", ".ckpt"):
         raise ValueError(
-            f"weights={str(path)!r}: expected a .pth, .pt or .safetensors file, got {path.suffix!r}"
+            f"weights={str(path)!r}: expected a .pth, .pt, .safetensors or .ckpt file, got {path.suffix!r}"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -188,6 +194,10 @@ def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
             f"weights={str(path)!r} cannot be read as a plain state dict of tensors "
             f"({type(error).__name__}): give a file such as {IMAGENET_FILES[depth]}"
         ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        trained = state["state_dict"]
+        if encoder := {k.removeprefix(ENCODER): v for k, v in trained.items() if k.startswith(ENCODER)}:
+            return encoder
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         held = f"the keys {_shorten(map(str, state))}" if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(

@@ -119,8 +119,8 @@ class ResNetSAN01(nn.Module):
         residual: "standard", or "rezero" to start with the RGB-D pass equal to the RGB pass.
         activation: of the decoder: "relu", "elu", "gelu".
         dropout: channel dropout on the coarsest feature as the decoder reads it.
-        weights: local ``.pth``/``.safetensors`` file with encoder weights in torchvision's key names. Nothing
-            is downloaded.
+        weights: local ``.pth``/``.safetensors`` file with encoder weights in torchvision's key names, or a
+            checkpoint of ``train.py``, whose encoder is taken. Nothing is downloaded.
 
     Raises:
         ValueError: an argument out of range, a "pt" version without ``weights``, or weights that do not fit.

@@ -1,0 +1,95 @@
+"""Starting a network from the weights of another run, or of any file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from depthloss.training.config import ConfigError
+from depthloss.training.resume import choose_checkpoint, read_checkpoint
+
+KEY = "model.init_from"
+# What stands before a network's own names in a checkpoint of train.py, of other Lightning modules, under DDP.
+PREFIXES = ("model.depth_net.", "depth_net.", "model.", "module.", "")
+SHOWN = 3
+
+
+def init_from(network: nn.Module, source: str) -> str:
+    """Give a network the weights of a file that have its names and shapes.
+
+    Args:
+        network: changed in place; what the file lacks stays as it is.
+        source: a checkpoint of train.py or a run directory (its best, else its last); else a state dict, or a
+            dict with one under "state_dict", written by torch.save, or a .safetensors file.
+
+    Returns:
+        A table: what was loaded, is missing, unexpected or of another shape.
+
+    Raises:
+        ConfigError: no such file, not one of weights, or none of them fits.
+    """
+    path, state = _read(Path(source))
+    weights = state.get("state_dict", state)
+    if isinstance(weights, Mapping):
+        weights = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise ConfigError(
+            f"{KEY} {path}: it holds no weights: neither a state dict, nor one under state_dict"
+        )
+    own = network.state_dict()
+    prefix = max(PREFIXES, key=lambda p: sum(p + name in weights for name in own))
+    given = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    wrong = [name for name in own if name in given and given[name].shape != own[name].shape]
+    loaded = {name: given[name] for name in own if name in given and name not in wrong}
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    if not any(value.is_floating_point() for value in loaded.values()):
+        shapes = f"; of another shape: {_shapes(wrong, given, own)}" if wrong else ""
+        raise ConfigError(
+            f"{KEY} {path}: nothing in it fits the network {type(network).__name__}: "
+            f"it has {_some(list(weights))}; the network has {_some(list(own))}{shapes}"
+        )
+    network.load_state_dict(loaded, strict=False)
+    rows = [
+        ("loaded", loaded, f"{sum(value.numel() for value in loaded.values()):,} values"),
+        ("missing", missing, f"as at the start of a new run: {_some(missing)}"),
+        ("unexpected", unexpected, f"left out: {_some(unexpected)}"),
+        ("wrong shape", wrong, f"as at the start of a new run: {_shapes(wrong, given, own)}"),
+    ]
+    lines = [f"{KEY}: the network starts from {path}{_described(state)}"]
+    lines += [f"  {name:<11} {len(x):>5} tensors{', ' + text if x else ''}" for name, x, text in rows]
+    return "\n".join(lines)
+
+
+def _read(source: Path) -> tuple[Path, dict[str, Any]]:
+    try:
+        path = choose_checkpoint(source)
+        if path.suffix == ".safetensors":
+            return path, load_file(path)
+        return path, read_checkpoint(path, f"{KEY} ")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{KEY} {source}: it cannot be read: {error}") from error
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(KEY) else f"{KEY} {text}") from error
+
+
+def _described(state: Mapping[str, Any]) -> str:
+    if "global_step" not in state:
+        return ""
+    averaged = ", running average" if state.get("weights") == "averaged" else ""
+    return f" ({state['global_step']} steps{averaged})"
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _shapes(names: list[str], given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    return _some([f"{n} (file {[*given[n].shape]}, network {[*own[n].shape]})" for n in names])
