@@ -7,6 +7,7 @@ import csv
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,9 @@ def read_checkpoint(path: Path, key: str = "--resume ") -> dict[str, Any]:
         ConfigError: it asks for code to be run.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused, or fine
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError(f"{key}{path}: it cannot be read: {error.strerror}") from error
     except Exception as error:  # torch names no set of errors for a damaged file
