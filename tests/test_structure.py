@@ -14,7 +14,7 @@ FLOORS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
 def floor(module: str) -> str | None:
     """The floor of one of our modules, None for anything else."""
     parts = module.split(".")
-    if parts[0] in ("train", "evaluate"):
+    if parts[0] in ("train", "evaluate", "predict"):
         return "scripts"
     if parts[0] != "depthloss":
         return None
@@ -55,7 +55,7 @@ def files() -> list[tuple[Path, str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             found.append((path, ".".join([prefix, *parts])))
-    return found + [(path, path.stem) for path in (ROOT / "train.py", ROOT / "evaluate.py") if path.exists()]
+    return found + [(path, path.stem) for path in ROOT.glob("*.py") if path.stem != "setup"]
 
 
 def test_each_floor_imports_only_lower_ones():

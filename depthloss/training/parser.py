@@ -6,15 +6,16 @@ import dataclasses
 import difflib
 import inspect
 import logging
-import re
+import textwrap
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from depthloss.training.command import plain_words
 from depthloss.training.config import (
     NETWORKS,
     OPEN_SECTIONS,
@@ -49,17 +50,6 @@ SPELLINGS = {
     "crop": "[y, height, x, width], such as [-352, 0, 0.5, 1216]",
     "names": "[NAME, NAME, ...]",
 }
-
-
-def _value_error(message: str) -> str:
-    """Return what is wrong with a value, from the parser's message on one line."""
-    found = re.fullmatch(r'Parser key "([\w.]+)": .*(?:Got|Given) value: (.*)', message)
-    spelling = SPELLINGS.get(found[1].rpartition(".")[2]) if found else None
-    if spelling:
-        return f"{found[1]}: write it as {spelling}; got {found[2]}"
-    return message + (
-        "; in a YAML file, a text that looks like a number needs quotes" if "<class 'str'>" in message else ""
-    )
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -161,7 +151,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     try:
         parsed = parser.parse_args(arguments, namespace=parser.parse_object(tree))
     except ArgumentError as error:
-        raise ConfigError(_value_error(" ".join(str(error).split()))) from error
+        raise ConfigError(plain_words(error, SPELLINGS)) from error
     text = parser.dump(parsed, skip_unset=False)
     parsed.pop("config", None)
     try:
@@ -174,11 +164,23 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     return cfg, text
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Wraps what argparse does not: the titles of sections, and several names of an option."""
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and textwrap.fill(heading, self._width))
+
+    def _format_action_invocation(self, *args: Any) -> str:
+        text = super()._format_action_invocation(*args)
+        return text if len(text) < self._width else text.replace(", --", ",\n  --")
+
+
 def _build_parser(
     network: Any, run: str, defaults: Mapping[str, Any], opened: Mapping[str, Mapping[str, Option]]
 ) -> ArgumentParser:
     parser = ArgumentParser(
         prog="train.py",
+        formatter_class=_HelpFormatter,
         usage="train.py [CONFIG.yaml] [--dotted.key value ...]",
         exit_on_error=False,
         allow_abbrev=False,

@@ -193,7 +193,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, key, nearest):
         (["--trainer.callbacks", "x"], ["trainer.callbacks", "checkpoint and tensorboard"]),
         (["--trainer.max_steps=5"], ["trainer.max_steps", "trainer.max_epochs"]),
         (["--trainer.gpus=[0]"], ["trainer.gpus", "--gpus"]),
-        (["--seed", "many"], ["seed", "int", "many"]),
+        (["--seed", "many"], ["seed", "whole number", "many"]),
         (["--model.optimizer.name", "SGD"], ["model.optimizer.name", "Adam", "AdamW", "SGD"]),
         (["--gpus", "first"], ["--gpus first", "0,1", "cpu"]),
         (["--gpus"], ["--gpus needs a value"]),

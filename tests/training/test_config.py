@@ -279,7 +279,7 @@ def test_the_nearest_key_of_a_short_flag():
         ),
         (
             "--datasets.train.length=abc",
-            "\"datasets.train.length\": Expected a <class 'int'>. Got value: abc",
+            "datasets.train.length: a whole number is needed, got abc",
         ),
         ("--model.loss.lambda_sg=much", "model.loss.lambda_sg"),
     ],

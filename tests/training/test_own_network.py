@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,12 +15,14 @@ from depthloss.training import cli as training
 from depthloss.training.build import build_model, check_input
 from depthloss.training.callbacks import Pictures
 from depthloss.training.config import ConfigError
+from depthloss.training.data import write_rgb
 from depthloss.training.evaluation import cli as evaluation
 from depthloss.training.evaluation.load import load_run
 from depthloss.training.loaders import DepthData
 from depthloss.training.models import NetworkError, SemiSupCompletionModel
 from depthloss.training.networks import check_trusted
 from depthloss.training.parser import parse
+from depthloss.training.prediction import cli as prediction
 
 from .conftest import TINY
 
@@ -82,6 +85,10 @@ def test_the_network_of_the_page(here, capsys):
     assert found.candidate.summary["images"] == 3 and found.candidate.summary["nonfinite"] == 0
     assert found.candidate.origin["input"] == "RGB alone"
 
+    write_rgb("photo.png", np.zeros((13, 21, 3), np.uint8))
+    report = prediction.run(["runs/run", "photo.png", "--out=found", "--device=cpu", f"--network={NAME}"])
+    assert (report.done, np.load("found/npy/photo.npy").shape) == (1, (13, 21))
+
     with pytest.raises(SystemExit):
         training.run(["own.yaml", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -119,7 +126,7 @@ def test_what_to_do_after_a_stop_names_the_network(here):
         ("odd.Half", "model.depth_net: its size_multiple must be a whole number >= 1, got 1.5"),
         ("odd.Eights", "H and W must be multiples of 24 for odd.Eights, got [32, 64]; the nearest is [24, 7"),
         ((NAME, "widht", 3), "'model.depth_net.widht'; the nearest known one is 'model.depth_net.width'"),
-        ((NAME, "width", "x"), "\"model.depth_net.width\": Expected a <class 'int'>. Got value: x"),
+        ((NAME, "width", "x"), "model.depth_net.width: a whole number is needed, got x"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(here, network, text):

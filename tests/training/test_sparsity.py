@@ -311,7 +311,7 @@ def test_fields_are_set_in_the_file_and_on_the_command_line(tmp_path):
     [
         ({"nois_prob": 1}, f"unknown key '{KEY}.nois_prob'; the nearest known one is '{KEY}.noise_prob'"),
         ({"noise_prob": 2}, "datasets.augmentation: sparsity.noise_prob must be in [0, 1], got 2.0"),
-        ({"noise_prob": "x"}, f"\"{KEY}.noise_prob\": Expected a <class 'float'>. Got value: x"),
+        ({"noise_prob": "x"}, f"{KEY}.noise_prob: a number is needed, got x"),
         (
             {"shares": [1, 1, 0, 0]},
             "sparsity.shares must be four numbers >= 0 (dense, many, few, none) whose sum",

@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -129,6 +130,48 @@ def _orientation(image: Image.Image) -> int:
     except _DECODE_ERRORS:  # Damaged metadata; the pixels have been decoded.
         return 1
     return orientation if orientation in range(2, 9) else 1
+
+
+def read_picture(path: str | Path) -> tuple[np.ndarray, bool]:
+    """Read any picture as a viewer shows it: turned as its EXIF orientation says.
+
+    Greyscale and palette images become RGB, an alpha channel is dropped, and 0 to 65535 of a 16-bit greyscale
+    image become 0 to 255.
+
+    Args:
+        path: an image of any format that Pillow reads.
+
+    Returns:
+        uint8 array [H, W, 3], and whether it was turned.
+
+    Raises:
+        DataError: missing, unreadable or truncated file, or values that have no range of colours.
+    """
+    expected = "an image of 8 bits per channel, or of 16 bits in greyscale"
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", module="PIL"
+        )  # of EXIF data and palettes that it reads all the same
+        stored = _open(path, expected)
+        try:
+            image = ImageOps.exif_transpose(stored)
+            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            if image.mode == "P":
+                image = image.convert("RGBA")
+            if image.mode.startswith("I"):
+                values = np.asarray(image)
+                low, high = int(values.min()), int(values.max())
+                if low < 0 or high > 65535:
+                    raise fault(path, f"values from {low} to {high}", expected, "convert it to 8 bits")
+                grey = np.rint(values / 257.0).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2), turned
+            if image.mode == "F":
+                raise fault(path, "an image of floats", expected, "convert it to 8 bits")
+            return np.array(image.convert("RGB")), turned
+        except _DECODE_ERRORS as error:
+            raise fault(
+                path, f"an image that cannot be converted ({error})", expected, "save it again"
+            ) from error
 
 
 def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:

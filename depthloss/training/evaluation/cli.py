@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.training.build import input_option
-from depthloss.training.command import choose_device, complain, start_log
+from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
@@ -30,7 +30,6 @@ from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
 from depthloss.training.files import check_folder
 from depthloss.training.models import NetworkError
-from depthloss.training.names import did_you_mean
 
 log = logging.getLogger("depthloss.evaluation")
 
@@ -181,24 +180,16 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
 
-    known = [option for action in parser._actions for option in action.option_strings]
     rest, overrides = [], []
     words = iter(argv)
     for word in words:
         flag = word.partition("=")[0]
         if flag.startswith("--datasets.") and not flag.startswith("--datasets.train."):
             overrides.append(word if "=" in word else f"{word}={next(words, '')}")
-        elif flag.startswith("--") and flag not in known:
-            raise ConfigError(f"unknown flag {flag!r}{did_you_mean(flag, known)}")
         else:
             rest.append(word)
-    try:
-        options = parser.parse_args(rest)
-    except ArgumentError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    for name, least in (("batch_size", 1), ("num_workers", 0)):
-        if options[name] is not None and options[name] < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be >= {least}, got {options[name]}")
+    options = parse_flags(parser, rest)
+    check_at_least(options, batch_size=1, num_workers=0)
     return options, overrides
 
 

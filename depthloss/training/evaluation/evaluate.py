@@ -216,16 +216,28 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"inputs": inputs, "truths": [item["truth"] for item in items]}
 
 
+@torch.inference_mode()
+def inverse_depth(model: Network, inputs: Mapping[str, Tensor], flip: bool = False) -> Tensor:
+    """Return the inverse depth (1/m) of a batch, float32 [B, 1, H, W].
+
+    Args:
+        model: the network in evaluation mode.
+        inputs: "rgb" and, if there is any, "input_depth", on its device.
+        flip: take the mean with the prediction for the mirrored image.
+    """
+    inverse = model(dict(inputs))["inv_depths"][0].float()
+    if not flip:
+        return inverse
+    mirrored = model({key: value.flip(-1) for key, value in inputs.items()})["inv_depths"][0].float()
+    return (inverse + mirrored.flip(-1)) / 2
+
+
 def _predictions(
     model: Network, batch: dict[str, Any], flip: bool, device: torch.device
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Yield the ground truth of each frame of a batch with the predicted depth [H, W] at its size."""
     inputs = {key: value.to(device) for key, value in batch["inputs"].items()}
-    with torch.inference_mode():
-        inverse = model(inputs)["inv_depths"][0].float()
-        if flip:
-            mirrored = model({key: value.flip(-1) for key, value in inputs.items()})["inv_depths"][0].float()
-            inverse = (inverse + mirrored.flip(-1)) / 2
+    inverse = inverse_depth(model, inputs, flip)
     for truth, one in zip(batch["truths"], inverse.split(1), strict=True):
         shape = tuple(truth["depth"].shape)
         if one.shape[-2:] != shape:

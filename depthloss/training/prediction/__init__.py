@@ -1,0 +1,1 @@
+"""Depth of images that have no ground truth: the command `predict.py`."""

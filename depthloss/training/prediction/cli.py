@@ -1,0 +1,262 @@
+"""The command `predict.py`: depth of images and folders of images, without ground truth."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import re
+import sys
+import time
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from depthloss.training.checkpoints import NO_ROOM, reason
+from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
+from depthloss.training.config import ConfigError
+from depthloss.training.evaluation.load import Run, load_run
+from depthloss.training.files import check_folder
+from depthloss.training.models import NetworkError
+from depthloss.training.names import did_you_mean
+from depthloss.training.networks import size_multiple
+from depthloss.training.prediction.pictures import Picture, Pictures, find_pictures
+from depthloss.training.prediction.predict import Report, predict
+from depthloss.training.prediction.results import FORMATS, MOST, Results
+
+log = logging.getLogger("depthloss.prediction")
+
+_complain = functools.partial(complain, "predict.py")
+
+# Losses that leave scale, or scale and shift, open.
+UP_TO_SCALE = ("affine-invariant", "scale-shift-invariant", "ssi-trim")
+
+DESCRIPTION = """Predict the depth of images with a checkpoint of train.py. Every result has the size and the
+orientation in which a viewer shows the image."""
+
+EPILOG = """Results are DIR/depth/NAME.png, DIR/npy/NAME.npy and DIR/preview/NAME.png, where NAME mirrors the
+folders of the images. What cannot be read is named at the end, with exit status 1; the rest is done."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command; exit status 2 after an error of the user's making, 1 if an image was not predicted."""
+    start_log()
+    try:
+        report = run(sys.argv[1:] if argv is None else argv)
+    except (ConfigError, NetworkError) as error:
+        sys.exit(_complain(error, 2))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        text = reason(error, Path(error.filename or ".").parent)
+        sys.exit(_complain(f"{error.filename} could not be written: {text}; --skip-existing goes on", 1))
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped by Ctrl-C; --skip-existing goes on", 130))
+    if report.faults:
+        total = report.done + len(report.faults)
+        lines = "\n".join(f"  {fault}" for fault in report.faults)
+        sys.exit(_complain(f"{len(report.faults)} of {total} images were not predicted:\n{lines}", 1))
+
+
+def run(argv: list[str]) -> Report:
+    """Predict as the command line says.
+
+    Args:
+        argv: the command line without the program's name.
+
+    Raises:
+        ConfigError: something that cannot be predicted, or written.
+        NetworkError: what the network returned is no depth.
+        OSError: there is no room for the results.
+        SystemExit: after `--help`.
+    """
+    options = _parse(argv)
+    device = choose_device(options.device)
+    run = load_run(Path(options.checkpoint), networks=options.network)
+    results = _results(options)
+    found = _find(options, results)
+    sparse = _sparse(options, run)
+    shape, multiple = _shape(options.resize, run), size_multiple(run.model.depth_net)
+    _say_what(run, len(found), shape, multiple)
+    params = run.cfg.model.params
+    began = time.monotonic()
+    report = predict(
+        run.model.to(device),
+        Pictures(found, shape, sparse, options.sparse_scale, (params.min_depth, params.max_depth)),
+        results,
+        device=device,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        multiple=multiple,
+        flip=options.flip_tta,
+        progress=not options.no_progress,
+    )
+    _say_how(report, results, time.monotonic() - began)
+    return report
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog="predict.py",
+        usage="predict.py CHECKPOINT PATH [PATH ...] --out DIR [--flag value ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=str, help="file, or run directory: its best.ckpt, else last.ckpt")
+    parser.add_argument("paths", type=str, nargs="+", help="images, and folders with images at any depth")
+    parser.add_argument("--out", type=str | None, help="folder of the results; needed")
+    parser.add_argument("--formats", type=str, default=",".join(FORMATS), help="which results to write")
+    parser.add_argument(
+        "--png-scale",
+        type=float,
+        default=256.0,
+        help=f"units per metre of the 16-bit PNG, which end at {MOST}/SCALE metres; 0 = no depth",
+    )
+    parser.add_argument(
+        "--preview-range",
+        type=float,
+        nargs=2,
+        metavar=("NEAR", "FAR"),
+        help="depths in metres at the ends of the preview's colours; null is those of each image",
+    )
+    parser.add_argument(
+        "--sparse", type=str | None, help="folder with sparse depth of the same names, 16-bit PNG, 0 = none"
+    )
+    parser.add_argument("--sparse-scale", type=float, default=256.0, help="units per metre of these PNG")
+    parser.add_argument(
+        "--resize",
+        type=str | None,
+        help="size HxW at which the network gets the images, such as 192x640, or training: that of its "
+        "training; null is their own, padded",
+    )
+    parser.add_argument(
+        "--flip-tta", action="store_true", help="take the mean with the prediction for the mirrored image"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument("--skip-existing", action="store_true", help="leave results that are there")
+    parser.add_argument("--batch-size", type=int, default=1, help="images of one size at once")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, cuda:1, mps or auto")
+    parser.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        help="package.module.Class that may be imported, as the checkpoint's network is of your own",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    options = parse_flags(parser, argv)
+    check_at_least(options, batch_size=1, num_workers=0)
+    if options.out is None:
+        raise ConfigError("--out DIR is needed: the folder of the results")
+    for name in ("png_scale", "sparse_scale"):
+        if not 0 < options[name] < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be positive, in units per metre")
+    if options.overwrite and options.skip_existing:
+        raise ConfigError("--overwrite and --skip-existing: choose one of the two")
+    near, far = options.preview_range or (1, 2)
+    if not 0 < near < far < math.inf:
+        raise ConfigError(f"--preview-range: 0 < NEAR < FAR is needed, in metres, got {near:g} {far:g}")
+    return options
+
+
+def _results(options: Namespace) -> Results:
+    formats = [name.strip() for name in options.formats.split(",")]
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(f"--formats: no format {name!r}{did_you_mean(name, FORMATS)}")
+    out = Path(options.out)
+    check_folder("--out", out)
+    preview_range = tuple(options.preview_range) if options.preview_range else None
+    return Results(out, formats, options.png_scale, preview_range, options.skip_existing)
+
+
+def _find(options: Namespace, results: Results) -> list[Picture]:
+    """Return the images that are to be predicted."""
+    try:
+        found, others = find_pictures([Path(path) for path in options.paths], results.out)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+    if others:
+        counts = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
+        log.info("%d files are no images by their suffix, and left out: %s", sum(others.values()), counts)
+    if not found:
+        raise ConfigError(f"{', '.join(options.paths)}: no image in it")
+    files = {picture: list(results.files(picture.name).values()) for picture in found}
+    there = [file for group in files.values() for file in group if file.exists()]
+    if there and options.skip_existing:
+        found = [picture for picture, group in files.items() if not all(file.exists() for file in group)]
+        log.info("%d of %d images have their results already", len(files) - len(found), len(files))
+    elif there and not options.overwrite:
+        raise ConfigError(
+            f"--out {results.out}: {len(there)} of the files are there already, such as {there[0]}; "
+            "--overwrite replaces them, --skip-existing leaves them, or choose another folder"
+        )
+    return found
+
+
+def _sparse(options: Namespace, run: Run) -> Path | None:
+    if options.sparse is None:
+        if run.takes_input:
+            log.info("the network has a branch for sparse depth, and gets none: give it by --sparse DIR")
+        return None
+    if run.takes_input is False:
+        raise ConfigError(f"--sparse {options.sparse}: the network of {run.path} takes no sparse depth")
+    if not Path(options.sparse).is_dir():
+        raise ConfigError(f"--sparse {options.sparse}: no such folder")
+    return Path(options.sparse)
+
+
+def _shape(resize: str | None, run: Run) -> tuple[int, int] | None:
+    if resize is None:
+        return None
+    if resize == "training":
+        return tuple(run.cfg.datasets.image_shape)
+    size = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", resize)
+    if size is None:
+        raise ConfigError(f"--resize {resize}: HxW is needed, such as 192x640, or training")
+    return int(size[1]), int(size[2])
+
+
+def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int) -> None:
+    log.info(
+        "%s: %s%s, %d epochs", run.name, run.path, " (running average)" if run.averaged else "", run.epochs
+    )
+    height, width = run.cfg.datasets.image_shape
+    if shape is not None:
+        log.info("images: %d, each resized to %dx%d and its depth back", count, *shape)
+    else:
+        log.info(
+            "images: %d, each at its own size%s; the network was trained at %dx%d (--resize training)",
+            count, f", padded to multiples of {multiple}" if multiple > 1 else "", height, width,
+        )  # fmt: skip
+    method = run.cfg.model.loss.supervised_method.removeprefix("sparse-")
+    if method in UP_TO_SCALE:
+        log.warning("trained with %s, which leaves scale and shift open: the values are no metres", method)
+
+
+def _say_how(report: Report, results: Results, seconds: float) -> None:
+    if report.turned:
+        log.info("EXIF orientation applied: %d images, whose results are turned as well", report.turned)
+    if report.nonfinite:
+        log.warning(
+            "not finite: %d pixels of %d images, such as %s; 0 in the PNG, grey in the preview",
+            sum(report.nonfinite.values()), len(report.nonfinite), next(iter(report.nonfinite)),
+        )  # fmt: skip
+    if report.clipped:
+        log.warning(
+            "--png-scale %g: 16 bits hold %.3g to %.3f m; %d pixels of %d images, such as %s, are beyond and "
+            "written as the nearest of the two",
+            results.png_scale, 1 / results.png_scale, MOST / results.png_scale,
+            sum(report.clipped.values()), len(report.clipped), next(iter(report.clipped)),
+        )  # fmt: skip
+    texts = {
+        "png": f"metres = value / {results.png_scale:g}, 0 = none",
+        "npy": "metres, float32",
+        "preview": "near is bright",
+    }
+    for kind in results.formats if report.done else ():
+        folder, suffix = FORMATS[kind]
+        log.info("%s: %d files %s, %s", results.out / folder, report.done, suffix, texts[kind])
+    log.info("%d images in %.1f s", report.done, seconds)
