@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from depthloss.training.config import OptimizerConfig, SchedulerConfig
+from depthloss.training.config import ConfigError, OptimizerConfig, SchedulerConfig
 from depthloss.training.evaluation.metrics import DepthMetrics
 from depthloss.training.guard import StepGuard
 from depthloss.training.loaders import real_samples
@@ -103,8 +103,9 @@ class DepthModule(L.LightningModule):
         ids = {id(p) for p in of_loss}
         of_net = [p for p in self.model.parameters() if p.requires_grad and id(p) not in ids]
         if not of_net:
-            raise ValueError(
-                "the network has no parameter with requires_grad=True: there is nothing to train"
+            raise ConfigError(
+                "model.depth_net: the network has no parameter with requires_grad=True: there is nothing to "
+                "train"
             )
         groups = [
             {

@@ -5,8 +5,12 @@ import sys
 
 import pytest
 
-from depthloss.training import cli, command
+from depthloss.training import command
+from depthloss.training.ablate import run as ablate
+from depthloss.training.cli import run as train
 from depthloss.training.config import ConfigError
+from depthloss.training.data.convert import main as convert
+from depthloss.training.evaluation.cli import run as evaluate
 from depthloss.training.parser import parse
 
 
@@ -71,9 +75,10 @@ def test_an_error_is_wrapped_in_a_terminal_alone(capsys, monkeypatch, terminal, 
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_help_fits_in_80_columns(capsys, monkeypatch):
+@pytest.mark.parametrize("run", [train, evaluate, ablate, convert])
+def test_help_fits_in_80_columns(capsys, monkeypatch, run):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        cli.run(["--help"])
+        run(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80] == []

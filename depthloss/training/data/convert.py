@@ -1,10 +1,13 @@
 """Bring KITTI depth completion or TUM RGB-D into the `rgbd-folder` layout.
 
-    python -m depthloss.training.data.convert kitti-dc SRC DST [--raw DIR] [--skip-missing] [--link]
-    python -m depthloss.training.data.convert tum SRC DST [--associations FILE] [--max-difference 0.02]
+    python -m depthloss.training.data.convert kitti-dc SRC DST
+        [--raw DIR] [--skip-missing] [--link]
+    python -m depthloss.training.data.convert tum SRC DST
+        [--associations FILE] [--max-difference 0.02]
 
-Files are copied or linked as they are, so no value changes. A conversion that was stopped goes on when it is
-run again: files appear whole or not at all, and what is there already is left alone.
+Files are copied or linked as they are, so no value changes. A conversion that
+was stopped goes on when it is run again: files appear whole or not at all, and
+what is there already is left alone.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def run(argv: list[str]) -> Result:
 def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser = ArgumentParser(
         prog="evaluate.py",
-        usage="evaluate.py CHECKPOINT [--data DATA] [--baseline CHECKPOINT] [--flag value ...]",
+        usage="evaluate.py CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]",
         description="Evaluate a checkpoint of train.py.",
         epilog=EPILOG,
         exit_on_error=False,
