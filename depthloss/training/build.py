@@ -13,8 +13,8 @@ import depthloss
 from depthloss.training.config import NETWORKS, OF_PARAMS, ConfigError, options
 from depthloss.training.data import dataset_options
 from depthloss.training.loaders import DepthData
-from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.networks import check_shape, keywords, network_class, takes_input, where
+from depthloss.training.models import SemiSupCompletionModel, input_parameter
+from depthloss.training.networks import check_shape, keywords, needs_input, network_class, takes_input, where
 
 log = logging.getLogger("depthloss.training")
 
@@ -39,7 +39,7 @@ def build_model(cfg: Namespace, pretrained: bool = True) -> SemiSupCompletionMod
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"model.depth_net: {error if name in NETWORKS else where(error)}") from error
     check_shape(net, name, cfg.datasets.image_shape)
-    loss = build_loss(loss_config, params.min_depth, params.max_depth)
+    loss = build_loss(loss_config, params.min_depth, params.max_depth, quiet=not pretrained)
     wrapper = {
         key: getattr(loss_config, key) for key in ("supervised_loss_weight", "weight_rgbd", "flip_lr_prob")
     }
@@ -49,7 +49,9 @@ def build_model(cfg: Namespace, pretrained: bool = True) -> SemiSupCompletionMod
         raise ConfigError(f"model.loss: {error}") from error
 
 
-def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.SupervisedLoss:
+def build_loss(
+    section: Any, min_depth: float, max_depth: float, quiet: bool = False
+) -> depthloss.SupervisedLoss:
     """Build the loss from the section `model.loss`.
 
     Args:
@@ -57,6 +59,7 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
         min_depth: for losses that take it, unless the section has its own; in metres. The log says where a
             loss has no use for it.
         max_depth: likewise.
+        quiet: leave that out of the log, where no training begins.
 
     Raises:
         ConfigError: an unknown loss, keyword or value.
@@ -64,7 +67,8 @@ def build_loss(section: Any, min_depth: float, max_depth: float) -> depthloss.Su
     kwargs = options(section, "supervised_loss_weight", "weight_rgbd", "flip_lr_prob", "process_group")
     depths = {"min_depth": min_depth, "max_depth": max_depth}
     kwargs |= {key: depth for key, depth in depths.items() if kwargs.get(key) == OF_PARAMS}
-    if unused := [f"model.params.{key}" for key in depths if key not in kwargs]:
+    unused = [f"model.params.{key}" for key in depths if key not in kwargs]
+    if unused and not quiet:
         log.info(
             "model.loss: %s has no use for %s",
             section.supervised_method, " and ".join(unused),
@@ -81,10 +85,16 @@ def check_input(cfg: Namespace, data: DepthData) -> None:
     """Check that sparse depth meets a network that takes it; one that gets none is named.
 
     Raises:
-        ConfigError: a data set brings `input_depth` to a network without sparse branch.
+        ConfigError: a data set brings `input_depth` to a network that takes none, or none to one that must
+            have it.
     """
-    takes = takes_input(cfg.model.depth_net)
+    takes, needs = takes_input(cfg.model.depth_net), needs_input(cfg.model.depth_net)
     for split, dataset in data.datasets.items():
+        if needs and not dataset.gives_input:
+            raise ConfigError(
+                f"datasets.{split}: it has no sparse depth, and the forward of {cfg.model.depth_net.name} "
+                "needs input_depth: give it some, or give this argument a default of None"
+            )
         if takes is None or takes == dataset.gives_input:
             continue
         option = input_option(cfg, split)
@@ -135,11 +145,11 @@ def check_last_batch(cfg: Namespace, data: DepthData, model: SemiSupCompletionMo
     short = rest == 1 and taken >= batches and not section.drop_last
     if not (section.batch_size == 1 or short) or (cfg.trainer.sync_batchnorm and processes > 1):
         return
-    net = copy.deepcopy(model).train()
+    net = copy.deepcopy(model.depth_net).train()
     sparse = torch.zeros(1, 1, *shape) if data.datasets["train"].gives_input else None
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            net.outputs(torch.zeros(1, 3, *shape), sparse)
+            net(torch.zeros(1, 3, *shape), *([sparse] if input_parameter(net) else []))
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from depthloss.training.config import NETWORKS, ConfigError
+from depthloss.training.models import input_parameter
 from depthloss.training.names import did_you_mean
 
 KEY = "model.depth_net"
@@ -105,9 +105,13 @@ def takes_input(section: Any) -> bool | None:
     """
     if (branch := getattr(section, "sparse_branch", None)) is not None:
         return branch
-    return (
-        None if "input_depth" in inspect.signature(network_class(section.name).forward).parameters else False
-    )
+    return None if input_parameter(network_class(section.name)) else False
+
+
+def needs_input(section: Any) -> bool:
+    """Return whether the argument `input_depth` of the network of a section has no default."""
+    parameter = input_parameter(network_class(section.name))
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def check_trusted(tree: Mapping[str, Any], allowed: Collection[str | None], where: str, flag: str) -> None:

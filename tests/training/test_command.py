@@ -18,8 +18,8 @@ from depthloss.training.parser import parse
     ("flag", "text"),
     [
         ("trainer.max_epochs=x", "a whole number or null is needed, got x"),
-        ("datasets.image_shape=64,96", "a list such as [96, 160] is needed, got 64,96"),
-        ("datasets.image_shape=[64,a]", "a whole number is needed, got a"),
+        ("datasets.augmentation.crop_scale=1", "a list such as [1, 2] is needed, got 1"),
+        ("datasets.augmentation.crop_scale=[1,a]", "a number is needed, got a"),
         ("model.optimizer.name=SGD", "one of 'Adam', 'AdamW' is needed, got SGD"),
         ("checkpoint.mode=best", "one of 'min', 'max' or null is needed, got best"),
         ("model.loss.gradient=x", "a mapping such as {key: value} or null is needed, got x"),

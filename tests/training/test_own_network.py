@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from depthloss.training import cli as training
+from depthloss.training import config
 from depthloss.training.build import build_model, check_input
 from depthloss.training.callbacks import Pictures
 from depthloss.training.config import ConfigError
@@ -50,6 +51,11 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def tree(depth_net: dict) -> dict:
     return TINY | {"model": {"depth_net": depth_net}}
+
+
+def data_of(cfg) -> DepthData:
+    sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
+    return DepthData(sections, (32, 64), 0.05, 100.0, cfg.datasets.augmentation)
 
 
 def refusal(call, *arguments, error=ConfigError, **keywords) -> str:
@@ -167,9 +173,7 @@ def test_keywords_without_types_and_of_a_base_class(here):
 
 def test_sparse_depth_for_a_network_that_takes_none(here):
     cfg, _ = parse("own.yaml", ["--datasets.augmentation.sparsity.simulate=true"])
-    sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
-    data = DepthData(sections, (32, 64), 0.05, 100.0, cfg.datasets.augmentation)
-    assert refusal(check_input, cfg, data) == (
+    assert refusal(check_input, cfg, data_of(cfg)) == (
         "datasets.train: datasets.augmentation.sparsity makes an input_depth and the forward of "
         "mynets.SmallNet has no argument input_depth; set datasets.augmentation.sparsity.simulate: false"
     )
@@ -299,7 +303,7 @@ def test_only_the_values_of_the_first_batch_are_checked():
     assert not model(BATCH)["loss"].isfinite()  # a step with that is skipped
 
 
-def test_a_network_that_needs_sparse_depth():
+def test_a_network_that_needs_sparse_depth(monkeypatch):
     class Needs(nn.Module):
         def forward(self, rgb, input_depth):
             return {"depth": input_depth}
@@ -309,6 +313,12 @@ def test_a_network_that_needs_sparse_depth():
     assert refusal(model, BATCH, error=NetworkError) == (
         "Needs needs input_depth, and the data has none: give it some, or give the argument of forward a "
         "default of None"
+    )
+    monkeypatch.setitem(config.NETWORKS, "Needs", Needs)
+    cfg, _ = parse(tree({"name": "Needs"}), [])
+    assert refusal(check_input, cfg, data_of(cfg)) == (
+        "datasets.train: it has no sparse depth, and the forward of Needs needs input_depth: give it some, "
+        "or give this argument a default of None"
     )
     other = SemiSupCompletionModel(Returns(TWO, "depth"), L1()).eval()
     text = refusal(other, BATCH | {"input_depth": TWO}, error=NetworkError)

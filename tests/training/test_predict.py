@@ -334,7 +334,7 @@ def test_images_that_differ_in_their_suffix_keep_it(here):
     assert names(".") == {"a.jpg": "a.jpg", "a.jpg.webp": "a.jpg.webp", "a.png": "a.png", "b.png": "b"}
 
 
-def test_what_in_a_folder_is_an_image(here):
+def test_what_in_a_folder_is_an_image(here, caplog):
     for file in (
         "in/a.PNG",
         "in/notes.txt",
@@ -355,6 +355,7 @@ def test_what_in_a_folder_is_an_image(here):
     Path("in/out/result.png").touch()
     found, others = find_pictures([Path("in")], Path("in/out"))
     assert [picture.name for picture in found] == ["a", "d.png/b", "dangling", "link/c"]
+    assert "in/loop: left out, a link to a folder that it lies in" in caplog.text
     assert others == {".txt": 1, ".heic": 1}
 
 
@@ -377,7 +378,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(here, capsys):
     assert [line.partition(";")[0] for line in lines] == [
         f"  {here}/in/empty.png: got an empty file",
         f"  {here}/in/high.png: more than 100 rows",
-        f"  {here}/in/pipe.png: got a device, a pipe or a socket",
+        f"  {here}/in/pipe.png: got a named pipe",
         f"  {here}/in/text.jpg: got a file that is no image or lost its header",
         f"  {here}/in/torn.png: got a damaged or truncated file (image file is truncated)",
         f"  {here}/gone.png: got no such file",

@@ -155,7 +155,7 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, bool]:
         stored = _open(path, expected)
         try:
             image = ImageOps.exif_transpose(stored)
-            turned = stored.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+            turned = _orientation(stored) != 1
             if image.mode == "P":
                 image = image.convert("RGBA")
             if image.mode.startswith("I"):

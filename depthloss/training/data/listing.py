@@ -83,7 +83,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def walk(root: Path, suffixes: Sequence[str]) -> list[str]:
+def walk(root: Path, suffixes: Sequence[str] | None) -> list[str]:
     """Return the files below a folder that have one of the suffixes, in any case, sorted.
 
     Links to folders are followed, under their own names; one to a folder that it lies in is left out with a
@@ -91,7 +91,7 @@ def walk(root: Path, suffixes: Sequence[str]) -> list[str]:
 
     Args:
         root: the folder.
-        suffixes: in lower case.
+        suffixes: in lower case; None = all files.
 
     Returns:
         Paths below `root`, with "/" between the parts.
@@ -105,7 +105,7 @@ def walk(root: Path, suffixes: Sequence[str]) -> list[str]:
     while todo:
         below, above = todo.pop()
         folders, others = entries(root / below)
-        found += [f"{below}{name}" for name in others if split_suffix(name, suffixes)[1]]
+        found += [f"{below}{name}" for name in others if suffixes is None or split_suffix(name, suffixes)[1]]
         for name in folders:
             identity = _identity(root / below / name)
             if identity in above:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 import depthloss
 
-from .output import NetworkError, inverse_depths
+from .output import NetworkError, input_parameter, inverse_depths
 
 
 def flip_lr(x: Tensor, flip: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ class SemiSupCompletionModel(nn.Module):
         self.supervised_loss_weight = supervised_loss_weight
         self.weight_rgbd = weight_rgbd
         self.flip_lr_prob = flip_lr_prob
-        parameter = inspect.signature(depth_net.forward).parameters.get("input_depth")
+        parameter = input_parameter(depth_net)
         self.takes_input = parameter is not None
         self.needs_input = self.takes_input and parameter.default is parameter.empty
         self._checked = False  # the values of the network's first batch in training

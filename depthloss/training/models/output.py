@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,11 @@ _IS_DEPTH = {"depth": True, "inverse_depth": False}
 
 class NetworkError(ValueError):
     """What a network returned is no depth of the images that it was given; the text says what to change."""
+
+
+def input_parameter(network: Any) -> inspect.Parameter | None:
+    """Return the argument ``input_depth`` of the ``forward`` of a network or its class, if it has one."""
+    return inspect.signature(network.forward).parameters.get("input_depth")
 
 
 def inverse_depths(net: nn.Module, output: Any, rgb: Tensor, check_values: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from depthloss.training.checkpoints import NO_ROOM, reason
 from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
 from depthloss.training.config import ConfigError
+from depthloss.training.data import DataError
 from depthloss.training.evaluation.load import Run, load_run
 from depthloss.training.files import check_folder
 from depthloss.training.models import NetworkError
@@ -176,8 +177,8 @@ def _find(options: Namespace, results: Results) -> list[Picture]:
     """Return the images that are to be predicted."""
     try:
         found, others = find_pictures([Path(path) for path in options.paths], results.out)
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     if others:
         counts = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
         log.info("%d files are no images by their suffix, and left out: %s", sum(others.values()), counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from depthloss.training.data import DataError, read_depth_png, read_picture
 from depthloss.training.data.io import fault
+from depthloss.training.data.listing import walk
 from depthloss.training.data.resize import resize_depth, resize_rgb
 from depthloss.training.data.transforms import limit_range
 
@@ -43,24 +44,26 @@ def find_pictures(paths: Sequence[Path], out: Path) -> tuple[list[Picture], Coun
     Images that differ in their suffix alone keep it in their names.
 
     Args:
-        paths: files, and folders whose images and those below count; links are followed, hidden files and
-            folders, and those whose name begins with @, are left out.
+        paths: files, and folders whose images and those below count; see `walk` for what is left out.
         out: folder of results, which are no inputs.
 
     Returns:
         The images, each once, and how many other files of each suffix were left out.
 
     Raises:
-        OSError: a folder cannot be listed.
+        DataError: a folder cannot be read.
     """
     files: dict[Path, None] = {}
     others: Counter[str] = Counter()
+    results = Path(os.path.abspath(out))
     for path in paths:
         if not path.is_dir():
             files[Path(os.path.abspath(path))] = None
             continue
-        parents = {str(parent) for parent in Path(os.path.realpath(path)).parents}
-        for file in _walk(os.path.abspath(path), {os.path.realpath(out), *parents}):
+        for below in walk(path, None):
+            file = Path(os.path.abspath(path / below))
+            if results in file.parents:
+                continue
             if file.suffix.lower() in SUFFIXES:
                 files[file] = None
             else:
@@ -75,20 +78,6 @@ def find_pictures(paths: Sequence[Path], out: Path) -> tuple[list[Picture], Coun
         clash = [file for file, name in names.items() if count[name] > 1 and name != whole[file]]
         names |= {file: whole[file] for file in clash}
     return [Picture(file, names[file], stems[file]) for file in files], others
-
-
-def _walk(folder: str, above: set[str]) -> Iterator[Path]:
-    """Yield the files below a folder in order of their names; `above` are the folders not to go into."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that it lies in
-        return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith((".", "@")):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry.path, above | {real})
-        else:  # what is no file is refused when it is read, by name
-            yield Path(entry.path)
 
 
 @dataclass
@@ -148,8 +137,6 @@ class Pictures(Dataset[Item]):
 
     def _read(self, picture: Picture) -> Item:
         path = picture.path
-        if path.exists() and not path.is_file():
-            raise fault(path, "a device, a pipe or a socket", "an image", "give a file")
         rgb, turned = read_picture(path)
         size, depth = rgb.shape[:2], None
         if self.sparse is not None:
