@@ -120,6 +120,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
             f"model.depth_net.name: the constructor of {name} has a keyword `name`, which chooses the "
             "network here: rename it"
         )
+    tree = _leave_out_network(tree, _last_value("model.depth_net.name", tree, []) or "ResNetSAN01", name)
 
     defaults = dict(OPEN_SECTIONS)
     if _last_value("datasets.train.dataset", tree, arguments, "synthetic") == "synthetic":
@@ -325,6 +326,21 @@ def _leave_out(
         log.warning("%s: %s left out: it is of %s, %s", section, ", ".join(named), before, instead)
     kept = {key: value for key, value in values.items() if key not in unchanged | foreign}
     return {**tree, parts[0]: {**tree.get(parts[0], {}), parts[1]: kept}}
+
+
+def _leave_out_network(tree: dict[str, Any], before: str, now: str) -> dict[str, Any]:
+    """Leave out what the file says of a network that the command line replaced."""
+    if before == now:
+        return tree
+    try:
+        former: Container[str] = keywords(network_class(before))
+    except ConfigError:  # the class is not here, and need not be
+        former = tree["model"]["depth_net"].keys() - {"name"}
+    known, values = keywords(network_class(now)), tree.get("model", {}).get("depth_net", {})
+    if foreign := [key for key in values if key in former and key not in known]:
+        log.warning("model.depth_net: %s left out: it is of %s, not of %s", ", ".join(foreign), before, now)
+    kept = {key: value for key, value in values.items() if key not in foreign}
+    return {**tree, "model": {**tree.get("model", {}), "depth_net": kept}}
 
 
 def _move_loss_keys(tree: dict[str, Any]) -> dict[str, Any]:

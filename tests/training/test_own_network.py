@@ -171,6 +171,15 @@ def test_keywords_without_types_and_of_a_base_class(here):
     check_trusted(yaml.safe_load(text), ["mynets.Wider"], "x.ckpt", "--network")
 
 
+@pytest.mark.parametrize("name", [{}, {"name": "gone.Net"}])
+def test_in_the_place_of_the_network_of_a_file(here, caplog, name):
+    cfg, _ = parse(tree(name | {"sparse_branch": False}), [GIVEN, "--model.depth_net.width=3"])
+    assert build_model(cfg).depth_net.head.in_channels == 3
+    former = name.get("name", "ResNetSAN01")
+    line = f"model.depth_net: sparse_branch left out: it is of {former}, not of mynets.SmallNet"
+    assert line in caplog.messages
+
+
 def test_sparse_depth_for_a_network_that_takes_none(here):
     cfg, _ = parse("own.yaml", ["--datasets.augmentation.sparsity.simulate=true"])
     assert refusal(check_input, cfg, data_of(cfg)) == (
