@@ -27,8 +27,11 @@ _NO_FILES = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
-# By the EXIF orientations that exchange height and width: what shows the picture as it is meant.
+# By EXIF orientation: what shows the picture as it is meant; from 5 on it exchanges height and width.
 _TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
@@ -149,13 +152,12 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, bool]:
     """
     expected = "an image of 8 bits per channel, or of 16 bits in greyscale"
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", module="PIL"
-        )  # of EXIF data and palettes that it reads all the same
+        # About EXIF data and palettes that it reads all the same.
+        warnings.filterwarnings("ignore", module="PIL")
         stored = _open(path, expected)
         try:
-            image = ImageOps.exif_transpose(stored)
-            turned = _orientation(stored) != 1
+            turn = _TURNS.get(_orientation(stored))
+            image, turned = stored if turn is None else stored.transpose(turn), turn is not None
             if image.mode == "P":
                 image = image.convert("RGBA")
             if image.mode.startswith("I"):
