@@ -26,6 +26,7 @@ from depthloss.training.ablation.study import Study, Trial, read_study
 from depthloss.training.ablation.trials import check_trials, train
 from depthloss.training.config import ConfigError
 from depthloss.training.files import check_folder, whole_file
+from depthloss.training.progress import Progress
 
 log = logging.getLogger("depthloss.training")
 
@@ -86,18 +87,21 @@ def run(argv: list[str]) -> int:
     epochs = check_trials(trials)
     command = shlex.join(["python", "-m", "depthloss.training.ablate", *argv])
     runs: list[Run] = []
-    for number, trial in enumerate(trials, 1):
-        log.info("[%d/%d] %s", number, len(trials), trial.name)
-        done, wanted = epochs[trial.name]
-        error = None if done >= wanted else "not trained"
-        if error and not options.evaluate_only:
-            error = train(trial, done, options.threads)
-        if options.train_only:
-            runs.append({"error": error})
-            continue
-        runs.append(_result(study, trial, error))
-        if not error or trial is trials[-1]:
-            _write(options.study, study, runs, len(trials), command, out)
+    trained = sum(done >= wanted for done, wanted in epochs.values())
+    with Progress(len(trials), study.name, "runs", done=trained) as progress:
+        for trial in trials:
+            done, wanted = epochs[trial.name]
+            to_train = done < wanted
+            error = "not trained" if to_train else None
+            if to_train and not options.evaluate_only:
+                error = train(trial, done, options.threads)
+            if options.train_only:
+                runs.append({"error": error})
+            else:
+                runs.append(_result(study, trial, error))
+                if not error or trial is trials[-1]:
+                    _write(options.study, study, runs, len(trials), command, out)
+            progress.update(int(to_train), lambda name=trial.name: name)
     return int(any(run["error"] for run in runs))
 
 

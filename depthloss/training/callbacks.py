@@ -1,19 +1,21 @@
-"""Callbacks of a run: averaged weights, pictures, and the loss's share of a step."""
+"""Callbacks of a run: averaged weights, progress, pictures, and the loss's share of a step."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from depthloss.training.config import EmaConfig
+from depthloss.training.progress import Progress, duration
 from depthloss.training.report import Sample, write_curves, write_predictions
 
 log = logging.getLogger("depthloss.training")
@@ -74,6 +76,125 @@ class Averaging(WeightAveraging):
         """Take both back to go on with the training; a test keeps the average, which is loaded by now."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class RunProgress(ProgressBar):
+    """Shows how far a run is, in batches of all its epochs; after the first it says how long it will take.
+
+    Args:
+        clock: seconds.
+    """
+
+    WARM_UP, MEASURED = 2, 5  # batches: the first are slower
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._enabled = True
+        self._progress: Progress | None = None
+        self._batches = 0  # of this process
+        self._measured_from = 0.0
+
+    def disable(self) -> None:
+        """Show nothing: Lightning calls it on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show something again."""
+        self._enabled = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin where the run begins or goes on, and name the epoch."""
+        name = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        if self._progress:
+            self._progress.name = name
+        elif self._enabled:
+            total = trainer.max_epochs * trainer.num_training_batches
+            done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            self._progress = Progress(total, name, "batches", min(done, total), clock=self._clock)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch."""
+        self._batches += 1
+        self._update(trainer)
+        if self._batches == self.WARM_UP:
+            self._measured_from = self._clock()
+        elif self._batches == self.WARM_UP + self.MEASURED and self._progress:
+            seconds = (self._clock() - self._measured_from) / self.MEASURED
+            log.info("%s", self._estimate(trainer, seconds))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show that the validation goes on."""
+        if not trainer.sanity_checking and self._progress:
+            self._progress.update(
+                0, lambda: f"validation {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}"
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin."""
+        if self._enabled:
+            self._progress = Progress(sum(trainer.num_test_batches), "test", "batches", clock=self._clock)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        self._update(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def _update(self, trainer: L.Trainer) -> None:
+        if self._progress:
+            self._progress.update(1, lambda: _numbers(trainer.progress_bar_metrics))
+
+    def _close(self) -> None:
+        if self._progress:
+            self._progress.close()
+            self._progress = None
+
+    def _estimate(self, trainer: L.Trainer, seconds: float) -> str:
+        """Return how long the rest of the run will take, by the seconds that a batch takes."""
+        left = self._progress.total - self._progress.done
+        total = left * seconds
+        if trainer.enable_validation:
+            # A frame without its backward pass takes about a third.
+            share = trainer.val_dataloaders.batch_size / trainer.train_dataloader.batch_size / 3
+            epochs = (trainer.max_epochs - trainer.current_epoch) // (trainer.check_val_every_n_epoch or 1)
+            total += epochs * sum(trainer.num_val_batches) * share * seconds
+        end = f"the end of epoch {trainer.max_epochs}"
+        return f"about {duration(total)} to {end}: {left} batches of {seconds:.2g} s"
+
+
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.removeprefix('val/')} {value:.3g}" for name, value in metrics.items())
 
 
 class Pictures(L.Callback):

@@ -206,6 +206,7 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
             file.write_text(text, encoding="utf-8")
         if checkpoint:
             set_aside_damaged(checkpoint)
+        log.info("%s", _plan(cfg, run_dir, checkpoint_dir, predicts=validates(cfg, data)))
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
     check_last_batch(cfg, data, module.model, trainer.world_size)
     with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir, cfg.model.depth_net.name)):
@@ -270,6 +271,17 @@ def _test_table(cfg: Namespace, trainer: L.Trainer) -> str:
     params = cfg.model.params
     protocol = Protocol(params.min_depth, params.max_depth, resolution="network", edges=False)
     return summary_table(Evaluation(f"{cfg.name}, test", protocol.to_dict(), found))
+
+
+def _plan(cfg: Namespace, run_dir: Path, checkpoint_dir: Path, predicts: bool) -> str:
+    parts = [
+        f"{run_dir}: gets metrics.csv, and {'curves.png and predictions.png' if predicts else 'curves.png'} "
+        "once a minute and at the end",
+        f"checkpoints go to {checkpoint_dir}",
+    ]
+    if cfg.trainer.enable_progress_bar is not False:
+        parts.append("the first batches tell how long it takes")
+    return "; ".join(parts)
 
 
 def _summary(run_dir: Path, checkpoint_dir: Path, trainer: L.Trainer) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 from lightning.pytorch.accelerators import MPSAccelerator
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from depthloss.training.callbacks import Averaging, LossProfiler, Pictures
+from depthloss.training.callbacks import Averaging, LossProfiler, Pictures, RunProgress
 from depthloss.training.checkpoints import WholeCheckpointIO, checkpoint_callbacks
 from depthloss.training.config import ConfigError, options
 from depthloss.training.evaluation.metrics import METRICS
@@ -210,10 +208,8 @@ def _callbacks(cfg: Namespace, data: DepthData, run_dir: Path, checkpoint_dir: P
     if not validates(cfg, data) and keep["monitor"].startswith("val/"):
         log.info("no validation: only the last checkpoint is kept")
         keep["save_top_k"] = 0
-    # A log file gets a new line for every refresh.
-    bar = TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else 50)
     return [
-        *([] if cfg.trainer.enable_progress_bar is False else [bar]),
+        *([] if cfg.trainer.enable_progress_bar is False else [RunProgress()]),
         *([] if cfg.ema.decay is None else [Averaging(cfg.ema)]),
         Pictures(run_dir, title=cfg.name),
         GradientSupport(),

@@ -1,6 +1,7 @@
 """Faulty files and the `rgbd-folder` data set; real frames are in test_frames.py."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_folder_options_that_name_no_folder(tmp_path):
     assert len(build_folder(tmp_path, input_depth="depth_raw", limit=3)) == 3
 
 
-def test_check_lists_every_fault_and_frames_without_depth(tmp_path, caplog, capsys):
+def test_check_lists_every_fault_and_frames_without_depth(tmp_path, caplog, capsys, monkeypatch):
     data = build_folder(make_folder(tmp_path, frames=5))
     assert data.check(progress=False) == []
     assert capsys.readouterr().err == ""
@@ -212,7 +213,10 @@ def test_check_lists_every_fault_and_frames_without_depth(tmp_path, caplog, caps
     write_depth_png(tmp_path / "depth/f04.png", np.full((48, 64), 200.0), 256)
     with caplog.at_level(logging.WARNING, "depthloss.data"):
         faults = data.check()
-    assert "checking data" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert data.check() == faults
+    assert "checking data   0%" in capsys.readouterr().err
     assert len(faults) == 4
     for text, parts in zip(
         faults,

@@ -148,7 +148,7 @@ def test_npz_files_that_hold_something_else(tmp_path):
     np.testing.assert_array_equal(read_depth_npz(file, "velodyne_depth"), np.float32([[0, 0, 0, 0, 2.5]]))
 
 
-def test_check_names_every_faulty_file_of_a_frame(tmp_path, capsys):
+def test_check_names_every_faulty_file_of_a_frame(tmp_path):
     kitti(tmp_path, frames=4)
     data = build(tmp_path, input_depth_type="velodyne")
     assert data.check(progress=False) == []
@@ -159,7 +159,6 @@ def test_check_names_every_faulty_file_of_a_frame(tmp_path, capsys):
     np.savez(depth / "velodyne/image_02/0000000002.npz", velodyne_depth=np.ones((39, 126), np.float32))
     write_depth_png(depth / "groundtruth/image_02/0000000002.png", np.ones((40, 125)))
     faults = data.check()
-    assert "checking data" in capsys.readouterr().err
     assert len(faults) == 5
     for text, parts in zip(
         faults,

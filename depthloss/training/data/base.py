@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from depthloss.training.data.io import DataError, logger
 from depthloss.training.data.transforms import Augmentation, Frame, augment, limit_range, prepare
+from depthloss.training.progress import Progress
 
 # With skip_bad_frames: how many frames in a row are tried before the fault is no longer that of some frames.
 MAX_TRIES = 100
@@ -160,7 +160,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         Also logs a warning with the number of frames that have no depth within [min_depth, max_depth].
 
         Args:
-            progress: show a progress bar.
+            progress: show how far it is.
 
         Returns:
             One message per fault, in order of the frames; empty if all is well.
@@ -176,11 +176,11 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             looks = pool.map(look, range(len(self)))
-            for found, blank in tqdm(
-                looks, desc="checking data", unit="frame", total=len(self), disable=not progress
-            ):
-                faults += found
-                empty += blank
+            with Progress(len(self), "checking data", "frames", show=progress) as shown:
+                for found, blank in looks:
+                    faults += found
+                    empty += blank
+                    shown.update()
         finally:
             pool.shutdown(cancel_futures=True)
         if empty:

@@ -23,11 +23,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
-
 from depthloss.training.data.folder import RGBDFolder
 from depthloss.training.data.io import DataError, fault, logger, not_a_file
 from depthloss.training.data.sources import SELECTION, Files, find_kitti, find_tum
+from depthloss.training.progress import Progress
 
 
 class Source(NamedTuple):
@@ -122,9 +121,11 @@ def convert(frames: dict[str, Files], target: Path, link: bool = False) -> colle
         How many files were "written", "there already" and "replaced".
     """
     writer = Writer(link)
-    for name, files in tqdm(frames.items(), desc=str(target), unit="frame", disable=not sys.stderr.isatty()):
-        for folder, file in files.items():
-            writer.put(file, target / folder / f"{name}{file.suffix.lower()}")
+    with Progress(len(frames), str(target), "frames") as progress:
+        for name, files in frames.items():
+            for folder, file in files.items():
+                writer.put(file, target / folder / f"{name}{file.suffix.lower()}")
+            progress.update()
     return writer.counts
 
 

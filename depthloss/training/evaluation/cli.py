@@ -178,7 +178,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         default=[],
         help="package.module.Class that may be imported, as the checkpoint's network is of your own",
     )
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.add_argument("--no-progress", action="store_true", help="do not show how far it is")
 
     rest, overrides = [], []
     words = iter(argv)

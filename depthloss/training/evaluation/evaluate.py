@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 import depthloss
 from depthloss.training.data import DepthDataset
@@ -32,6 +31,7 @@ from depthloss.training.evaluation.metrics import (
 )
 from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
+from depthloss.training.progress import Progress
 from depthloss.training.report import Sample
 
 log = logging.getLogger("depthloss.evaluation")
@@ -72,7 +72,7 @@ def evaluate(
         name: of the run.
         show: indices of the frames to keep for pictures; None = worst, median and best.
         origin: what is known of where the numbers come from.
-        progress: show a progress bar.
+        progress: show how far it is.
 
     Raises:
         DataError: a file of a frame is missing or faulty.
@@ -95,7 +95,7 @@ def evaluate(
     if was_training:
         model.eval()
     try:
-        with tqdm(total=len(frames), desc=name or "evaluation", unit="frame", disable=not progress) as bar:
+        with Progress(len(frames), name or "evaluation", "frames", show=progress) as bar:
             for batch in loader:
                 for truth, depth in _predictions(model, batch, protocol.flip_tta, device):
                     rows.append(_measure(truth, depth, protocol, strata)[0])
