@@ -48,6 +48,7 @@ class Thin(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         weights: str | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         self.low, self.high = 1 / max_depth, 1 / min_depth
@@ -157,6 +158,10 @@ def test_each_trains_two_steps_on_data_in_its_layout(file, here):
     extra = "--trainer.max_epochs 1 --trainer.check_val_every_n_epoch 1".split()
     if file.stem == "kitti_overfit":
         extra += "--datasets.train.path data --datasets.validation.path data".split()
+    if file.stem == "synthetic":
+        extra += (
+            "--datasets.train.length 4 --datasets.validation.length 2".split()
+        )  # all are rendered at once
     run = cli.run([str(file), *SMALL, *extra])
     assert run.trainer.global_step == 2
     assert run.trainer.callback_metrics["train/skipped_steps"] == 0

@@ -29,6 +29,25 @@ def test_parameter_counts(full_net):
     assert count(SparseBranch()) == 34_686_784
     assert count(ResNetSAN01(sparse_branch=False)) == 14_329_236
     assert count(full_net) == 49_024_350
+    assert count(ResNetSAN01(sparse_branch=False, width=0.25)) == 899_736
+
+
+def test_a_thin_network():
+    net = ResNetSAN01(width=0.125).eval()
+    assert net.encoder.channels == (8, 8, 16, 32, 64)
+    depth = torch.zeros(1, 1, 32, 64)
+    depth[..., ::4, ::4] = 3.0
+    with torch.no_grad():
+        for sweep in (None, depth):
+            (inv,) = net(torch.rand(1, 3, 32, 64), sweep)["inv_depths"]
+            assert inv.shape == (1, 1, 32, 64)
+
+
+def test_weights_of_another_width(tmp_path):
+    torch.save(ResNetEncoder(18, 0.125).state_dict(), tmp_path / "thin.pth")
+    load_encoder_weights(ResNetEncoder(18, 0.125), tmp_path / "thin.pth")
+    with pytest.raises(ValueError, match="are of width 1, the network is of width 0.25$"):
+        load_encoder_weights(ResNetEncoder(18, 0.25), tmp_path / "thin.pth")
 
 
 @pytest.mark.parametrize("depth, params", [(34, 21_284_672), (50, 23_508_032)])
@@ -233,6 +252,13 @@ def test_unreadable_weights(tmp_path):
         ({"residual": "none"}, "residual='none'"),
         ({"activation": "tanh"}, "activation='tanh': expected one of relu, elu, gelu"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"width": 0.01}, "width=0.01: expected a factor of 0.015625 or more"),
+        ({"width": 0.05}, "width=0.05: expected a factor of 0.0625 or more"),
+        ({"width": float("nan")}, "width=nan"),
+        (
+            {"width": 0.5, "weights": "x.pth"},
+            "weights='x.pth' needs width=1.0, as torchvision has it; got 0.5",
+        ),
     ],
 )
 def test_constructor_errors(kwargs, message):

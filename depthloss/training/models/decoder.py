@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .resnet import scaled
+
 WIDTHS = (16, 32, 64, 128, 256)
 NUM_SCALES = 4
 # name: (module, keywords, padding mode)
@@ -78,13 +80,19 @@ class Decoder(nn.Module):
         head: maps logits to inverse depth.
         activation: "relu" or "gelu" (zero padding), "elu" (reflection padding).
         dropout: probability of dropping a channel of the coarsest feature in training.
+        width: factor of ``WIDTHS``, > 0.
 
     Raises:
         ValueError: an unknown activation or a dropout outside [0, 1).
     """
 
     def __init__(
-        self, channels: Sequence[int], head: nn.Module, activation: str = "relu", dropout: float = 0.0
+        self,
+        channels: Sequence[int],
+        head: nn.Module,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if activation not in _ACTIVATIONS:
@@ -92,10 +100,11 @@ class Decoder(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout!r}: expected a probability in [0, 1)")
         self.dropout = nn.Dropout2d(dropout)
-        incoming, skips = (*WIDTHS[1:], channels[4]), (0, *channels[:4])
-        self.reduce = nn.ModuleList(_conv_block(incoming[i], WIDTHS[i], activation) for i in range(5))
-        self.merge = nn.ModuleList(_conv_block(WIDTHS[i] + skips[i], WIDTHS[i], activation) for i in range(5))
-        self.logits = nn.ModuleList(nn.Conv2d(WIDTHS[i], 1, 3, padding=1) for i in range(NUM_SCALES))
+        widths = scaled(WIDTHS, width)
+        incoming, skips = (*widths[1:], channels[4]), (0, *channels[:4])
+        self.reduce = nn.ModuleList(_conv_block(incoming[i], widths[i], activation) for i in range(5))
+        self.merge = nn.ModuleList(_conv_block(widths[i] + skips[i], widths[i], activation) for i in range(5))
+        self.logits = nn.ModuleList(nn.Conv2d(widths[i], 1, 3, padding=1) for i in range(NUM_SCALES))
         for conv in self.logits:
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)

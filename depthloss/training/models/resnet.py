@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -77,39 +78,52 @@ _LAYOUTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]]
 }
 
 
+def scaled(channels: Sequence[int], width: float) -> tuple[int, ...]:
+    """Multiply numbers of channels by a factor, rounded.
+
+    Raises:
+        ValueError: a number would be less than 1, or infinite.
+    """
+    if not 1 <= min(channels) * width < math.inf:
+        raise ValueError(f"width={width!r}: expected a factor of {1 / min(channels):g} or more")
+    return tuple(round(count * width) for count in channels)
+
+
 class ResNetEncoder(nn.Module):
     """Feature pyramid of a ResNet (He et al. 2016; stride on the 3×3 convolution, as torchvision has it).
 
     Args:
         depth: 18, 34 or 50.
+        width: factor of all numbers of channels, > 0.
 
     Attributes:
         channels: channels of the five features, finest first: ``(64, 64, 128, 256, 512)``, the last four ×4
-            at depth 50.
+            at depth 50; all × width.
 
     Raises:
-        ValueError: another depth.
+        ValueError: another depth, or a width out of range.
     """
 
-    def __init__(self, depth: int = 18) -> None:
+    def __init__(self, depth: int = 18, width: float = 1.0) -> None:
         super().__init__()
         if depth not in _LAYOUTS:
             raise ValueError(
                 f"depth={depth!r}: the encoder is built for {', '.join(map(str, _LAYOUTS))} layers"
             )
         block, counts = _LAYOUTS[depth]
-        self.depth = depth
-        self.conv1, self.bn1 = _conv_bn(3, 64, 7, 2)
+        self.depth, self.width = depth, width
+        stem, *widths = scaled((64, 64, 128, 256, 512), width)
+        self.conv1, self.bn1 = _conv_bn(3, stem, 7, 2)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        cin, widths = 64, (64, 128, 256, 512)
-        for i, (width, count) in enumerate(zip(widths, counts, strict=True)):
+        cin = stem
+        for i, (cout, count) in enumerate(zip(widths, counts, strict=True)):
             blocks = []
             for j in range(count):
-                blocks.append(block(cin, width, 2 if i > 0 and j == 0 else 1))
-                cin = width * block.expansion
+                blocks.append(block(cin, cout, 2 if i > 0 and j == 0 else 1))
+                cin = cout * block.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-        self.channels = (64, *(width * block.expansion for width in widths))
+        self.channels = (stem, *(cout * block.expansion for cout in widths))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -158,9 +172,12 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
         if keys
     ]
     if problems:
+        fits = f"A file that fits: {IMAGENET_FILES[encoder.depth]}"
+        if encoder.width != 1:
+            fits = f"Files of torchvision are of width 1, the network is of width {encoder.width:g}"
         raise ValueError(
             f"weights={str(path)!r} is not a ResNet-{encoder.depth} in torchvision's key names; "
-            f"{'; '.join(problems)}. A file that fits: {IMAGENET_FILES[encoder.depth]}"
+            f"{'; '.join(problems)}. {fits}"
         )
     encoder.load_state_dict(state, strict=False)
     logger.info("loaded %d tensors from %s (%d classifier tensors skipped)", len(state), path, len(skipped))

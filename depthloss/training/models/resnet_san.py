@@ -121,6 +121,8 @@ class ResNetSAN01(nn.Module):
         dropout: channel dropout on the coarsest feature as the decoder reads it.
         weights: local ``.pth``/``.safetensors`` file with encoder weights in torchvision's key names, or a
             checkpoint of ``train.py``, whose encoder is taken. Nothing is downloaded.
+        width: factor of the encoder's and decoder's numbers of channels; the sparse branch keeps its own. At
+            0.25 a step on a CPU takes about a fifth of the time.
 
     Raises:
         ValueError: an argument out of range, a "pt" version without ``weights``, or weights that do not fit.
@@ -143,6 +145,7 @@ class ResNetSAN01(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         weights: str | Path | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         depth, pretrained = _parse_version(version)
@@ -158,12 +161,12 @@ class ResNetSAN01(nn.Module):
             )
         if residual not in ("standard", "rezero"):
             raise ValueError(f'residual={residual!r}: expected "standard" or "rezero"')
-        self.encoder = ResNetEncoder(depth)
+        self.encoder = ResNetEncoder(depth, width)
         channels = self.encoder.channels
         self.sparse = SparseBranch(channels) if sparse_branch else None
         self.fusion = Fusion(channels, film_scales if use_film else (), residual) if sparse_branch else None
         self.decoder = Decoder(
-            channels, BoundedHead(min_depth, max_depth, depth_head, margin), activation, dropout
+            channels, BoundedHead(min_depth, max_depth, depth_head, margin), activation, dropout, width
         )
         # Reflection needs two rows and columns at 1/32.
         self._min_size = 2 * STRIDE if activation == "elu" else STRIDE
