@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from depthloss.training.data import EpochSampler, build_dataset, scenes
+from depthloss.training.data import EpochSampler, build_dataset, scenes, synthetic
 from depthloss.training.data.canvas import KINDS, Camera, Scene
 from depthloss.training.data.raycast import render, render_kinds
 from depthloss.training.data.synthetic import scan
@@ -159,6 +159,52 @@ def test_frames_depend_on_seed_and_index_only():
     assert torch.equal(dense["rgb"], data[5]["rgb"])
     hit = data[5]["depth"] > 0
     assert torch.equal(dense["depth"][hit], data[5]["depth"][hit])
+
+
+def test_views_of_the_same_scenes(monkeypatch):
+    seen = []
+    monkeypatch.setattr(synthetic, "render_kinds", lambda *args: seen.append(args) or render_kinds(*args))
+    views = {"scenes": 2, "scene_seed": 5, "length": 6}
+    train, other = build(seed=1, **views), build(seed=2, **views)
+    for kind, index in (("room", 0), ("street", 1)):
+        frames = [train[index], train[index + 2], other[index]]
+        assert [frame["name"] for frame in frames[:2]] == [f"{kind}-{i:06d}" for i in (index, index + 2)]
+        (first, *others), cameras = zip(*seen, strict=True)
+        assert all(
+            (s.materials, s.rects, s.boxes) == (first.materials, first.rects, first.boxes) for s in others
+        )
+        assert len({tuple(camera.position) for camera in cameras}) == 3
+        assert torch.equal(build(seed=1, **views)[index]["rgb"], frames[0]["rgb"])
+        seen.clear()
+    assert build(scenes=1, length=2).name(1) == "room-000001"
+    with pytest.raises(ValueError, match="scenes must be >= 1, or None for a scene per frame, got 0"):
+        build(scenes=0)
+
+
+def test_the_camera_of_a_view_stays_within_reach():
+    first = camera((8, 12), (1.0, -1.5, 2.0), yaw=90, pitch=10, roll=2)  # looks along x
+    ahead, aside, turn, tilt = 0.5, 0.2, 20, 5
+    for seed in range(20):
+        view = first.moved((ahead, aside, turn, tilt), np.random.default_rng(seed))
+        shift = view.position - first.position
+        assert shift[1] == 0 and abs(shift[0]) <= ahead and abs(shift[2]) <= aside
+        np.testing.assert_allclose(view.rotation @ view.rotation.T, np.eye(3), atol=1e-12)
+        axis = view.rotation[:, 2]
+        assert abs(np.degrees(np.arctan2(axis[0], axis[2])) - 90) <= turn
+        assert abs(np.degrees(np.arcsin(axis[1])) - 10) <= tilt + 0.1  # the roll tilts it a little aside
+    still = first.moved((0, 0, 0, 0), np.random.default_rng(0))
+    np.testing.assert_allclose(still.rotation, first.rotation, atol=1e-15)
+
+
+def test_a_cache_changes_no_frame(monkeypatch):
+    plain = build(train=True, length=2, gt=0.5)
+    cached = build(train=True, length=2, gt=0.5, cache=True)
+    expected = [plain[epoch, index] for epoch in (0, 1) for index in (1, 0)]
+    found = [cached[epoch, index] for epoch in (0, 1) for index in (1, 0)]
+    for a, b in zip(expected, found, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in ("rgb", "depth"))
+    monkeypatch.setattr(type(cached), "_render", None)  # no frame is rendered twice
+    assert cached.check(progress=False) == []
 
 
 def digest():

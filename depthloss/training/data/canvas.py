@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -58,13 +58,35 @@ class Camera:
             pitch: positive looks down.
             roll: positive turns the image counter-clockwise.
         """
-        angles = [math.radians(angle) for angle in (yaw, pitch, roll)]
-        (cy, sy), (cp, sp), (cr, sr) = ((math.cos(angle), math.sin(angle)) for angle in angles)
-        turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-        tilt = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+        cr, sr = math.cos(math.radians(roll)), math.sin(math.radians(roll))
         spin = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
         focal = max(shape) / 2 / math.tan(math.radians(fov) / 2)
-        return cls(tuple(shape), focal, np.array(position, float), turn @ tilt @ spin)
+        return cls(tuple(shape), focal, np.array(position, float), _turn(yaw) @ _tilt(pitch) @ spin)
+
+    def moved(self, reach: Sequence[float], rng: np.random.Generator) -> Camera:
+        """Return a camera near this one.
+
+        Args:
+            reach: how far at most it moves ahead or back and to a side, in metres, and turns and tilts, in
+                degrees.
+            rng: random stream.
+        """
+        ahead, aside, yaw, pitch = np.array(reach) * rng.uniform(-1, 1, 4)
+        axis = self.rotation[:, 2]
+        forward = np.array([axis[0], 0, axis[2]]) / math.hypot(axis[0], axis[2])
+        right = np.array([forward[2], 0, -forward[0]])
+        position = self.position + ahead * forward + aside * right
+        return replace(self, position=position, rotation=_turn(yaw) @ self.rotation @ _tilt(pitch))
+
+
+def _turn(degrees: float) -> np.ndarray:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def _tilt(degrees: float) -> np.ndarray:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
 
 
 @dataclass

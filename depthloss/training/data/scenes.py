@@ -12,6 +12,11 @@ from depthloss.training.data.textures import TEXTURE_INDEX
 ROOM_RANGE = (0.5, 10.0)  # metres
 STREET_RANGE = (2.0, 80.0)
 
+# How far a view of the same scene may be: metres ahead and to a side, degrees of turn and tilt. Within a room
+# the camera stays inside the free disc around its first place.
+ROOM_REACH = (0.35, 0.35, 25.0, 5.0)
+STREET_REACH = (3.0, 0.8, 10.0, 3.0)
+
 _X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ from depthloss.training.data.base import DepthDataset
 from depthloss.training.data.canvas import KINDS, Camera
 from depthloss.training.data.raycast import render, render_kinds
 from depthloss.training.data.transforms import Frame, sample_rng
+from depthloss.training.progress import Progress
 
 # An epoch goes through all of them; its order is drawn in memory.
 MAX_LENGTH = 10_000_000
@@ -32,6 +34,10 @@ class SyntheticDataset(DepthDataset):
         input_depth: "none", or "scanline" = sparse input depth from scan lines of its own.
         input_beams: number of scan lines of the input.
         scene_seed: seed of the scenes, >= 0; None = `seed`. Give train and validation sets different ones.
+        scenes: number of scenes, each seen from length / scenes viewpoints; None = a scene per frame. The
+            viewpoints are drawn by `seed`, so that train and validation sets of one `scene_seed` see the same
+            scenes from different ones.
+        cache: render all frames when the first is needed, and keep them in memory, 7 bytes per pixel.
         **common: see `DepthDataset`.
 
     Raises:
@@ -47,6 +53,8 @@ class SyntheticDataset(DepthDataset):
         input_depth: str | None = "none",
         input_beams: int = 32,
         scene_seed: int | None = None,
+        scenes: int | None = None,
+        cache: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -62,6 +70,8 @@ class SyntheticDataset(DepthDataset):
             raise ValueError(f"gt_beams and input_beams must be >= 1, got {gt_beams!r} and {input_beams!r}")
         if scene_seed is not None and scene_seed < 0:
             raise ValueError(f"scene_seed must be >= 0, got {scene_seed!r}")
+        if scenes is not None and scenes < 1:
+            raise ValueError(f"scenes must be >= 1, or None for a scene per frame, got {scenes!r}")
         self.length = int(length)
         self.gt = gt
         self.gt_beams, self.input_beams = int(gt_beams), int(input_beams)
@@ -69,6 +79,8 @@ class SyntheticDataset(DepthDataset):
         self.class_names = () if self.train else KINDS
         self.maps = () if self.input_depth is None else ("input_depth",)
         self.scene_seed = self.seed if scene_seed is None else int(scene_seed)
+        self.scenes = scenes
+        self.cache = cache
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -76,13 +88,37 @@ class SyntheticDataset(DepthDataset):
 
     def name(self, index: int) -> str:
         """Return "room-000000" or "street-000001"."""
-        return f"{'street' if index % 2 else 'room'}-{index:06d}"
+        return f"{'street' if self._scene(index) % 2 else 'room'}-{index:06d}"
 
     def load(self, index: int) -> Frame:
-        """Render frame `index`."""
+        """Render frame `index`, or return it from the cache."""
+        return self._frames[index] if self.cache else self._render(index)
+
+    def check(self, progress: bool = True) -> list[str]:
+        """Render every frame; see `DepthDataset.check`."""
+        self.load(0)  # fills the cache, before threads do
+        return super().check(progress)
+
+    @functools.cached_property
+    def _frames(self) -> list[Frame]:
+        frames = []
+        with Progress(len(self), "rendering", "frames") as progress:
+            for index in range(len(self)):
+                frames.append(self._render(index))
+                progress.update()
+        return frames
+
+    def _scene(self, index: int) -> int:
+        return index if self.scenes is None else index % self.scenes
+
+    def _render(self, index: int) -> Frame:
+        number = self._scene(index)
+        build = scenes.street if number % 2 else scenes.room
+        scene, camera = build(sample_rng("scene", self.scene_seed, number), self.image_shape)
         key = (self.scene_seed, index)
-        build = scenes.street if index % 2 else scenes.room
-        scene, camera = build(sample_rng("scene", *key), self.image_shape)
+        if self.scenes is not None:
+            reach = scenes.STREET_REACH if number % 2 else scenes.ROOM_REACH
+            camera = camera.moved(reach, sample_rng("view", self.seed, index))
         classes = None
         if self.class_names:
             rgb, dense, kinds = render_kinds(scene, camera)
