@@ -249,16 +249,46 @@ OPEN_SECTIONS: dict[str, Any] = {
 QUICK_START: dict[str, Any] = {
     "name": "synthetic",
     "model": {
+        "params": {"min_depth": 0.4, "max_depth": 90.0},
+        "loss": {"supervised_method": "sparse-scale-adaptive", "flip_lr_prob": 0.0},
+        "depth_net": {"sparse_branch": False, "width": 0.25},
+        "optimizer": {"depth": {"lr": 3e-3}},
+        "scheduler": {"name": "CosineAnnealingLR", "warmup_steps": 40},
+    },
+    "datasets": {
+        "image_shape": [64, 96],
+        "augmentation": {"jittering": []},
+        "train": {
+            "dataset": "synthetic",
+            "scenes": 16,
+            "scene_seed": 0,
+            "length": 320,
+            "cache": True,
+            "batch_size": 8,
+        },
+        "validation": {
+            "dataset": "synthetic",
+            "scenes": 16,
+            "scene_seed": 0,
+            "length": 32,
+            "cache": True,
+            "batch_size": 8,
+        },
+    },
+    "trainer": {"max_epochs": 24},
+}
+
+# Without a configuration file, where the command line names data of the user's own: what is chosen for the
+# rooms and streets says nothing about them.
+OWN_DATA: dict[str, Any] = {
+    "name": "synthetic",
+    "model": {
         "loss": {"supervised_method": "sparse-scale-adaptive"},
         "depth_net": {"sparse_branch": False},
         "optimizer": {"depth": {"lr": 3e-4}},
         "scheduler": {"name": "CosineAnnealingLR"},
     },
-    "datasets": {
-        "image_shape": [96, 160],
-        "train": {"dataset": "synthetic", "length": 160, "batch_size": 8},
-        "validation": {"dataset": "synthetic", "length": 16, "batch_size": 4},
-    },
+    "datasets": {"image_shape": [96, 160], "train": {"batch_size": 8}},
     "trainer": {"max_epochs": 20},
 }
 

@@ -19,6 +19,7 @@ from depthloss.training.command import plain_words
 from depthloss.training.config import (
     NETWORKS,
     OPEN_SECTIONS,
+    OWN_DATA,
     OWNED_TRAINER_KEYS,
     QUICK_START,
     TRAINER_DEFAULTS,
@@ -110,8 +111,12 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
         ConfigError: an unknown key, a value that cannot be, or a file that cannot be read.
         SystemExit: after `--help` and `--print_config`.
     """
-    tree = _move_loss_keys(_without_null_sections(_read(config_file)))
-    arguments = [_move_loss_flag(a) for a in _spell_out_null(arguments)]
+    arguments = _spell_out_null(arguments)
+    tree = _read(config_file)
+    if config_file is None and _last_value("datasets.train.dataset", tree, arguments) != "synthetic":
+        tree = OWN_DATA
+    tree = _move_loss_keys(_without_null_sections(tree))
+    arguments = [_move_loss_flag(a) for a in arguments]
     where = "the configuration" if isinstance(config_file, Mapping) else str(config_file)
     name = _last_value("model.depth_net.name", tree, arguments) or "ResNetSAN01"
     network = network_class(name)
@@ -125,9 +130,6 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     defaults = dict(OPEN_SECTIONS)
     if _last_value("datasets.train.dataset", tree, arguments, "synthetic") == "synthetic":
         defaults["datasets.validation"] = DatasetConfig("synthetic")
-    elif config_file is None:
-        # The quick start's rooms and streets say nothing about other data.
-        tree = {**tree, "datasets": {k: v for k, v in tree["datasets"].items() if k != "validation"}}
     flags = {_flag_key(a) for a in arguments if a.startswith("--")}
     mentioned = {*_leaves(tree), *flags}
     choices, opened = {}, {}

@@ -57,8 +57,9 @@ def folder(tmp_path) -> Path:
 # ---- the open sections
 
 
-def test_every_option_has_its_default():
-    cfg = effective("--supervised-method=sparse-silog", "--datasets.test.dataset=rgbd-folder")
+def test_every_option_has_its_default(tmp_path):
+    file = write(tmp_path / "c.yaml", {"seed": 1})
+    cfg = effective(file, "--supervised-method=sparse-silog", "--datasets.test.dataset=rgbd-folder")
     loss = {k.removeprefix("model.loss."): v for k, v in cfg.items() if k.startswith("model.loss.")}
     own = dict.fromkeys(("lam", "scale", "eps", "offset", "unbiased", "reduction", "preset", "gt_range"))
     fixed = {
@@ -99,9 +100,9 @@ def test_the_range_of_a_loss_follows_model_params(monkeypatch, caplog):
         cfg, _ = parse(None, ["--model.params.max_depth=7.5", *arguments])
         return build_loss(cfg.model.loss, cfg.model.params.min_depth, cfg.model.params.max_depth)
 
-    assert depths() == (0.05, 7.5)
-    assert depths("--model.loss.max_depth=3") == (0.05, 3.0)
-    assert depths("--model.loss.max_depth=null") == (0.05, None)
+    assert depths() == (0.4, 7.5)
+    assert depths("--model.loss.max_depth=3") == (0.4, 3.0)
+    assert depths("--model.loss.max_depth=null") == (0.4, None)
     assert not caplog.messages
     with caplog.at_level(logging.INFO, "depthloss"):
         assert depths("--model.loss.supervised_method=l1") == (None, None)
@@ -165,8 +166,11 @@ def test_validation_is_synthetic_only_beside_synthetic_training(tmp_path, train,
 
 def test_the_quick_start_on_other_data_has_no_validation(folder, caplog):
     cfg, _ = parse(None, ["--datasets.train.dataset=rgbd-folder", f"--datasets.train.path={folder}"])
-    assert "datasets.train: length left out: it is of synthetic, not of rgbd-folder" in caplog.messages
+    assert not caplog.messages
     assert list(data_of(cfg).datasets) == ["train"]
+    # What is chosen for the rooms and streets says nothing about other data.
+    assert (cfg.model.params.max_depth, cfg.model.depth_net.width) == (100.0, 1.0)
+    assert cfg.datasets.augmentation.jittering and cfg.model.loss.flip_lr_prob == 0.5
 
 
 @pytest.mark.parametrize(
@@ -269,7 +273,7 @@ def test_the_nearest_key_of_a_short_flag():
         ("--checkpoint.save_top_k=-2", "checkpoint.save_top_k must be >= -1, got -2"),
         (
             "--model.params.max_depth=0.01",
-            "max_depth must be finite and larger than min_depth = 0.05, got 0.01",
+            "max_depth must be finite and larger than min_depth = 0.4, got 0.01",
         ),
         ("--trainer.strategy=foo", "trainer.strategy: unknown strategy 'foo'; known: auto, ddp, "),
         ("--datasets.image_shape=[100,330]", "got [100, 330]; the nearest is [96, 320]"),

@@ -1,0 +1,156 @@
+"""What the quick start learns in its minutes, and what other choices would.
+
+    OMP_NUM_THREADS=1 python bench/quick_start.py [--only chosen ...] [--runs runs/quick_start]
+
+Each variant is configs/synthetic.yaml with other values, trained for about the same CPU time but for the
+first, which is the quick start as it was. The errors are of frames that no choice was made on: 48 further
+views of the 16 scenes, and 48 scenes that no variant has seen; half of each are rooms, half streets. Writes
+bench/results/quick_start/results.json and table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from depthloss.training import cli
+from depthloss.training.data import build_dataset
+from depthloss.training.evaluation.evaluate import evaluate
+from depthloss.training.evaluation.protocol import Protocol
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "quick_start"
+SPLITS = ("train", "validation")
+FRAMES = 48
+
+AUGMENTED = "--model.loss.flip_lr_prob 0.5 --datasets.augmentation.jittering [0.2,0.2,0.2,0.05]"
+ALL_NEW = " ".join(f"--datasets.{split}.scenes null --datasets.{split}.scene_seed null" for split in SPLITS)
+WIDE = "--model.params.min_depth 0.05 --model.params.max_depth 100"
+BEFORE = f"{AUGMENTED} {ALL_NEW} {WIDE} --model.depth_net.width 1 --model.scheduler.warmup_steps 0"
+BEFORE += " --model.optimizer.depth.lr 3e-4 --datasets.image_shape [96,160] --datasets.train.length 160"
+SILOG = "--supervised-method sparse-silog --model.loss.lam 0.5 --model.loss.scale 1"
+
+# name: what differs from configs/synthetic.yaml, in words and in flags
+VARIANTS = {
+    "before": ("as it was: 160 scenes, 96×160, width 1, learning rate 3e-4", f"{BEFORE} --max-epochs 20"),
+    "before-short": ("the same, in the time of the others", f"{BEFORE} --max-epochs 5"),
+    "chosen": ("configs/synthetic.yaml", ""),
+    "all-new": ("a scene per frame", ALL_NEW),
+    "all-new-large": (
+        "three times as many, a scene per frame",
+        f"{ALL_NEW} --datasets.train.length 960 --max-epochs 8",
+    ),
+    "scenes-8": ("8 scenes", " ".join(f"--datasets.{split}.scenes 8" for split in SPLITS)),
+    "scenes-24": ("24 scenes", " ".join(f"--datasets.{split}.scenes 24" for split in SPLITS)),
+    "scenes-32": ("32 scenes", " ".join(f"--datasets.{split}.scenes 32" for split in SPLITS)),
+    "width-0.5": ("width 0.5", "--model.depth_net.width 0.5 --max-epochs 10"),
+    "width-1": ("width 1", "--model.depth_net.width 1 --max-epochs 4"),
+    "large": ("96×160", "--datasets.image_shape [96,160] --max-epochs 11"),
+    "augmented": ("flips and colour jitter", f"{AUGMENTED} --max-epochs 21"),
+    "silog": ("SILog, λ 0.5", SILOG),
+    "g2": ("G2", "--supervised-method sparse-g2"),
+    "lr-0.3": ("learning rate 3e-4", "--model.optimizer.depth.lr 3e-4"),
+    "lr-1": ("learning rate 1e-3", "--model.optimizer.depth.lr 1e-3"),
+    "lr-6": ("learning rate 6e-3", "--model.optimizer.depth.lr 6e-3"),
+    "wide-range": ("depth from 0.05 to 100 m", WIDE),
+    "one-scale": ("one supervised scale", "--model.loss.supervised_num_scales 1"),
+    "batch-4": ("batches of 4", "--datasets.train.batch_size 4 --max-epochs 18"),
+}
+
+
+def errors(run: cli.Run, **options: object) -> dict[str, float]:
+    """Mean abs_rel of rooms and of streets, on frames of the seed 1000."""
+    module, shape = run.module, run.trainer.datamodule.datasets["train"].image_shape
+    low, high = module.val_metrics.min_depth, module.val_metrics.max_depth
+    common = {"image_shape": shape, "min_depth": low, "max_depth": high, "train": False, "seed": 1000}
+    data = build_dataset("synthetic", length=FRAMES, **common, **options)
+    protocol = Protocol(low, high, edges=False)
+    rows = evaluate(module.model.eval(), data, protocol, batch_size=8, show=[], progress=False).frames
+    return {
+        kind: round(statistics.mean(r["abs_rel"] for r in rows if r["name"].startswith(kind)), 4)
+        for kind in ("room", "street")
+    }
+
+
+def measure(name: str, runs: Path) -> dict[str, object]:
+    """Train one variant and measure it."""
+    text, flags = VARIANTS[name]
+    command = ["configs/synthetic.yaml", *shlex.split(flags), "--gpus", "cpu", "--name", name]
+    shutil.rmtree(runs / name, ignore_errors=True)
+    cpu, wall = time.process_time(), time.monotonic()
+    run = cli.run([*command, "--trainer.default_root_dir", str(runs)])
+    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    seen = run.trainer.datamodule.datasets["train"]
+    return {
+        "variant": name,
+        "text": text,
+        "command": shlex.join(["python", "train.py", *command]),
+        "cpu_s": round(cpu, 1),
+        "wall_s": round(wall, 1),
+        "steps": run.trainer.global_step,
+        "epochs": run.trainer.current_epoch,
+        "views": errors(run, scenes=seen.scenes, scene_seed=seen.scene_seed) if seen.scenes else None,
+        "scenes": errors(run),
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| variant | CPU time | steps | new views: rooms | streets | new scenes: rooms | streets |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["text"], f"{row['cpu_s']:.0f} s", str(row["steps"])]
+        for found in (row["views"], row["scenes"]):
+            cells += [f"{found[kind]:.3f}" if found else "–" for kind in ("room", "street")]
+        if row["variant"] == "chosen":
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the variants; results of others are kept."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quick_start")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / "results.json"
+    old = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    rows = {row["variant"]: row for row in old}
+    for name in options.only:
+        rows[name] = measure(name, options.runs)
+        print(json.dumps(rows[name], ensure_ascii=False), flush=True)
+        results = {
+            "command": "OMP_NUM_THREADS=1 python bench/quick_start.py",
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": {
+                "cpu": platform.processor() or platform.machine(),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "rows": [rows[key] for key in VARIANTS if key in rows],
+        }
+        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (RESULTS / "table.md").write_text(table(results["rows"]) + "\n", encoding="utf-8")
+    print(table(results["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
