@@ -146,7 +146,7 @@ def _parse(argv: list[str]) -> Namespace:
         default=[],
         help="package.module.Class that may be imported, as the checkpoint's network is of your own",
     )
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.add_argument("--no-progress", action="store_true", help="do not show how far it is")
     options = parse_flags(parser, argv)
     check_at_least(options, batch_size=1, num_workers=0)
     if options.out is None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from depthloss.training.checkpoints import NO_ROOM
 from depthloss.training.config import ConfigError
@@ -20,6 +19,7 @@ from depthloss.training.evaluation.evaluate import Network, inverse_depth
 from depthloss.training.models import NetworkError, pad_to_multiple
 from depthloss.training.prediction.pictures import Item, Pictures
 from depthloss.training.prediction.results import Results
+from depthloss.training.progress import Progress
 
 WAITING = 4  # batches' worth of images that wait for others of their size
 
@@ -67,7 +67,7 @@ def predict(
         multiple: what H and W must be multiples of: images are padded at the bottom and the right, and the
             predictions cropped.
         flip: take the mean with the prediction for the mirrored image.
-        progress: show a progress bar, if standard error is a terminal.
+        progress: show how far it is.
 
     Raises:
         OSError: there is no room for the results.
@@ -76,10 +76,10 @@ def predict(
     """
     report = Report()
     loader = DataLoader(pictures, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-    bar = tqdm(total=len(pictures), unit="image", disable=None if progress else True)
-    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    shown = Progress(len(pictures), "prediction", "images", show=progress)
+    with shown, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for batch in _batches(loader, batch_size, multiple):
-            bar.update(len(batch))
+            shown.update(len(batch))
             if batch[0].fault is not None:
                 report.faults.append(batch[0].fault)
                 continue
