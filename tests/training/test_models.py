@@ -255,10 +255,6 @@ def test_unreadable_weights(tmp_path):
         ({"width": 0.01}, "width=0.01: expected a factor of 0.015625 or more"),
         ({"width": 0.05}, "width=0.05: expected a factor of 0.0625 or more"),
         ({"width": float("nan")}, "width=nan"),
-        (
-            {"width": 0.5, "weights": "x.pth"},
-            "weights='x.pth' needs width=1.0, as torchvision has it; got 0.5",
-        ),
     ],
 )
 def test_constructor_errors(kwargs, message):
