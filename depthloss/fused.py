@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .reference.statistics import working_dtype
-from .spec import SPECS, LossSpec
+from .spec import LossSpec, parse
 from .transforms import unreadable
 
 _NO_SECOND_DERIVATIVE = (
@@ -122,7 +122,7 @@ def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, 
         gt,
         mask,
         abs_mask,
-        SPECS[spec],
+        parse(spec),
         weights,
         log_vars,
         resolved,
@@ -135,10 +135,10 @@ def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, 
 def _(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):
     dtype, kernels = working_dtype(pred, gt), module(backend)
     b, h, w = pred.shape[0], pred.shape[-2], pred.shape[-1]
-    codes = kernels.code_count(SPECS[spec], b, h, w) if saves else 0
+    codes = kernels.code_count(parse(spec), b, h, w) if saves else 0
     coefficients = kernels.coefficient_count(b) if saves or log_vars else 0
     empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
-    return empty(()), empty(len(SPECS[spec].metric_names)), empty(codes, torch.uint8), empty(coefficients)
+    return empty(()), empty(len(parse(spec).metric_names)), empty(codes, torch.uint8), empty(coefficients)
 
 
 @torch.library.custom_op(
@@ -154,7 +154,7 @@ def _backward_op(
 ):
     dtype = working_dtype(pred, gt)
     return module(backend).backward(
-        grad_output, codes, coefficients, pred, gt, mask, abs_mask, SPECS[spec], dtype, wants_pred
+        grad_output, codes, coefficients, pred, gt, mask, abs_mask, parse(spec), dtype, wants_pred
     )
 
 
@@ -165,17 +165,22 @@ def _(grad_output, codes, coefficients, pred, gt, mask, abs_mask, backend, spec,
 
 
 def _setup(ctx, inputs, output):
-    pred, gt, mask, abs_mask, _, log_vars, ctx.backend, ctx.spec, _, ctx.wants_pred = inputs
-    ctx.log_var_dtypes = [v.dtype for v in log_vars]
-    ctx.save_for_backward(output[2], output[3], pred, gt, mask, abs_mask)
+    ctx.arguments = inputs[6:]  # backend, spec, group, saves
+    weights, log_vars = inputs[4:6]
+    ctx.save_for_backward(*output[2:], *inputs[:4], weights, *log_vars)
 
 
 def _op_backward(ctx, grad_output, *_):
-    grad, log_vars = _backward_op(
-        grad_output, *ctx.saved_tensors, ctx.backend, ctx.spec, len(ctx.log_var_dtypes), ctx.wants_pred
+    (codes, coefficients, *maps, weights), log_vars = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    backend, spec, _, saves = ctx.arguments
+    wants_pred = ctx.needs_input_grad[0]
+    if wants_pred and not saves:  # Exported where pred asked for no gradient.
+        _, _, codes, coefficients = _loss_op(*maps, weights, log_vars, *ctx.arguments[:3], True)
+    grad, slopes = _backward_op(
+        grad_output, codes, coefficients, *maps, backend, spec, len(log_vars), wants_pred
     )
-    log_vars = [g.to(d) for g, d in zip(log_vars.unbind(), ctx.log_var_dtypes, strict=True)]
-    return grad if ctx.wants_pred else None, None, None, None, None, log_vars, None, None, None, None
+    slopes = [g.to(v.dtype) for g, v in zip(slopes.unbind(), log_vars, strict=True)]
+    return grad if wants_pred else None, None, None, None, None, slopes, None, None, None, None
 
 
 _loss_op.register_autograd(_op_backward, setup_context=_setup)
@@ -213,7 +218,7 @@ def evaluate(
             torch.stack([one * w for w in weights]),
             list(log_vars),
             backend,
-            spec.key,
+            spec.text,
             "" if process_group is None else process_group.group_name,
             pred.requires_grad and torch.is_grad_enabled(),
         )

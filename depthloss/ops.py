@@ -176,7 +176,7 @@ def check_inputs(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, abs_mask: Tensor | None = None
 ) -> None:
     """Raise a ValueError that prints all shapes and dtypes unless the inputs fit each other (TypeError: not
-    tensors).
+    dense tensors of one process).
 
     `pred`, `gt`: [B, 1, H, W] or [B, H, W], equal shapes, floating point. Masks: the same B, H, W, or None.
     """
@@ -187,6 +187,9 @@ def check_inputs(
             kind = "torch.Tensor or None" if "mask" in name else "torch.Tensor"
             if not isinstance(x, _MASK if "mask" in name else Tensor):
                 raise TypeError(f"{name} must be a {kind}; got {type(x).__name__}")
+    for name, x in (("pred", pred), ("gt", gt), ("mask", mask), ("abs_mask", abs_mask)):
+        if x is not None and (x.layout is not torch.strided or x.is_nested or type(x) is not Tensor):
+            transforms.check_plain(name, x)
     if problem := _problem(pred, gt, mask, abs_mask):
         found = _describe({"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask})
         raise ValueError(f"{problem}; got {found}")

@@ -7,10 +7,12 @@ imports torch.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
+
+from .text import dataclass_of, text_of
 
 MAX_SCALES = 6
 INVERSE_DEPTH_FLOOR = 1e-6
@@ -19,8 +21,6 @@ TRITON_ONLY = frozenset({"triton"})
 NOWHERE: frozenset[str] = frozenset()
 # (low, high), None at an open end; None = every gt.
 GtRange = tuple[float | None, float | None] | None
-# Every spec of this process by its key: operators of compiled graphs take strings, not objects.
-SPECS: dict[str, LossSpec] = {}
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -347,7 +347,7 @@ class LossSpec:
         fused: the fused backends that must be able to run this loss. None for a spec with several terms of
             a kind, or with structure terms (absolute, relative, gradient) that do not share one domain and
             one standardisation: the reference runs those too.
-        key: a name of this spec, equal for equal specs.
+        text: the whole spec as a string, equal for equal specs; `parse` makes the spec of it.
 
     Raises:
         ValueError: an unknown statistics mode, a `gt_range` that is none, or two metrics of one name.
@@ -362,7 +362,7 @@ class LossSpec:
     num_weights: int = field(init=False, repr=False, compare=False)
     metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     fused: frozenset[str] = field(init=False, repr=False, compare=False)
-    key: str = field(init=False, repr=False, compare=False)
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _one_of("statistics", self.statistics, ("masked", "all"))
@@ -391,16 +391,13 @@ class LossSpec:
                 if _fits_a_fused_plan(terms)
                 else NOWHERE,
             ),
-            ("key", hashlib.blake2s(repr(self).encode(), digest_size=12).hexdigest()),
+            ("text", text_of(self)),
         ):
             object.__setattr__(self, name, value)
-        SPECS[self.key] = self
 
     def __reduce__(self) -> tuple:
-        """Made anew where it is unpickled, so that its key is known there."""
-        return type(self), (
-            self.groups, self.statistics, self.log_var_bounds, self.positive_gt, self.gt_range
-        )  # fmt: skip
+        """Made anew where it is unpickled."""
+        return parse, (self.text,)
 
     def on_inverse_depth(self) -> LossSpec:
         """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,
@@ -416,3 +413,17 @@ class LossSpec:
             for group in self.groups
         )
         return replace(self, groups=groups)
+
+
+_TERMS = (Absolute, Relative, Gradient, DifferenceMoments, LogMoments, Pointwise, TrimmedAlignment)
+_TERMS += (MedianAlignment, LeastSquares, GradientMatching)
+
+
+@functools.cache
+def parse(text: str) -> LossSpec:
+    """The spec whose `LossSpec.text` this is. Operators of compiled and exported graphs hold it.
+
+    Raises:
+        ValueError: text that this version does not understand.
+    """
+    return dataclass_of(text, LossSpec, (Group, GradientSpec, Domain, *_TERMS))

@@ -42,10 +42,19 @@ def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
         maps: the tensors.
         saves: whether autograd would keep them for a backward.
     """
+    if _interpreter() is not None:
+        return ""  # Its tensors answer none of what follows.
     # The usual answer first: every call of a loss pays for it.
     if not (_len_torch_dispatch_stack() or _is_tracing() or forward_ad._current_level >= 0):
         for x in maps:
-            if x is not None and (type(x) is not Tensor and unreadable(x) or saves and x.is_inference()):
+            if x is not None and (
+                type(x) is not Tensor
+                and unreadable(x)
+                or saves
+                and x.is_inference()
+                or not x.data_ptr()
+                and unreadable(x)
+            ):
                 break
         else:
             return ""
@@ -65,12 +74,38 @@ def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
 
 
 def unreadable(x: Tensor) -> str:
-    """What `x` is if native code cannot read its memory, "" where it can."""
+    """What `x` is if native code cannot read its memory, "" where it can.
+
+    Raises:
+        RuntimeError: nothing can read it, as its memory was given back.
+    """
     if _batched(x):
         return "a batch of tensors (is_grads_batched=True, a vectorised Jacobian, or vmap)"
     if type(x).__torch_dispatch__ is not _NO_DISPATCH:
         return f"a {type(x).__name__}, which may have no memory of its own"
-    return ""
+    if x.data_ptr() or not x.numel() or x.is_meta:
+        return ""
+    if x._is_zerotensor():
+        return "a tensor of zeros without memory"
+    raise RuntimeError(
+        f"a tensor of shape {tuple(x.shape)} and {x.dtype} has no memory: "
+        "its storage was resized or given back"
+    )
+
+
+def check_plain(name: str, x: Tensor) -> None:
+    """Raise a TypeError unless `x` is one dense block of numbers of this process."""
+    if x.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor; got a nested one: pad its images, or call the loss for each"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor; got {x.layout}: convert it with .to_dense()")
+    if hasattr(type(x), "full_tensor"):
+        raise TypeError(
+            f"{name} must be a tensor of this process; got a {type(x).__name__}: pass {name}.full_tensor(), "
+            "or where the batch is sharded the .to_local() of all tensors to a loss with process_group"
+        )
 
 
 def saveable(x: Tensor | None) -> Tensor | None:

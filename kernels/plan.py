@@ -87,9 +87,9 @@ _plans: dict[str, Plan] = {}
 
 def make_plan(spec: s.LossSpec) -> Plan:
     """The plan of a loss, always the same object for equal specs."""
-    if spec.key not in _plans:
-        _plans[spec.key] = _lay_out(spec)
-    return _plans[spec.key]
+    if spec.text not in _plans:
+        _plans[spec.text] = _lay_out(spec)
+    return _plans[spec.text]
 
 
 def _lay_out(spec: s.LossSpec) -> Plan:

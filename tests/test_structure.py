@@ -23,6 +23,7 @@ def floor(module: str) -> str | None:
         "kernels": "kernels",
         "reference": "kernels",
         "version": "spec",
+        "text": "spec",
         "functional": "front",
         "env": "front",
         "explanation": "front",
@@ -124,8 +125,9 @@ def test_import_needs_torch_only():
     assert not foreign
 
 
-def test_spec_imports_nothing_of_ours_and_no_torch():
-    tree = ast.parse((ROOT / "depthloss" / "spec.py").read_text())
-    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert names <= set(sys.stdlib_module_names) | {"__future__"}
+def test_specs_need_no_torch():
+    for name, ours in (("spec", {"text"}), ("text", set())):
+        tree = ast.parse((ROOT / "depthloss" / f"{name}.py").read_text())
+        names = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        assert names <= set(sys.stdlib_module_names) | {"__future__"} | ours

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from depthloss.spec import SPECS, LossSpec
+from depthloss.spec import LossSpec, parse
 
 from ..plan import make_plan
 from . import memory
@@ -38,13 +38,13 @@ def instruction_set() -> str:
 
 
 @functools.cache
-def _plan(key: str) -> CPlan:
-    return c_plan(make_plan(SPECS[key]))
+def _plan(text: str) -> CPlan:
+    return c_plan(make_plan(parse(text)))
 
 
 def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
     """Bytes of codes that the forward of a [b, h, w] batch saves; also of symbolic sizes."""
-    levels = _plan(spec.key).levels
+    levels = _plan(spec.text).levels
     cells = [(h // 2**k) * (w // 2**k) for k in range(levels)]
     size = 2 * h * w + sum(cells[1:2]) + 2 * sum(cells[2:])
     return b * ((size + 1) // 2 * 2)
@@ -98,7 +98,7 @@ def forward(
     Raises:
         MemoryError: the working memory cannot be had.
     """
-    lib, plan = library(), _plan(spec.key)
+    lib, plan = library(), _plan(spec.text)
     call, kept = _call(pred, (pred, gt, mask, abs_mask), dtype)
     b, h, w = call.B, call.H, call.W
     codes = memory.empty((code_count(spec, b, h, w) if saves else 0,), torch.uint8)
@@ -147,7 +147,7 @@ def backward(
 
     Without `wants_pred` the first is empty.
     """
-    plan = _plan(spec.key)
+    plan = _plan(spec.text)
     log_vars = coefficients.new_empty(0)
     if plan.num_log_vars:
         slopes = coefficients.view(torch.float64)[_LOG_VAR : _LOG_VAR + plan.num_log_vars]

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 
 import depthloss as dl
 from depthloss.reference.statistics import working_dtype
-from depthloss.spec import SPECS
+from depthloss.spec import parse
 
 from .. import cases
 from .engine import DEVICE, engine
@@ -102,7 +102,7 @@ def test_the_forward_operator(name, saves, zeroed_memory):
         weights,
         log_vars,
         "triton",
-        loss.spec.key,
+        loss.spec.text,
         "",
         saves,
     )
@@ -116,10 +116,10 @@ def test_the_backward_operator(wants_pred, zeroed_memory):
     weights = torch.tensor(loss.weights(0.0, 0), device=DEVICE)
     log_vars = [v.detach() for v in loss.log_vars()]
     _, _, codes, coefficients = torch.ops.depthloss.loss(
-        pred, gt, mask, None, weights, log_vars, "triton", loss.spec.key, "", wants_pred
+        pred, gt, mask, None, weights, log_vars, "triton", loss.spec.text, "", wants_pred
     )
     inputs = torch.ones((), device=DEVICE), codes, coefficients, pred, gt, mask, None
-    arguments = *inputs, "triton", loss.spec.key, 2, wants_pred
+    arguments = *inputs, "triton", loss.spec.text, 2, wants_pred
     torch.library.opcheck(torch.ops.depthloss.loss_backward.default, arguments)
 
 
@@ -129,7 +129,7 @@ def test_sizes_of_what_is_saved():
         pred = torch.rand(shape, device=DEVICE)
         for name in ("g2 support", "gradient six levels", "l1"):
             spec = cases.LOSSES[name]().spec
-            assert SPECS[spec.key] == spec and working_dtype(pred, pred) == torch.float32
+            assert parse(spec.text) == spec and working_dtype(pred, pred) == torch.float32
             codes = engine.code_count(spec, *shape)
             plan = engine.make_plan(spec)
             parameters = engine.parameters(pred.device, *shape[1:])

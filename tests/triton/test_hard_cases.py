@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 
@@ -94,13 +92,6 @@ def test_log_variances_on_another_device_are_named():
         pytest.raises(ValueError, match="log-variances must be on pred's device; got meta"),
     ):
         loss(pred, gt)
-
-
-def test_an_unpickled_spec_is_known():
-    loss = dl.SSISilogLoss(alpha=0.123456)
-    stored, key = pickle.dumps(loss.spec), loss.spec.key
-    del spec.SPECS[key]
-    assert pickle.loads(stored).key == key and key in spec.SPECS
 
 
 def test_a_batch_without_pixels_still_has_gradients_of_its_log_variances():
