@@ -60,6 +60,18 @@ def check_backend(name: str) -> str:
     return name
 
 
+def check_group(group: object) -> dist.ProcessGroup | None:
+    """Return `group` if it is None or a process group with this rank, or raise a TypeError."""
+    if group is None or dist.is_available() and isinstance(group, dist.ProcessGroup):
+        return group
+    nobody = dist.GroupMember.NON_GROUP_MEMBER if dist.is_available() else None
+    outside = type(group) is type(nobody) and group == nobody
+    raise TypeError(
+        f"process_group must be a torch.distributed.ProcessGroup that this rank belongs to, or None; got "
+        f"{'one of other ranks' if outside else repr(group)}"
+    )
+
+
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run every loss of the process inside the block on one backend, whatever the modules' own `backend`

@@ -8,13 +8,12 @@ imports torch.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from .checks import check_bounds, check_flag, check_number, check_range, check_scales, check_whole, one_of
 from .text import dataclass_of, text_of
 
-MAX_SCALES = 6
 INVERSE_DEPTH_FLOOR = 1e-6
 EVERYWHERE = frozenset({"cpu", "triton"})
 TRITON_ONLY = frozenset({"triton"})
@@ -23,47 +22,9 @@ NOWHERE: frozenset[str] = frozenset()
 GtRange = tuple[float | None, float | None] | None
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
-
-
-def check_number(
-    name: str, value: float, *, low: float = -math.inf, high: float = math.inf, strict: bool = False
-) -> float:
-    """Return `value` as a float inside [low, high] (inside (low, high] if strict), or raise naming the
-    argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number; got {value!r}")
-    if value < low or value > high or (strict and value == low):
-        bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
-    return float(value)
-
-
-def _check_range(name: str, value: object) -> tuple[float, float] | None:
-    """Return a pair (low, high) as floats, None at an end as infinity, or raise naming the argument."""
-    if value is None:
-        return None
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"{name} must be (low, high), None at an open end, or None; got {value!r}")
-    ends = tuple(end if x is None else x for x, end in zip(value, (-math.inf, math.inf), strict=True))
-    for x in ends:
-        if isinstance(x, bool) or not isinstance(x, (int, float)) or math.isnan(x):
-            raise ValueError(f"{name} must hold numbers, or None at an open end; got {value!r}")
-    if not ends[0] < ends[1]:
-        raise ValueError(f"{name} must be (low, high) with low < high; got {value!r}")
-    return float(ends[0]), float(ends[1])
-
-
-def check_scales(name: str, value: int) -> int:
-    """Return `value` if it is a number of pyramid levels, 1..6, or raise a ValueError that names the
-    argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SCALES:
-        raise ValueError(f"{name} must be an integer from 1 to {MAX_SCALES}; got {value!r}")
-    return value
+def _number(owner: object, name: str, said: str | None = None, **bounds: object) -> None:
+    """Check a number of a frozen dataclass, called `said` in an error, and store it as a float."""
+    object.__setattr__(owner, name, check_number(said or name, getattr(owner, name), **bounds))
 
 
 @dataclass(frozen=True)
@@ -93,12 +54,12 @@ class GradientSpec:
     num_scales: int = 4
 
     def __post_init__(self) -> None:
-        _one_of("mask", self.mask, ("residual", "centre", "support"))
-        _one_of("downsample", self.downsample, ("nearest", "average", "bilinear"))
-        _one_of("border", self.border, ("valid", "zero", "replicate"))
-        _one_of("normalizer", self.normalizer, ("full", "level"))
-        _one_of("combine", self.combine, ("sum", "mean"))
-        check_scales("num_scales", self.num_scales)
+        one_of("mask", self.mask, ("residual", "centre", "support"))
+        one_of("downsample", self.downsample, ("nearest", "average", "bilinear"))
+        one_of("border", self.border, ("valid", "zero", "replicate"))
+        one_of("normalizer", self.normalizer, ("full", "level"))
+        one_of("combine", self.combine, ("sum", "mean"))
+        object.__setattr__(self, "num_scales", check_scales("num_scales", self.num_scales))
 
 
 @dataclass(frozen=True)
@@ -119,7 +80,7 @@ class Domain:
     maximum: float | None = None
 
     def __post_init__(self) -> None:
-        _one_of("conversion", self.conversion, ("identity", "inverse", "shifted-inverse"))
+        one_of("conversion", self.conversion, ("identity", "inverse", "shifted-inverse"))
         low, high = self.minimum, self.maximum
         if self.conversion == "identity" and (low is not None or high is not None):
             raise ValueError(
@@ -127,9 +88,9 @@ class Domain:
                 f"minimum={low!r}, maximum={high!r}"
             )
         if low is not None:
-            check_number("min_depth", low, low=0.0)
+            _number(self, "minimum", "min_depth", low=0.0)
         if high is not None:
-            check_number("max_depth", high, low=0.0, strict=True)
+            _number(self, "maximum", "max_depth", low=0.0, strict=True)
         if low is not None and high is not None and low >= high:
             raise ValueError(f"min_depth must be below max_depth; got min_depth={low!r}, max_depth={high!r}")
 
@@ -171,8 +132,8 @@ class _MaskedL1(Term):
     fused: ClassVar[frozenset[str]] = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _one_of("reduction", self.reduction, ("pixels", "images"))
-        check_number("eps", self.eps, low=0.0)
+        one_of("reduction", self.reduction, ("pixels", "images"))
+        _number(self, "eps", low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +156,7 @@ class Gradient(Term):
     fused: ClassVar[frozenset[str]] = EVERYWHERE
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, low=0.0, strict=True)
+        _number(self, "eps", low=0.0, strict=True)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -212,7 +173,7 @@ class DifferenceMoments(Term):
     fused: ClassVar[frozenset[str]] = EVERYWHERE
 
     def __post_init__(self) -> None:
-        check_number("alpha", self.alpha, low=0.0)
+        _number(self, "alpha", low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,13 +190,14 @@ class LogMoments(Term):
     fused: ClassVar[frozenset[str]] = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _one_of("reduction", self.reduction, ("pixels", "images"))
-        check_number("lam", self.lam, low=0.0, high=1.0)
-        check_number("scale", self.scale, low=0.0)
-        check_number("eps", self.eps, low=0.0)
-        check_number("offset", self.offset, low=0.0)
+        one_of("reduction", self.reduction, ("pixels", "images"))
+        _number(self, "lam", low=0.0, high=1.0)
+        _number(self, "scale", low=0.0)
+        _number(self, "eps", low=0.0)
+        _number(self, "offset", low=0.0)
+        object.__setattr__(self, "unbiased", check_flag("unbiased", self.unbiased))
         if self.clamp is not None:
-            check_number("clamp", self.clamp, low=0.0, strict=True)
+            _number(self, "clamp", low=0.0, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +209,8 @@ class Pointwise(Term):
     fused: ClassVar[frozenset[str]] = TRITON_ONLY
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("l1", "mse", "abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet"))
-        check_number("threshold", self.threshold, low=0.0, strict=True)
+        one_of("kind", self.kind, ("l1", "mse", "abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet"))
+        _number(self, "threshold", low=0.0, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +221,8 @@ class TrimmedAlignment(Term):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_number("trim", self.trim, low=0.0, high=0.99)
-        check_number("epsilon", self.eps, low=0.0, strict=True)
+        _number(self, "trim", low=0.0, high=0.99)
+        _number(self, "eps", "epsilon", low=0.0, strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +233,7 @@ class MedianAlignment(Term):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_number("trim", self.trim, low=0.0, high=0.99)
+        _number(self, "trim", low=0.0, high=0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +248,7 @@ class GradientMatching(Term):
     num_scales: int = 4
 
     def __post_init__(self) -> None:
-        check_scales("num_scales", self.num_scales)
+        object.__setattr__(self, "num_scales", check_scales("num_scales", self.num_scales))
 
 
 @dataclass(frozen=True)
@@ -308,8 +270,7 @@ class Group:
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("a group needs at least one term; switch on a term or give it a weight")
-        if isinstance(self.min_valid, bool) or not isinstance(self.min_valid, int) or self.min_valid < 0:
-            raise ValueError(f"min_valid must be an integer >= 0; got {self.min_valid!r}")
+        object.__setattr__(self, "min_valid", check_whole("min_valid", self.min_valid, 0))
 
 
 def _fits_a_fused_plan(terms: tuple[Term, ...]) -> bool:
@@ -365,16 +326,13 @@ class LossSpec:
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _one_of("statistics", self.statistics, ("masked", "all"))
-        object.__setattr__(self, "gt_range", _check_range("gt_range", self.gt_range))
+        one_of("statistics", self.statistics, ("masked", "all"))
+        object.__setattr__(self, "gt_range", check_range("gt_range", self.gt_range))
         names = [name for group in self.groups for term in group.terms for name in term.metric_names]
         names += [group.name for group in self.groups if group.name]
         if self.log_var_bounds is not None:
-            low, high = self.log_var_bounds
-            if not low < high:
-                raise ValueError(
-                    f"log_var_bounds must be (low, high) with low < high; got {self.log_var_bounds!r}"
-                )
+            bounds = check_bounds("log_var_bounds", self.log_var_bounds)
+            object.__setattr__(self, "log_var_bounds", bounds)
             names += [f"sigma_{group.short_name}" for group in self.groups]
             names += [f"weight_{group.short_name}" for group in self.groups]
         names += ["num_valid_pixels", "total_loss"]

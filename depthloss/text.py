@@ -34,14 +34,11 @@ def dataclass_of(text: str, cls: type[_T], others: Iterable[type]) -> _T:
     return found
 
 
-def _as_json(x: object, real: bool = False) -> object:
-    """An object with its class under "is", a tuple as a list, a whole number of a float field as a float."""
+def _as_json(x: object) -> object:
+    """An object with its class under "is", a tuple as a list."""
     if is_dataclass(x):
-        values = {f.name: _as_json(getattr(x, f.name), "float" in f.type) for f in fields(x) if f.init}
-        return {"is": type(x).__name__} | values
-    if isinstance(x, tuple):
-        return [_as_json(item, real) for item in x]
-    return float(x) if real and isinstance(x, int) else x
+        return {"is": type(x).__name__} | {f.name: _as_json(getattr(x, f.name)) for f in fields(x) if f.init}
+    return [_as_json(item) for item in x] if isinstance(x, tuple) else x
 
 
 def _from_json(x: object, known: dict[str, type]) -> object:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from torch.distributed.distributed_c10d import GroupMember
 
 import depthloss as dl
 from depthloss import functional, ops
@@ -181,7 +185,7 @@ def test_inputs_that_are_no_tensors():
             ValueError,
             ("num_scales=2 contradicts",),
         ),
-        (lambda: dl.G2Loss("paper"), ValueError, ("variant must be 'published' or 'document'; got 'paper'",)),
+        (lambda: dl.G2Loss("paper"), ValueError, ("variant must be one of 'published', 'document'; got 'paper'",)),
         (lambda: dl.G2Loss(weights=(1, 1)), ValueError, ("weights must be three numbers",)),
         (
             lambda: dl.BerHuLoss(variant="tri"),
@@ -244,6 +248,73 @@ def test_inputs_that_are_no_tensors():
 def test_arguments_that_make_no_sense(build, error, texts):
     with raises(error, *texts):
         build()
+
+
+BUILD = {name: type(dl.build_loss(name)) for name in dl.available_losses()} | {
+    "supervised": dl.SupervisedLoss
+}
+KEYWORDS = [
+    (name, key)
+    for name, cls in BUILD.items()
+    for key, parameter in inspect.signature(cls).parameters.items()
+    if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+]
+
+
+@pytest.mark.parametrize(("name", "key"), KEYWORDS)
+def test_every_keyword_refuses_what_it_cannot_mean(name, key):
+    build = partial(dl.build_loss, name) if name != "supervised" else partial(dl.SupervisedLoss, "l1")
+    build = partial(dl.SupervisedLoss) if key == "supervised_method" else build
+    for bad in (["a"], {}, "zzz", object(), 5j, float("nan"), torch.zeros(2), b"1"):
+        with pytest.raises((ValueError, TypeError)) as error:
+            build(**{key: bad})
+        assert key in str(error.value) or (name, bad) == ("supervised", "zzz")
+        assert repr(bad) in str(error.value) or key == "gradient"
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = dl.G2Loss(num_scales=3, eps=0.5, weights=(1, 2, 0.25), gt_range=(0.5, 4))
+    values = {
+        "num_scales": np.int64(3),
+        "eps": np.float32(0.5),
+        "weights": (np.int32(1), np.float64(2), 0.25),
+    }
+    loss = dl.G2Loss(**values, gt_range=(np.float32(0.5), np.int8(4)))
+    assert loss.spec == plain.spec and loss.spec.text == plain.spec.text
+    assert torch.equal(loss(P + 1, P), plain(P + 1, P))
+    assert dl.SILogLoss(unbiased=np.bool_(True)).spec == dl.SILogLoss(unbiased=True).spec
+
+
+@pytest.mark.parametrize("progress", ["half", float("nan"), torch.ones(()), True])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        dl.EnhancedSSILoss(),
+        dl.ProgressiveScaleAdaptiveLoss(),
+        dl.SupervisedLoss("l1", progressive_scaling=0.1),
+    ],
+)
+def test_the_progress_is_a_number(loss, progress):
+    with raises(ValueError, f"progress must be a number from 0 to 1, or None; got {progress!r}"):
+        loss(P, P, progress=progress)
+
+
+def test_the_epoch_is_a_number():
+    with raises(ValueError, "epoch must be a number; got '3'"):
+        dl.build_loss("progressive-ssi")(P, P, epoch="3")
+
+
+def test_a_process_group_is_one_with_this_rank():
+    for group, got in (
+        (object(), "<object object"),
+        ("nccl", "'nccl'"),
+        (GroupMember.NON_GROUP_MEMBER, "one of other ranks"),
+    ):
+        for build in (partial(dl.build_loss, "l1"), partial(functional.l1_loss, P, P)):
+            with raises(
+                TypeError, "process_group must be a torch.distributed.ProcessGroup that this rank", got
+            ):
+                build(process_group=group)
 
 
 def test_a_loss_of_ones_own_may_have_other_keywords():

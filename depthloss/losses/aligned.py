@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from ..spec import GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment, check_number
+from ..checks import check_number
+from ..spec import GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment
 from .base import DepthLoss, single_group
 
 

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..spec import Gradient, GradientSpec, Group, GtRange, LossSpec, Term, check_number
+from ..checks import check_number
+from ..spec import Gradient, GradientSpec, Group, GtRange, LossSpec, Term
 
 
 def _nearest(name: object, known: Iterable[str]) -> str | None:
@@ -111,7 +112,7 @@ class DepthLoss(nn.Module):
         self.spec = replace(spec, gt_range=gt_range)
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
         self.backend = ops.check_backend(backend)
-        self.process_group = process_group
+        self.process_group = ops.check_group(process_group)
         self._metrics: dict[str, Tensor] | Tensor = {}  # or the vector that they are made of when asked for
 
     @property

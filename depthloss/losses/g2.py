@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
-from ..spec import Absolute, Gradient, GradientSpec, GtRange, Relative, check_scales
+from ..checks import check_scales, one_of
+from ..spec import Absolute, Gradient, GradientSpec, GtRange, Relative
 from .base import DepthLoss, resolve_gradient, single_group
 
 PUBLISHED = GradientSpec("residual", "nearest", "valid", "full", "sum")
@@ -48,11 +49,9 @@ class G2Loss(DepthLoss):
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        if variant not in ("published", "document"):
-            raise ValueError(f"variant must be 'published' or 'document'; got {variant!r}")
         if not isinstance(weights, (tuple, list)) or len(weights) != 3:
             raise ValueError(f"weights must be three numbers, of A, R and G; got {weights!r}")
-        published = variant == "published"
+        published = one_of("variant", variant, ("published", "document")) == "published"
         reduction = "pixels" if published else "images"
         gradient = resolve_gradient(gradient, num_scales, PUBLISHED if published else DOCUMENT)
         spec = single_group(
@@ -106,9 +105,11 @@ class MultiScaleGradientLoss(DepthLoss):
     ) -> None:
         num_scales = None
         if scales is not None:
+            if not isinstance(scales, (tuple, list)):
+                raise ValueError(f"scales must be (1, 2, 4, ...); got {scales!r}")
             num_scales = check_scales("len(scales)", len(scales))
             if tuple(scales) != tuple(1 << k for k in range(num_scales)):
-                raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {tuple(scales)!r}")
+                raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {scales!r}")
         gradient = resolve_gradient(gradient, num_scales, DOCUMENT)
         spec = single_group(Gradient(name="gradient", gradient=gradient, standardised=False))
         super().__init__(spec, gt_range=gt_range, backend=backend, process_group=process_group)

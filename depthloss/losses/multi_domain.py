@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..spec import GradientSpec, Group, GtRange, LossSpec, check_number
+from ..checks import check_bounds, check_number
+from ..spec import GradientSpec, Group, GtRange, LossSpec
 from .base import DepthLoss, resolve_gradient
 from .scale_adaptive import PRESET, depth_domain, structure_terms
 from .ssi import scale_terms
@@ -34,6 +35,7 @@ def _spec(
         1e-8,
         use_absolute,
     )
+    check_number("alpha_ssi", alpha_ssi, low=0.0)
     check_number("beta_silog", beta_silog, low=0.0, high=1.0)
     scale = scale_terms(alpha_ssi, 1.0 - beta_silog, 1.0, min_depth, max_depth)
     spec = LossSpec(
@@ -109,9 +111,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        bounds = tuple(check_number("log_var_bounds", b) for b in log_var_bounds)
-        if len(bounds) != 2:
-            raise ValueError(f"log_var_bounds must be (low, high); got {log_var_bounds!r}")
+        bounds = check_bounds("log_var_bounds", log_var_bounds)
         spec, weights = _spec(
             lambda_sg,
             num_scales,

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
+from ..checks import one_of
 from ..spec import GtRange, Pointwise
 from .base import DepthLoss, single_group
-
-
-def _variant(variant: str, allowed: tuple[str, ...]) -> str:
-    if variant not in allowed:
-        raise ValueError(f"variant must be one of {', '.join(map(repr, allowed))}; got {variant!r}")
-    return variant
 
 
 class _Pointwise(DepthLoss):
@@ -78,7 +73,7 @@ class AbsRelLoss(_Pointwise):
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        packnet = _variant(variant, ("standard", "packnet")) == "packnet"
+        packnet = one_of("variant", variant, ("standard", "packnet")) == "packnet"
         term = Pointwise(name="abs_rel", kind="abs-rel-packnet" if packnet else "abs-rel")
         super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)
 
@@ -109,6 +104,6 @@ class BerHuLoss(_Pointwise):
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        packnet = _variant(variant, ("laina", "packnet")) == "packnet"
+        packnet = one_of("variant", variant, ("laina", "packnet")) == "packnet"
         term = Pointwise(name="berhu", kind="berhu-packnet" if packnet else "berhu", threshold=threshold)
         super().__init__(single_group(term), gt_range=gt_range, backend=backend, process_group=process_group)

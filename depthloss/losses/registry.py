@@ -53,7 +53,10 @@ def find_loss(name: str) -> tuple[str, str]:
 
     Raises:
         ValueError: unknown name.
+        TypeError: no name at all.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be the name of a loss, one of {', '.join(LOSSES)}; got {name!r}")
     prefix, base = ("sparse-", name[7:]) if name.startswith("sparse-") else ("", name)
     base = _ALIASES.get(base, base)
     if base not in LOSSES:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import ops
+from ..checks import check_flag, check_number, check_scales, fraction_done, one_of
 from ..spec import (
     IDENTITY,
     INVERSE_DEPTH_FLOOR,
@@ -19,8 +20,6 @@ from ..spec import (
     GtRange,
     LossSpec,
     Relative,
-    check_number,
-    check_scales,
 )
 from .base import DepthLoss, resolve_gradient
 
@@ -31,7 +30,7 @@ SCHEDULES = {"alpha_schedule": ("linear", "constant", "none"), "scale_schedule":
 def depth_domain(use_inv_depth: bool, min_depth: float | None, max_depth: float | None) -> Domain:
     """The domain of the structure terms: inverse depth as given, or depth clamped to the bounds."""
     depth = Domain("inverse", min_depth, max_depth)
-    return IDENTITY if use_inv_depth else depth
+    return IDENTITY if check_flag("use_inv_depth", use_inv_depth) else depth
 
 
 def structure_terms(
@@ -40,7 +39,7 @@ def structure_terms(
     """R (and A) and G of the scale-adaptive loss."""
     check_number("epsilon", epsilon, low=0.0, strict=True)
     pixel = (Relative(name="scale_adaptive/relative", domain=domain, eps=epsilon),)
-    if use_absolute:
+    if check_flag("use_absolute", use_absolute):
         pixel += (Absolute(name="scale_adaptive/absolute", domain=domain, eps=epsilon),)
     return pixel, Gradient(name="loss_sg", domain=domain, gradient=gradient, eps=epsilon)
 
@@ -139,10 +138,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         for name, value in (("alpha_schedule", alpha_schedule), ("scale_schedule", scale_schedule)):
-            if value not in SCHEDULES[name]:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, SCHEDULES[name]))}; got {value!r}"
-                )
+            one_of(name, value, SCHEDULES[name])
         self.domain = depth_domain(use_inv_depth, min_depth, max_depth)
         self.lambda_sg = check_number("lambda_sg", lambda_sg, low=0.0, high=1.0)
         self.alpha_schedule, self.scale_schedule = alpha_schedule, scale_schedule
@@ -166,7 +162,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         """alpha(t) and the weights w_s(t), t = progress clamped to [0, 1]; None counts as 1, the end of the
         training.
         """
-        t = 1.0 if progress is None else min(max(float(progress), 0.0), 1.0)
+        t = 1.0 if progress is None else fraction_done(progress)
         alpha = {"linear": (1.0 + t) / 2.0, "constant": 1.0, "none": 0.0}[self.alpha_schedule]
         raw = [
             1.0 + (1.0 - t) * s if self.scale_schedule == "linear" else 1.0 for s in range(len(self.levels))

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch.distributed as dist
 
+from ..checks import check_flag, check_number, fraction_done
 from ..spec import (
     DifferenceMoments,
     Domain,
@@ -17,7 +18,6 @@ from ..spec import (
     LossSpec,
     Pointwise,
     Term,
-    check_number,
 )
 from .base import DepthLoss, did_you_mean, resolve_gradient, single_group
 
@@ -133,7 +133,7 @@ class SILogLoss(DepthLoss):
         backend: str = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        if preset is not None and preset not in SILOG_PRESETS:
+        if preset is not None and (not isinstance(preset, str) or preset not in SILOG_PRESETS):
             raise ValueError(f"unknown SILog preset {preset!r}{did_you_mean(preset, SILOG_PRESETS)}")
         given = {"lam": lam, "scale": scale, "eps": eps, "offset": offset, "unbiased": unbiased}
         given = {key: value for key, value in (given | {"reduction": reduction}).items() if value is not None}
@@ -160,7 +160,11 @@ def scale_terms(
     alpha: float, silog_ratio2: float, silog_scale: float, min_depth: float | None, max_depth: float | None
 ) -> tuple[DifferenceMoments, LogMoments]:
     """SSI of inverse depth and SILog of the depth clamped to [min or 1e-3, max or 100]."""
-    domain = Domain("inverse", min_depth or 1e-3, max_depth or 100.0)
+    check_number("silog_ratio2", silog_ratio2, low=0.0, high=1.0)
+    check_number("silog_scale", silog_scale, low=0.0)
+    low = min_depth is not None and check_number("min_depth", min_depth, low=0.0)
+    high = max_depth is not None and check_number("max_depth", max_depth, low=0.0)
+    domain = Domain("inverse", low or 1e-3, high or 100.0)
     return (
         DifferenceMoments(name="ssi_component", weight_name="ssi_weight_used", alpha=alpha),
         LogMoments(
@@ -290,13 +294,13 @@ class EnhancedSSILoss(_SSIWithL1):
             check_number("l1_weight", l1_weight, low=0.0),
             check_number("ssi_weight", ssi_weight, low=0.0),
         )
-        self.adaptive_weighting = adaptive_weighting
+        self.adaptive_weighting = check_flag("adaptive_weighting", adaptive_weighting)
 
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
         """(w_s, w_l) at this progress, and the group's 1."""
         if progress is None or not self.adaptive_weighting:
             return self.ssi_weight, self.l1_weight, 1.0
-        t = min(max(float(progress), 0.0), 1.0)
+        t = fraction_done(progress)
         w_s, w_l = self.ssi_weight + 0.1 * (1.0 - t), self.l1_weight + 0.1 * t
         return w_s / (w_s + w_l), w_l / (w_s + w_l), 1.0
 
@@ -334,5 +338,7 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
 
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
         """(w_s, w_l) at this epoch, and the group's 1."""
+        if isinstance(epoch, bool) or not isinstance(epoch, (int, float)) or epoch != epoch:
+            raise ValueError(f"epoch must be a number; got {epoch!r}")
         w_l = self.max_l1_weight * min(1.0, max(0.0, epoch / self.transition_epochs))
         return 1.0 - w_l, w_l, 1.0

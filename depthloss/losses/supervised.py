@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..spec import check_number
+from ..checks import check_number, check_whole, fraction_done
 from .registry import LOSSES, build_loss, find_loss
 
 # The forms of packnet-sfm's own methods.
@@ -77,12 +77,8 @@ class SupervisedLoss(nn.Module):
             if convention is None:
                 raise TypeError("supervised_method is missing: give the name of a loss, as 'sparse-silog'")
             supervised_method = "sparse-l1"
-        if (
-            isinstance(supervised_num_scales, bool)
-            or not isinstance(supervised_num_scales, int)
-            or supervised_num_scales < 1
-        ):
-            raise ValueError(f"supervised_num_scales must be an integer >= 1; got {supervised_num_scales!r}")
+        if not isinstance(supervised_method, str):
+            raise TypeError(f"supervised_method must be the name of a loss; got {supervised_method!r}")
         if convention == "packnet":
             _, base = find_loss(supervised_method)
             bounds = {"min_depth", "max_depth"} & inspect.signature(LOSSES[base]).parameters.keys()
@@ -90,7 +86,9 @@ class SupervisedLoss(nn.Module):
                 key: value for key, value in kwargs.items() if key not in _PACKNET_IGNORES or key in bounds
             }
         self.supervised_method = supervised_method
-        self.supervised_num_scales = self._scales = supervised_num_scales
+        self.supervised_num_scales = self._scales = check_whole(
+            "supervised_num_scales", supervised_num_scales, 1
+        )
         self.progressive_scaling = check_number("progressive_scaling", progressive_scaling, low=0.0)
         self.convention = convention
         self.loss_func = build_loss(supervised_method, **kwargs)
@@ -105,7 +103,7 @@ class SupervisedLoss(nn.Module):
         """The scales that count at this progress; None is the end of the training."""
         if not self.progressive_scaling:
             return self.supervised_num_scales
-        t = 1.0 if progress is None else float(progress)
+        t = 1.0 if progress is None else fraction_done(progress)
         passed = sum(self.progressive_scaling * (i + 1) < t for i in range(self.supervised_num_scales - 1))
         return self.supervised_num_scales - passed
 
