@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("kernels", "cpu")
 FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Werror -Wno-psabi -pthread"
+VERSION = re.search(r'"(.+)"', Path("depthloss", "version.py").read_text().split("__version__")[1])[1]
+FLAGS += f" -DDL_VERSION={VERSION}"
 # The phases are compiled once for each; which one runs is decided on the machine that runs it.
 INSTRUCTION_SETS = {"base": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -101,10 +104,11 @@ class BuildEngine(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """One wheel for every Python of a platform."""
+    """One wheel for every Python of a platform; without the engine, for every platform."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return ("py3", "none", super().get_tag()[2])
+        built = Path(self.bdist_dir, "depthloss", "kernels", "cpu", "_engine.so").exists()
+        return ("py3", "none", super().get_tag()[2] if built else "any")
 
 
 kernels = ["depthloss.kernels", *(f"depthloss.kernels.{name}" for name in find_packages("kernels"))]

@@ -185,7 +185,11 @@ def test_inputs_that_are_no_tensors():
             ValueError,
             ("num_scales=2 contradicts",),
         ),
-        (lambda: dl.G2Loss("paper"), ValueError, ("variant must be one of 'published', 'document'; got 'paper'",)),
+        (
+            lambda: dl.G2Loss("paper"),
+            ValueError,
+            ("variant must be one of 'published', 'document'; got 'paper'",),
+        ),
         (lambda: dl.G2Loss(weights=(1, 1)), ValueError, ("weights must be three numbers",)),
         (
             lambda: dl.BerHuLoss(variant="tri"),

@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+
+import depthloss
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("depthloss", "kernels", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -20,22 +23,38 @@ def run(*command: object, cwd: Path, **options: object) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A folder into which the wheel was installed, built from a copy so that the clone stays clean.
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
-    The engine is compiled without optimisation, which takes a quarter of the time.
-    """
-    folder = tmp_path_factory.mktemp("wheel")
+
+def wheel_of(folder: Path, **env: str) -> Path:
+    """The wheel, built from a copy so that the clone stays clean."""
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    build = (*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist")
-    run(*build, cwd=folder, env=os.environ | {"CXXFLAGS": "-O0"})
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        copy(ROOT / name, folder / name, **({"ignore": ignored} if (ROOT / name).is_dir() else {}))
+    build = (*PIP, "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist")
+    run(*build, cwd=folder, env=os.environ | env)
     (wheel,) = (folder / "dist").glob("depthloss-*.whl")
-    run(*pip, "install", wheel, "--no-deps", "--target", folder / "site", cwd=folder)
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder into which the wheel was installed. The engine is compiled without optimisation, which takes a
+    quarter of the time.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    wheel = wheel_of(folder, CXXFLAGS="-O0")
+    engine = (ROOT / "kernels" / "cpu" / "_engine.so").exists()
+    assert wheel.name.endswith("-py3-none-any.whl") != engine
+    run(*PIP, "install", wheel, "--no-deps", "--target", folder / "site", cwd=folder)
     return folder / "site"
+
+
+def test_a_wheel_without_the_engine_says_so_in_its_name(tmp_path):
+    wheel = wheel_of(tmp_path, PATH=str(Path(sys.executable).parent), CXX="")
+    assert wheel.name == f"depthloss-{depthloss.__version__}-py3-none-any.whl"
+    assert not any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist())
 
 
 def test_the_wheel_works_from_an_empty_directory(site, tmp_path):

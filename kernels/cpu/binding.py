@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from depthloss import spec as s
+from depthloss.version import __version__
 
 from ..plan import Plan
 
@@ -181,6 +183,23 @@ def c_plan(plan: Plan) -> CPlan:
     return c
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether an ELF library ends as it should, in its table of sections: the loader does not look, and
+    reading what is not there ends the process.
+    """
+    if not file.is_file():
+        return True  # The loader says what it is.
+    with file.open("rb") as opened:
+        head = opened.read(64)
+        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian.
+            return True
+        (start,) = struct.unpack_from("<Q", head, 40)
+        size, count = struct.unpack_from("<HH", head, 58)
+        opened.seek(start)
+        table = opened.read(size * count)
+    return len(table) == size * count and any(table[-size:])
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled engine: that of this installation, or the file that DEPTHLOSS_CPU_LIBRARY names.
@@ -192,11 +211,19 @@ def library() -> ctypes.CDLL:
     found = [Path(named)] if named else sorted(Path(__file__).parent.glob("_engine*.so"))
     if not found:
         raise OSError("it was not built: install a C++17 compiler (g++ or clang++) and this package again")
-    lib = ctypes.CDLL(str(found[0]))
-    lib.dl_size.restype = lib.dl_code_bytes.restype = c_int64
+    file = found[0]
+    if not _is_whole(file):
+        raise OSError(f"{file} is damaged: install this package again")
+    lib = ctypes.CDLL(str(file))
+    try:
+        lib.dl_version.restype = c_char_p
+        lib.dl_size.restype = lib.dl_code_bytes.restype = c_int64
+        built = lib.dl_version().decode()
+    except AttributeError as error:
+        raise OSError(f"{file} is not this engine, or an older one: install this package again") from error
     sizes = [lib.dl_size(i) for i in range(5)]
-    if sizes != [ctypes.sizeof(CPlan), ctypes.sizeof(Call), TOTALS, HEAD, COEFFICIENTS]:
-        raise OSError(f"{found[0].name} was built from another version: build it again")
+    if built != __version__ or sizes != [*map(ctypes.sizeof, (CPlan, Call)), TOTALS, HEAD, COEFFICIENTS]:
+        raise OSError(f"{file} was built from another version, {built}: install this package again")
     lib.dl_measure.restype = c_void_p
     lib.dl_measure.argtypes = [POINTER(CPlan), POINTER(Call), c_void_p]
     lib.dl_combine.restype = None

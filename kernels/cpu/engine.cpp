@@ -382,7 +382,12 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
 
 EXPORT int64_t dl_code_bytes(const Plan* plan, int64_t h, int64_t w) { return layout_of(*plan, h, w).size; }
 
-// Sizes that binding.py checks against its own.
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+
+// The version it was built from, and sizes: binding.py checks both against its own.
+EXPORT const char* dl_version() { return TEXT(DL_VERSION); }
+
 EXPORT int64_t dl_size(int what) {
     const int64_t sizes[] = {sizeof(Plan), sizeof(Call), TOTALS, HEAD, COEFFICIENTS};
     return sizes[what];

@@ -358,13 +358,35 @@ def test_a_group_that_is_left_out_leaves_out_its_gradient():
     assert total.item() == 0 and not pred.grad.any()
 
 
-def test_another_library_can_be_named():
-    """By DEPTHLOSS_CPU_LIBRARY; one that is not there is no engine, and the reason names it."""
+def test_another_library_can_be_named(tmp_path):
+    """By DEPTHLOSS_CPU_LIBRARY; what is no engine is none, and the reason names it."""
     here = Path(cpu.library()._name).resolve()
-    for path, status in ((here, "None"), (here.with_name("nowhere.so"), "nowhere.so")):
-        code = "from depthloss import ops; print(ops.backend_status('cpu'))"
-        environment = {**os.environ, "DEPTHLOSS_CPU_LIBRARY": str(path)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT
-        )
-        assert status in done.stdout, done.stderr
+    whole, nowhere = here.read_bytes(), here.with_name("nowhere.so")
+    old = whole.replace(f"{dl.__version__}\0".encode(), b"0.0.9\0")
+    assert whole.count(f"{dl.__version__}\0".encode()) == 1 and len(old) == len(whole)
+    again = "install this package again"
+    cases = {
+        here: "None",
+        nowhere: f"{nowhere}: cannot open shared object file",
+        tmp_path: f"{tmp_path}: cannot read file data",
+        Path(torch.__file__).parent / "lib" / "libshm.so": f"is not this engine, or an older one: {again}",
+    }
+    for name, content, reason in (
+        ("empty.so", b"", "file too short"),
+        ("text.so", b"#!/bin/sh" * 20, "invalid ELF header"),
+        ("cut.so", whole[: len(whole) // 2], f"cut.so is damaged: {again}"),
+        ("cut_late.so", whole[:-1], f"cut_late.so is damaged: {again}"),
+        ("zeros.so", whole[: len(whole) // 2].ljust(len(whole), b"\0"), f"zeros.so is damaged: {again}"),
+        ("old.so", old, f"old.so was built from another version, 0.0.9: {again}"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        cases[tmp_path / name] = reason
+    code = "import os, sys; from depthloss import ops; from depthloss.kernels.cpu import binding\n"
+    code += "for path in sys.argv[1:]:\n    os.environ['DEPTHLOSS_CPU_LIBRARY'] = path\n"
+    code += "    binding.library.cache_clear(), ops._load.cache_clear(), ops._loaded.pop('cpu', None)\n"
+    code += "    print(ops.backend_status('cpu'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, cases)], capture_output=True, text=True, cwd=ROOT
+    )
+    for found, reason in zip(done.stdout.splitlines(), cases.values(), strict=True):
+        assert reason in found, (found, done.stderr)
