@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import fused, reference, transforms
-from .reference.pyramid import bilinear, nearest
+from .reference.pyramid import bilinear, masked_average, nearest
 from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import LossSpec
 from .transforms import plain
@@ -35,6 +35,7 @@ __all__ = [
     "check_inputs",
     "convert",
     "evaluate",
+    "masked_average",
     "nearest",
     "plain",
     "select",

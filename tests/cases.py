@@ -37,6 +37,7 @@ LOSSES = {
         gradient=_gradient(mask="residual", downsample="average", border="replicate", normalizer="level")
     ),
     "scale-adaptive-progressive": lambda: dl.ProgressiveScaleAdaptiveLoss(num_scales=3),
+    "progressive average": lambda: dl.ProgressiveScaleAdaptiveLoss(num_scales=3, downsample="average"),
     "gradient": lambda: dl.MultiScaleGradientLoss(),
     "gradient six levels": lambda: dl.MultiScaleGradientLoss(
         gradient=_gradient(

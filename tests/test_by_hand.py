@@ -197,17 +197,28 @@ def test_scale_adaptive_on_sparse_data(use_inv_depth, backend):
 @backends
 @pytest.mark.parametrize("progress, t", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (-3.0, 0.0), (7.0, 1.0)])
 @pytest.mark.parametrize("alpha_schedule", ["linear", "constant", "none"])
-@pytest.mark.parametrize("scale_schedule", ["linear", "constant"])
-def test_progressive_scale_adaptive(scale_schedule, alpha_schedule, progress, t, backend):
+@pytest.mark.parametrize(
+    ("scale_schedule", "downsample"),
+    [("linear", "bilinear"), ("linear", "average"), ("constant", "bilinear")],
+)
+def test_progressive_scale_adaptive(scale_schedule, downsample, alpha_schedule, progress, t, backend):
     # Here 13 rows make 6 and 3 of them; the nearest rows are floor(j 13/6) and floor(j 13/3).
     pred, gt, mask = scene()
     p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.1, 100.0) for x in (pred, gt))
     spec = dl.GradientSpec("support", "bilinear", "replicate", "level", "mean", 1)
     levels = []
     for s in range(3):
-        ps = np.stack([level_of(x, s, "bilinear") for x in p])
-        gs = np.stack([level_of(x, s, "nearest") for x in g])
-        ms = np.stack([level_of(x.astype(float), s, "nearest") for x in mask]) > 0
+        if downsample == "bilinear":
+            ps = np.stack([level_of(x, s, "bilinear") for x in p])
+            gs = np.stack([level_of(x, s, "nearest") for x in g])
+            ms = np.stack([level_of(x.astype(float), s, "nearest") for x in mask]) > 0
+        else:
+            share = np.stack([level_of(x.astype(float), s, "average") for x in mask])
+            ms = share > 0
+            ps, gs = (
+                np.stack([level_of(x, s, "average") for x in maps * mask]) / np.where(ms, share, 1.0)
+                for maps in (p, g)
+            )
         r = standardise_by_hand(ps, ms, 1e-6) - standardise_by_hand(gs, ms, 1e-6)
         relative = np.abs(r[ms]).sum() / (ms.sum() + 1e-6)
         levels.append((relative, gradient_by_hand(r, ms, spec, 1e-6)[0]))
@@ -218,7 +229,11 @@ def test_progressive_scale_adaptive(scale_schedule, alpha_schedule, progress, t,
     for share, (relative, gradient) in zip(shares, levels, strict=True):
         expected += share / sum(shares) * (0.7 * relative + 0.3 * gradient)
     loss = dl.ProgressiveScaleAdaptiveLoss(
-        lambda_sg=0.3, num_scales=3, alpha_schedule=alpha_schedule, scale_schedule=scale_schedule
+        lambda_sg=0.3,
+        num_scales=3,
+        alpha_schedule=alpha_schedule,
+        scale_schedule=scale_schedule,
+        downsample=downsample,
     )
     assert evaluate(loss, backend, pred, gt, mask, progress=progress) == pytest.approx(expected, rel=1e-12)
     assert loss.metrics["alpha_t"].item() == pytest.approx(alpha, rel=1e-15)

@@ -68,6 +68,7 @@ LOSSES = {
         num_scales=3, statistics="all", use_inv_depth=True, use_absolute=False
     ),
     "progressive": lambda: dl.ProgressiveScaleAdaptiveLoss(num_scales=3),
+    "progressive average": lambda: dl.ProgressiveScaleAdaptiveLoss(num_scales=2, downsample="average"),
     "progressive inverse": lambda: dl.ProgressiveScaleAdaptiveLoss(
         num_scales=2, use_inv_depth=True, alpha_schedule="none", scale_schedule="constant"
     ),

@@ -354,6 +354,24 @@ def test_schedule_of_progressive_ssi(epoch, l1, backend):
     assert found == pytest.approx([1.0 - l1, l1], rel=1e-15)
 
 
+def test_the_averaging_progressive_form_reads_valid_pixels_only():
+    """Equal maps give 0, and scattered points keep responses, which the other form has none of."""
+    g = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(4)).double() + 0.5
+    m = torch.rand(g.shape, generator=torch.Generator().manual_seed(5)) < 0.05
+    loss = dl.ProgressiveScaleAdaptiveLoss(downsample="average")
+    p = torch.where(m, g, torch.nan).requires_grad_()
+    total = loss(p, g, m)
+    total.backward()
+    assert total.item() == 0 and not p.grad[~m].any()
+    kept = [loss.metrics[f"gradient/support_{k}"].item() for k in (1, 2, 3, 4)]
+    holes = torch.nn.functional.avg_pool2d(m.double(), 8).eq(0).double()  # Cells without a valid pixel.
+    beside = torch.nn.functional.max_pool2d(holes, 3, stride=1, padding=1)
+    assert kept[0] == 0 and kept[3] == 96 - beside.sum() > 48
+    scattered = dl.ProgressiveScaleAdaptiveLoss()
+    scattered(g, g, m)
+    assert not any(scattered.metrics[f"gradient/support_{k}"].item() for k in (1, 2, 3, 4))
+
+
 def test_schedules_of_progressive_scale_adaptive():
     linear = dl.ProgressiveScaleAdaptiveLoss()
     assert linear.schedules(0.0) == (0.5, (0.1, 0.2, 0.3, 0.4))

@@ -101,8 +101,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
     by progress t.
 
     Source: the integration analysis of packnet-sfm-resnet-san, which names the schedules without defining
-    them; the definitions are ours. At scale s the prediction is resized bilinearly, gt and mask by nearest. K
-    evaluations.
+    them; the definitions are ours. K evaluations.
 
     Args:
         min_depth: lower clamp in metres.
@@ -114,6 +113,10 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             ``"constant"``: 1/K.
         num_scales: K.
         eps: added to the mean absolute deviation and the denominators.
+        downsample: how scale s is made. ``"bilinear"``: the prediction bilinearly, gt and mask by nearest. It
+            reads predictions at invalid pixels, and on scattered ground truth its gradient term sees next to
+            nothing. ``"average"``: of both maps the mean over the valid pixels of each cell, valid where
+            there is one.
         gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
@@ -132,6 +135,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         scale_schedule: str = "linear",
         num_scales: int = 4,
         eps: float = 1e-6,
+        downsample: str = "bilinear",
         *,
         gt_range: GtRange = None,
         backend: str = "auto",
@@ -142,6 +146,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         self.domain = depth_domain(use_inv_depth, min_depth, max_depth)
         self.lambda_sg = check_number("lambda_sg", lambda_sg, low=0.0, high=1.0)
         self.alpha_schedule, self.scale_schedule = alpha_schedule, scale_schedule
+        self.downsample = one_of("downsample", downsample, ("bilinear", "average"))
         check_number("eps", eps, low=0.0, strict=True)
         one_level = replace(PRESET, num_scales=1)
         groups = [
@@ -182,6 +187,15 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         """As `DepthLoss.gradient_weight`."""
         return self.lambda_sg
 
+    def _at_scale(self, s: int, p: Tensor, g: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(p, g, m) at 1/2^s of their size."""
+        if s == 0:
+            return p, g, m
+        if self.downsample == "average":
+            return ops.masked_average(1 << s, m, p, g)
+        size = p.shape[1] >> s, p.shape[2] >> s
+        return ops.bilinear(p, 1 << s), ops.nearest(g, *size), ops.nearest(m, *size)
+
     def forward(
         self,
         pred: Tensor,
@@ -197,17 +211,16 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         dtype = ops.working_dtype(pred, gt)
         p, g, m = map(ops.as_maps, (pred, gt, mask))
         m = ops.valid_pixels(g, m, self.spec.positive_gt, self.spec.gt_range)
-        # Resizing reads the finite predictions at invalid pixels; the others, and those without a depth,
-        # count as 0.
-        readable = p.isfinite() if self.domain == IDENTITY else p.isfinite() & (p > INVERSE_DEPTH_FLOOR)
-        p = ops.select(m | readable, ops.convert(p.to(dtype), m | readable, self.domain))
+        read = m
+        if self.downsample == "bilinear":
+            # Reads the finite predictions at invalid pixels; the others, and those without a depth, count as
+            # 0.
+            read = m | (p.isfinite() if self.domain == IDENTITY else p.isfinite() & (p > INVERSE_DEPTH_FLOOR))
+        p = ops.select(read, ops.convert(p.to(dtype), read, self.domain))
         g = ops.convert(g.to(dtype), m, self.domain)
         total, metrics = None, {}
         for s, spec in enumerate(self.levels):
-            h, w = p.shape[1] >> s, p.shape[2] >> s
-            maps = (
-                (p, g, m) if s == 0 else (ops.bilinear(p, 1 << s), ops.nearest(g, h, w), ops.nearest(m, h, w))
-            )
+            maps = self._at_scale(s, p, g, m)
             weights = (
                 1.0 - self.lambda_sg,
                 self.lambda_sg,

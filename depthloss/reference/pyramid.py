@@ -25,6 +25,14 @@ def average(x: Tensor, factor: int) -> Tensor:
     return x[:, : h * factor, : w * factor].reshape(b, h, factor, w, factor).mean((2, 4))
 
 
+def masked_average(factor: int, m: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+    """Of each map the mean over the valid pixels of a cell, 0 without any; then which cells have one."""
+    share = average(m.to(maps[0].dtype), factor)
+    cells = share > 0
+    divisor = torch.where(cells, share, 1)
+    return *(average(select(m, x), factor) / divisor for x in maps), cells
+
+
 def bilinear(x: Tensor, factor: int) -> Tensor:
     """Mean of the central 2x2 of each factor x factor cell: bilinear sampling at the nominal step, no
     antialias.
