@@ -111,7 +111,8 @@ class _Gradient(torch.autograd.Function):
     "depthloss::loss",
     mutates_args=(),
     schema=(
-        "(Tensor pred, Tensor gt, Tensor? mask, Tensor? abs_mask, Tensor weights, Tensor[] log_vars, "
+        # One tensor of log-variances: AOTInductor hands over an empty list as None.
+        "(Tensor pred, Tensor gt, Tensor? mask, Tensor? abs_mask, Tensor weights, Tensor? log_vars, "
         "str backend, str spec, str group, bool saves) -> (Tensor, Tensor, Tensor, Tensor)"
     ),
 )
@@ -124,7 +125,7 @@ def _loss_op(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, 
         abs_mask,
         parse(spec),
         weights,
-        log_vars,
+        () if log_vars is None else log_vars.unbind(),
         resolved,
         working_dtype(pred, gt),
         saves,
@@ -136,7 +137,7 @@ def _(pred, gt, mask, abs_mask, weights, log_vars, backend, spec, group, saves):
     dtype, kernels = working_dtype(pred, gt), module(backend)
     b, h, w = pred.shape[0], pred.shape[-2], pred.shape[-1]
     codes = kernels.code_count(parse(spec), b, h, w) if saves else 0
-    coefficients = kernels.coefficient_count(b) if saves or log_vars else 0
+    coefficients = kernels.coefficient_count(b) if saves or log_vars is not None else 0
     empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
     return empty(()), empty(len(parse(spec).metric_names)), empty(codes, torch.uint8), empty(coefficients)
 
@@ -166,20 +167,18 @@ def _(grad_output, codes, coefficients, pred, gt, mask, abs_mask, backend, spec,
 
 def _setup(ctx, inputs, output):
     ctx.arguments = inputs[6:]  # backend, spec, group, saves
-    weights, log_vars = inputs[4:6]
-    ctx.save_for_backward(*output[2:], *inputs[:4], weights, *log_vars)
+    ctx.save_for_backward(*output[2:], *inputs[:6])
 
 
 def _op_backward(ctx, grad_output, *_):
-    (codes, coefficients, *maps, weights), log_vars = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    codes, coefficients, *maps, weights, log_vars = ctx.saved_tensors
     backend, spec, _, saves = ctx.arguments
     wants_pred = ctx.needs_input_grad[0]
     if wants_pred and not saves:  # Exported where pred asked for no gradient.
         _, _, codes, coefficients = _loss_op(*maps, weights, log_vars, *ctx.arguments[:3], True)
-    grad, slopes = _backward_op(
-        grad_output, codes, coefficients, *maps, backend, spec, len(log_vars), wants_pred
-    )
-    slopes = [g.to(v.dtype) for g, v in zip(slopes.unbind(), log_vars, strict=True)]
+    groups = 0 if log_vars is None else log_vars.numel()
+    grad, slopes = _backward_op(grad_output, codes, coefficients, *maps, backend, spec, groups, wants_pred)
+    slopes = None if log_vars is None else slopes.to(log_vars.dtype)
     return grad if wants_pred else None, None, None, None, None, slopes, None, None, None, None
 
 
@@ -216,7 +215,7 @@ def evaluate(
             mask,
             abs_mask,
             torch.stack([one * w for w in weights]),
-            list(log_vars),
+            torch.stack(list(log_vars)) if log_vars else None,
             backend,
             spec.text,
             "" if process_group is None else process_group.group_name,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.fsdp import fully_shard
 
 import depthloss as dl
 
@@ -49,8 +50,37 @@ def worker(rank: int, folder: str) -> None:
         loss.process_group = dist.group.WORLD
         # A copy, as an averaged model holds one, works with the same ranks.
         results[name] = evaluate(copy.deepcopy(loss), *parts)
+    model = WithLoss(dl.AdaptiveMultiDomainLoss(process_group=dist.group.WORLD))
+    net, loss = model.net, model.loss
+    try:
+        fully_shard(dl.AdaptiveMultiDomainLoss())
+    except ValueError as error:
+        results["refusal of fully_shard"] = str(error)
+    fully_shard(model, ignored_params=set(loss.parameters()))
+    value = model(*parts)
+    value.backward()
+    weights = [p.grad.full_tensor() for p in net.parameters()]
+    results["fully_shard"] = (
+        value.detach(),
+        weights,
+        [v.grad for v in loss.log_vars()],
+        list(model.state_dict()),
+    )
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
+
+
+class WithLoss(torch.nn.Module):
+    """A network that holds its loss."""
+
+    def __init__(self, loss):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Softplus()).double()
+        self.loss = loss.double()
+
+    def forward(self, x, gt, mask):
+        return self.loss(self.net(x), gt, mask)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +106,21 @@ def test_two_processes_equal_one(ranks, name):
     # size.
     joined = torch.cat([rank[name][1] for rank in ranks]) / WORLD
     assert (joined - grad).abs().max() <= 1e-9 * grad.abs().max()
+
+
+def test_a_sharded_model_equals_one_process(ranks):
+    """FSDP shards no numbers: the log-variances stay whole, and with the group they agree on every rank."""
+    pred, gt, mask = joined_batch()
+    model = WithLoss(dl.AdaptiveMultiDomainLoss())
+    value = model(pred, gt, mask)
+    value.backward()
+    expected = [p.grad for p in model.net.parameters()], [v.grad for v in model.loss.log_vars()]
+    for rank in ranks:
+        assert "doesn't support scalar parameters" in rank["refusal of fully_shard"]
+        found, weights, slopes, names = rank["fully_shard"]
+        torch.testing.assert_close(found, value.detach(), rtol=1e-10, atol=0)
+        torch.testing.assert_close((weights, slopes), expected, rtol=1e-9, atol=1e-12)
+        assert names == ["net.0.weight", "net.0.bias", "loss.log_var_structure", "loss.log_var_scale"]
 
 
 def test_without_a_group_each_rank_reduces_its_own_batch():

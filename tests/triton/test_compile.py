@@ -93,7 +93,7 @@ def test_the_forward_operator(name, saves, zeroed_memory):
     loss = cases.LOSSES[name]().to(DEVICE)
     pred, gt, mask = (x[:, 0] for x in maps())
     weights = torch.tensor(loss.weights(0.0, 0), device=DEVICE)
-    log_vars = [v.detach().requires_grad_(saves) for v in loss.log_vars()]
+    log_vars = torch.stack(loss.log_vars()).detach().requires_grad_(saves) if loss.log_vars() else None
     arguments = (
         pred.requires_grad_(saves),
         gt,
@@ -114,7 +114,7 @@ def test_the_backward_operator(wants_pred, zeroed_memory):
     loss = dl.AdaptiveMultiDomainLoss().to(DEVICE)
     pred, gt, mask = (x[:, 0] for x in maps())
     weights = torch.tensor(loss.weights(0.0, 0), device=DEVICE)
-    log_vars = [v.detach() for v in loss.log_vars()]
+    log_vars = torch.stack(loss.log_vars()).detach()
     _, _, codes, coefficients = torch.ops.depthloss.loss(
         pred, gt, mask, None, weights, log_vars, "triton", loss.spec.text, "", wants_pred
     )
