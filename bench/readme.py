@@ -1,4 +1,4 @@
-"""Fill the README's tables from the results under bench/results/: python bench/readme.py [--check]."""
+"""Fill the tables of the pages from the results in bench/results: python bench/readme.py [--check]."""
 
 from __future__ import annotations
 
@@ -198,11 +198,49 @@ def _other_losses(data: dict) -> str:
     return "\n".join([_line(head), f"|{'---|' * len(head)}", *body])
 
 
-TABLES = {"overfit": overfit, "loss-share": loss_share, "speed-cpu": speed_cpu}
+def speed() -> str:
+    """Time and memory of four cases beside eager PyTorch and torch.compile."""
+    names = ("speed_cpu", "speed_cpu_losses")
+    files = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in names]
+    head = (
+        "4×384×640, 2 threads",
+        "valid",
+        "ours",
+        "eager",
+        "torch.compile",
+        "memory, ours",
+        "memory, eager",
+    )
+    lines = [_line(head), f"|{'---|' * len(head)}"]
+    for file, loss, density in (
+        (0, "g2 published", 1.0),
+        (0, "g2 published", 0.05),
+        (1, "silog", 0.05),
+        (1, "adaptive-multi-domain", 0.05),
+    ):
+        rows = [row for row in files[file]["rows"] if (row["loss"], row["density"]) == (loss, density)]
+        rows = [row for row in rows if tuple(row["shape"]) == (4, 1, 384, 640) and row["threads"] == 2]
+        (case,) = bars.cases(rows).values()
+        name = next(iter(_ours(rows)))
+        time = bars.milliseconds(case[name], "wall")
+        rivals = (bars.EAGER, [rival for rival in PYTORCH if rival not in bars.EAGER])
+        slower = [bars.fastest(case, forms, "wall") / time for forms in rivals]
+        memory = [f"{case[key]['peak_bytes_per_pixel']:.3g}" for key in (name, "eager slicing")]
+        cells = (f"`{loss.split()[0]}`", f"{100 * density:g}%", f"{_ms(time)} ms")
+        lines.append(_line((*cells, *(_ratio(x, "×") for x in slower), *memory)))
+    note = (
+        "Forward + backward, float32; the fastest form of each that was measured, as a multiple of our time; "
+        "memory in bytes per pixel beyond the inputs, at the peak."
+    )
+    return "\n".join([*lines, "", f"{note} {_where(files[0])}"])
+
+
+TABLES = {"overfit": overfit, "loss-share": loss_share, "speed-cpu": speed_cpu, "speed": speed}
+PAGES = ("README.md", "docs/performance.md", "docs/training.md")
 
 
 def filled(text: str) -> str:
-    """The README with every table that it has a place for made anew."""
+    """A page with every table that it has a place for made again."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if begin not in text:
@@ -214,18 +252,14 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Rewrite README.md, or with --check say whether it is up to date."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = filled(old)
+    """Rewrite the pages, or with --check say whether they are up to date."""
+    old = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    stale = {page: new for page in PAGES if (new := filled(old[page])) != old[page]}
     if "--check" in sys.argv:
-        print(
-            "README.md agrees with bench/results"
-            if new == old
-            else "README.md is out of date: run bench/readme.py"
-        )
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
+        print(f"out of date: {', '.join(stale)}" if stale else "the pages agree with bench/results")
+        return int(bool(stale))
+    for page, text in stale.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
     return 0
 
 

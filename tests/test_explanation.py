@@ -19,7 +19,7 @@ from . import cases
 
 P, G = cases.maps(torch.float64)
 M = cases.mask("70%")
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+NAMES = (Path(__file__).parents[1] / "docs" / "use.md").read_text(encoding="utf-8")
 GRADIENTS = ("gradient", "loss_sg", "gradient_component")
 IN_METRES = "this loss expects depth in metres"
 IN_INVERSE = "this loss expects inverse depth (1/m)"
@@ -111,7 +111,7 @@ def test_the_loss_is_left_as_it_is(name):
 
 
 def test_the_domain_that_each_loss_expects():
-    rows = re.findall(r"^\| (`.*?)\|.*\| ([a-z ]+) \|$", README, re.M)
+    rows = re.findall(r"^\| (`.*?)\|.*\| ([a-z ]+) \|$", NAMES, re.M)
     table = {name: domain for names, domain in rows for name in re.findall(r"`([a-z0-9-]+)`", names)}
     for name, cls in LOSSES.items():
         assert cls.input_domain == table[name]

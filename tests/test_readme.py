@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import depthloss as dl
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(x for folder in (".", "docs", "tests", "bench/results") for x in (ROOT / folder).glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -32,15 +35,35 @@ def test_every_committed_overfit_run_passed():
 
 
 def test_every_loss_is_in_the_table():
-    table = set(
-        re.findall(r"`([a-z0-9-]+)`", "\n".join(r for r in README.splitlines() if r.startswith("| `")))
-    )
+    names = (ROOT / "docs" / "use.md").read_text(encoding="utf-8").splitlines()
+    table = set(re.findall(r"`([a-z0-9-]+)`", "\n".join(row for row in names if row.startswith("| `"))))
     assert set(dl.available_losses()) <= table
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert "://" in target or (ROOT / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links write them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), f"{target}#{anchor}"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_readme_example_runs(capsys):
+    code = re.findall(r"```python\n(.*?)```", README, re.S)
+    exec(code[0], {})
+    assert "G2Loss = " in capsys.readouterr().out
 
 
 def test_the_example_trains(tmp_path):
