@@ -31,7 +31,7 @@ bench: $(VENV)/.test  ## time and memory of every loss beside PyTorch: make benc
 	$(BIN)/python bench/speed.py $(ARGS)
 
 env: $(VENV)/.train  ## what this machine can run, and why
-	$(BIN)/python -m depthloss.env
+	$(BIN)/python -m depthloss doctor
 
 $(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || { echo "Creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }

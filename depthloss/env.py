@@ -41,11 +41,15 @@ def report() -> dict[str, str]:
     return lines
 
 
+def table(lines: dict[str, str]) -> str:
+    """The report as text, a line for each entry."""
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
 def main() -> None:
     """Print the report."""
-    lines = report()
-    width = max(map(len, lines))
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in lines.items()))
+    print(table(report()))
 
 
 if __name__ == "__main__":
