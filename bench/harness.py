@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 from depthloss.kernels import cpu
-from rivals import EPOCH, PROGRESS
 from torch import Tensor
 
 import depthloss
+from depthloss.benchmark.measure import DTYPES, build, inputs  # noqa: F401
+from depthloss.benchmark.rivals import EPOCH, PROGRESS
 from depthloss.env import report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PHASES = ("forward", "backward", "forward+backward", "no-grad")
 # Least relative errors that count: a sum in float32, and single pixels that float32 moves across a kink.
 LOSS_TOLERANCE = 5e-6
@@ -127,27 +127,6 @@ def _finite(x: object) -> object:
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-def inputs(
-    shape: Sequence[int], dtype: torch.dtype, device: str, density: float, domain: str, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A smooth map with a step and noise as ground truth, a noisy prediction of it, and a bool mask.
-
-    `domain` is a loss's `input_domain`. Everything is positive and finite, at invalid pixels too: the eager
-    forms multiply by their masks.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    b, _, h, w = shape
-    y, x = torch.meshgrid(torch.linspace(0, 3, h), torch.linspace(0, 5, w), indexing="ij")
-    scene = 0.3 + 0.2 * torch.sin(x + 0.7 * y) * torch.cos(y) + 0.3 * (x > 2.3)
-    uniform = functools.partial(torch.rand, generator=rng)
-    gt = scene * (0.6 + uniform(b, 1, 1, 1)) * (0.9 + 0.2 * uniform(shape))
-    pred = gt * (0.7 + 0.8 * uniform(shape)) + 0.02
-    mask = uniform(shape) < density
-    if domain == "depth":
-        pred, gt = 1.0 / pred, 1.0 / gt
-    return pred.to(device, dtype), gt.to(device, dtype), mask.to(device)
-
-
 def rotation(shape: Sequence[int], dtype: torch.dtype, device: str) -> int:
     """How many clones of the inputs exceed three times the last-level cache."""
     one = math.prod(shape) * (2 * dtype.itemsize + 1)
@@ -172,13 +151,6 @@ def floor(pred: Tensor, gt: Tensor, mask: Tensor, kernel: bool) -> list[Callable
     source = torch.ones(floor_bytes(pred.dtype) * pred.numel() // 2, dtype=torch.uint8)
     target = source.clone()  # Its pages are there: the system would give them in the first copy.
     return [lambda: target.copy_(source)]
-
-
-def build(name: str, backend: str, device: str) -> depthloss.losses.base.DepthLoss:
-    """A loss of the benchmark, such as ``"g2 document"``: its registry name, then the variant, if any."""
-    base, _, variant = name.partition(" ")
-    options = {"variant": variant} if variant else {}
-    return depthloss.build_loss(base, **options, backend=backend).to(device)
 
 
 def fused_losses(backends: Sequence[str] = ("cpu", "triton")) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import bars
 import harness
-import rivals
 import torch
+
+from depthloss.benchmark import rivals
 
 TINY = (1, 1, 25, 35)  # three rows at the coarsest of four levels: a 3x3 convolution takes no fewer
 # What --losses takes beside names: the losses whose times are bars, and the rest that the backends run.

@@ -30,9 +30,10 @@ import bars
 import clocks
 import harness
 import memory
-import rivals
 import torch
 from jobs import Job, parse, schedule
+
+from depthloss.benchmark import rivals
 
 LEAST_SAMPLES = 5
 BATCH_MS = 20  # on a CPU: as many calls as take no longer

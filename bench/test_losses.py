@@ -4,9 +4,9 @@
     SHAPE=16,1,352,1216 pytest bench/test_losses.py --benchmark-only -k "silog and forward+backward"
 
 By loss (as bench/speed.py names them, with dashes), backend and phase; "eager" is the form that people write,
-of bench/rivals.py. float32, every pixel valid; SHAPE is 4,1,384,640 unless the environment has it. On the GPU
-where there is one, Python and synchronisation included. `bench/speed.py` compares more carefully: in rounds,
-with cold caches, after a check of the results.
+of depthloss/benchmark/rivals.py. float32, every pixel valid; SHAPE is 4,1,384,640 unless the environment
+has it. On the GPU where there is one, Python and synchronisation included. `bench/speed.py` compares more
+carefully: in rounds, with cold caches, after a check of the results.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import os
 import bars
 import harness
 import pytest
-import rivals
 import torch
 
 from depthloss import ops
+from depthloss.benchmark import rivals
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = tuple(int(n) for n in os.environ.get("SHAPE", ",".join(map(str, bars.FIRST))).split(","))

@@ -28,7 +28,8 @@ import bars
 import clocks
 import harness
 import torch
-from rivals import EPOCH, PROGRESS
+
+from depthloss.benchmark.rivals import EPOCH, PROGRESS
 
 # In units of pixels per image: a row of the table for each class of sizes.
 BOUNDS = {"2.0**18": 2.0**18, 'float("inf")': math.inf}

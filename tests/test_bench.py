@@ -16,14 +16,15 @@ import pytest
 import torch
 
 import depthloss as dl
+from depthloss.benchmark import rivals
 from depthloss.reference import gradient_term
 
 from . import cases
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
-bars, clocks, harness, memory, readme, rivals = map(
-    importlib.import_module, ("bars", "clocks", "harness", "memory", "readme", "rivals")
+bars, clocks, harness, memory, readme = map(
+    importlib.import_module, ("bars", "clocks", "harness", "memory", "readme")
 )
 
 

@@ -28,6 +28,7 @@ def floor(module: str) -> str | None:
         "functional": "front",
         "env": "front",
         "doctor": "front",
+        "benchmark": "scripts",
         "cli": "scripts",
         "__main__": "scripts",
         "explanation": "front",
