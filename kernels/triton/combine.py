@@ -13,11 +13,14 @@ from .coefficients import LOG_VAR
 
 @triton.jit
 def _weight(weights, WHICH: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):
-    """Weight WHICH of N: from memory, or an argument, which in float64 comes as two float32 parts."""
+    """Weight WHICH of N: from memory, or an argument, whose bits come in float64 as three whole numbers."""
     if BY_POINTER:
         return tl.load(weights[0] + WHICH).to(ACC)
     elif ACC == tl.float64:
-        return tl.full((), 0.0, ACC) + weights[WHICH] + weights[N + WHICH]
+        zero = tl.full((), 0.0, tl.float32)
+        high = (zero + weights[WHICH]).to(tl.int64) << 42
+        middle = (zero + weights[N + WHICH]).to(tl.int64) << 21
+        return (high | middle | (zero + weights[2 * N + WHICH]).to(tl.int64)).to(tl.float64, bitcast=True)
     else:
         return tl.full((), 0.0, ACC) + weights[WHICH]
 

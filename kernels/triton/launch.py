@@ -195,11 +195,15 @@ class Forward:
 
 
 def _split(weights: Sequence[float], dtype: torch.dtype) -> tuple[float, ...]:
-    """Weights as float32 arguments: in float64 the rest that float32 drops follows."""
+    """Weights as arguments, which Triton hands over in float32: those of float64 as their bits, 22 + 21 + 21.
+
+    Such numbers are exact in float32; as integers they would be specialised on.
+    """
     if dtype != torch.float64:
-        return tuple(weights)
-    high = [struct.unpack("f", struct.pack("f", w))[0] for w in weights]
-    return (*high, *(w - h for w, h in zip(weights, high, strict=True)))
+        return tuple(float(w) for w in weights)
+    bits = struct.unpack(f"{len(weights)}Q", struct.pack(f"{len(weights)}d", *weights))
+    parts = ([x >> 42 for x in bits], [x >> 21 & 0x1FFFFF for x in bits], [x & 0x1FFFFF for x in bits])
+    return tuple(float(x) for part in parts for x in part)
 
 
 def backward_launches(

@@ -53,10 +53,11 @@ def test_one_graph(name):
         assert torch.equal(compiled[2][name], number), name
 
 
-def test_weights_as_data_are_weights_as_arguments():
-    """In float64 too, where an argument comes in two parts."""
+@pytest.mark.parametrize("weights", [(0.3, 1.7, 0.1), (1 / 3, 1e-300, 0.0), (1.0, 1e39, 5e-324)], ids=str)
+def test_weights_as_data_are_weights_as_arguments(weights):
+    """In float64 too, where an argument comes as its bits: of every exponent."""
     pred, gt, mask = (x.double() for x in maps())
-    loss = dl.G2Loss(weights=(0.3, 1.7, 0.1), num_scales=1, backend="triton")
+    loss = dl.G2Loss(weights=weights, num_scales=1, backend="triton")
     assert torch.equal(
         torch.compile(loss, fullgraph=True, backend="aot_eager")(pred, gt, mask), loss(pred, gt, mask)
     )
