@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import KAPPA
-from .device import SIZES
+from .device import NUMBERS, SIZES
 from .levels import locate
 
 
@@ -41,7 +41,7 @@ def adjoint(d0, d1, d2, s0, s2):
     return d0 + d2 + 2 * d1 + ((s0 - s2) >> 2)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
 def coarse(
     code,  # uint8 [B, h, w + 2] of the levels k >= 1
     high,  # uint8, likewise of the levels k >= 3

@@ -9,8 +9,10 @@ import triton.language as tl
 
 # Arguments by whose value no kernel is compiled anew: batches come in many sizes, and so do images, except
 # where it takes the width's divisibility to load several pixels at once.
-BATCH_SIZES = ("B", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
-SIZES = (*BATCH_SIZES, "H", "W")
+SIZES_BUT_WIDTH = ("B", "H", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
+SIZES = (*SIZES_BUT_WIDTH, "W")
+# Pointers to a few numbers, which may be views: their alignment is of no use.
+NUMBERS = ("threshold", "totals", "total_out", "terms", "coefficients", "grad_output", "out_log_vars")
 FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
 
 

@@ -30,7 +30,7 @@ from .coefficients import (
     SIGN_WEIGHT,
 )
 from .combine import combine
-from .device import SIZES, share
+from .device import NUMBERS, SIZES, share
 from .joined import gradient_levels, joined, joined_moments, norm_l1, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
@@ -224,7 +224,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                     tl.store(row + POINT_THRESHOLD, tl.zeros([BC], ACC) + tl.load(threshold), mask=here)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
 def finish(
     moments,  # [.., R]
     images,  # [B, IMAGE]

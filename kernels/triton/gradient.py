@@ -30,7 +30,7 @@ from .coefficients import (
     SCALE,
     SIGN_WEIGHT,
 )
-from .device import SIZES, image, sign, slope, to_domain, valid
+from .device import NUMBERS, SIZES, image, sign, slope, to_domain, valid
 from .pointwise import pointwise_gradient
 from .sobel import READ_BIT, VALID_BIT
 
@@ -101,7 +101,7 @@ def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.con
     return u
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
 def gradient(
     pred,  # maps [B, H, W]
     gt,

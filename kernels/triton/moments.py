@@ -10,7 +10,7 @@ merged by Chan's rule. Reads p, g, m (9 bytes/pixel in float32), writes 48 bytes
 import triton
 import triton.language as tl
 
-from .device import BATCH_SIZES, mean_and_spread, merge, pixels, share, tile, to_domain, valid
+from .device import NUMBERS, SIZES_BUT_WIDTH, mean_and_spread, merge, pixels, share, tile, to_domain, valid
 from .pointwise import log_ratio, point
 
 COUNT = tl.constexpr(0)
@@ -36,7 +36,7 @@ def largest(x):
     return tl.where(tl.sum((x != x).to(tl.int32)) > 0, float("nan"), tl.max(x))
 
 
-@triton.jit(do_not_specialize=BATCH_SIZES)
+@triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def moments(
     pred,  # maps [B, H, W]
     gt,
@@ -152,13 +152,13 @@ def berhu_threshold(part, R, T: tl.constexpr, RP: tl.constexpr, ACC: tl.constexp
     return T.threshold * c
 
 
-@triton.jit(do_not_specialize=BATCH_SIZES)
+@triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def rank_threshold(part, threshold, R, T: tl.constexpr, RP: tl.constexpr, ACC: tl.constexpr):
     """berHu's c of this rank's batch, for the ranks to compare."""
     tl.store(threshold, berhu_threshold(part, R, T, RP, ACC))
 
 
-@triton.jit(do_not_specialize=BATCH_SIZES)
+@triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def berhu(
     pred,
     gt,

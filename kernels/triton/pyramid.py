@@ -12,7 +12,7 @@ phase 3.
 import triton
 import triton.language as tl
 
-from .device import BATCH_SIZES, image_count, image_mean, pixels, sign, tile, to_domain, valid
+from .device import NUMBERS, SIZES_BUT_WIDTH, image_count, image_mean, pixels, sign, tile, to_domain, valid
 from .moments import MEAN_G, MEAN_P, STATISTICS
 
 DEV_P = tl.constexpr(0)
@@ -114,7 +114,7 @@ def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr
         return p, g, counts
 
 
-@triton.jit(do_not_specialize=BATCH_SIZES)
+@triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def pyramid(
     pred,  # maps [B, H, W]
     gt,

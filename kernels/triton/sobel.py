@@ -14,7 +14,7 @@ bytes/pixel and 10 bytes/cell, saves 2.33.
 import triton
 import triton.language as tl
 
-from .device import SIZES
+from .device import NUMBERS, SIZES
 from .levels import locate
 from .pyramid import IMAGE, MU_G, MU_P
 from .rows import cell_row, image_statistics, pixel_row, unit_sign
@@ -197,7 +197,7 @@ def _strips(pred, gt, mask, abs_mask, level_p, level_g, info, code, high, has_hi
     tl.store(sums + row * R, total)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
 def sobel(
     pred,  # maps [B, H, W]
     gt,
