@@ -1,0 +1,126 @@
+"""Whole losses, compiled for GPUs and executed by the emulator, against the reference."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+pytest.importorskip("triton", reason="these tests need Triton")
+from ... import cases as losses  # noqa: E402
+from ...fused.cases import GRADIENT, covering  # noqa: E402
+from ...test_distributed import evaluate  # noqa: E402
+from . import cases  # noqa: E402
+from .cases import FUSED, Case  # noqa: E402
+
+full = pytest.mark.full
+# Every kernel, both arithmetics, loops over tiles and images, an architecture without pairs and one with.
+EVERY_RUN = (
+    Case("g2 published", shape=(17, 18, 35), tiles="loops"),
+    Case("adaptive-multi-domain", "bf16", (1, 21, 35), arch=100),
+    Case("berhu", "f64"),
+)
+FORMS = tuple(itertools.product(*(GRADIENT[axis] for axis in ("mask", "downsample", "border"))))
+
+
+@pytest.mark.parametrize("case", EVERY_RUN, ids=str)
+def test_agrees_with_the_reference(case, emulated):
+    emulated(cases.agrees, case, True)
+
+
+def more() -> list[Case]:
+    """What the covering matrix lacks."""
+    found = [Case(name, shape=(2, 31, 47)) for name in FUSED]
+    for name, dtype in itertools.product(
+        ("g2 published", "scale-adaptive", "adaptive-multi-domain"), ("f64", "bf16", "f16", "f16 and f32")
+    ):
+        found.append(Case(name, dtype))
+    # Divisible by 16 in every size and stride, as vector loads want it; then bases and strides that are not.
+    for name, dtype in (("g2 published", "f32"), ("g2 published", "bf16"), ("adaptive-multi-domain", "f16")):
+        for layout in ("contiguous", "unaligned", "row shift", "cropped", "sliced", "expanded mask"):
+            found.append(Case(name, dtype, (2, 32, 64), layout=layout))
+    for name in ("g2 document", "scale-adaptive", "adaptive-multi-domain"):
+        found += [Case(name, pixels=pixels) for pixels in losses.MASKS if pixels != "70%"]
+        found += [Case(name, shape=shape) for shape in ((1, 1, 1), (1, 3, 5), (3, 97, 131))]
+    for name in ("g2 document", "adaptive-multi-domain"):
+        found += [Case(name, poison=poison) for poison in ("Inf", "-1", "0")]
+    for arch, name in itertools.product((75, 80, 89, 100, 120), ("g2 published", "adaptive-multi-domain")):
+        found += [Case(name, dtype, arch=arch) for dtype in ("f32", "bf16")]
+    # As launched; one per architecture too.
+    found += [Case(name, shape=(1, 192, 640), tiles="table") for name in ("g2 published", "scale-adaptive")]
+    found += [Case("g2 published", tiles="table", arch=arch) for arch in (75, 80, 89, 100, 120)]
+    found += [Case(name, tiles="table") for name in ("g2 document", "adaptive-multi-domain")]
+    return found
+
+
+@full
+@pytest.mark.parametrize("case", more(), ids=str)
+def test_more_agree_with_the_reference(case, emulated):
+    emulated(cases.agrees, case)
+
+
+@full
+@pytest.mark.parametrize("case", covering(), ids=str)
+def test_the_matrix_agrees_with_the_reference(case, emulated):
+    emulated(cases.agrees_in_the_matrix, case)
+
+
+@full
+@pytest.mark.parametrize("name", FUSED)
+def test_perturbed_arithmetic_agrees_with_the_reference(name, emulated):
+    """Approximations an ulp off, products and sums fused where ptxas may."""
+    emulated(cases.agrees, Case(name, perturbed=True))
+
+
+@full
+@pytest.mark.parametrize("dtype", ("f32", "bf16", "f64"))
+@pytest.mark.parametrize("form", FORMS[::4], ids="-".join)
+def test_equal_maps_are_exactly_zero(form, dtype, emulated):
+    emulated(cases.equal_maps_are_exactly_zero, form, dtype)
+
+
+@full
+@pytest.mark.parametrize("name", ["g2 document", "adaptive-multi-domain", "ssi-silog", "berhu"])
+def test_nothing_valid_is_exactly_zero(name, emulated):
+    emulated(cases.nothing_valid_is_exactly_zero, name)
+
+
+@full
+@pytest.mark.parametrize("dtype", ("f32", "f64"))
+@pytest.mark.parametrize("name", ["g2 published", "adaptive-multi-domain", "berhu"])
+def test_same_bits_without_a_gradient_and_with_weights_by_pointer(name, dtype, emulated):
+    emulated(cases.same_bits, name, dtype)
+
+
+@full
+def test_two_ranks_equal_one(compiling, tmp_path):
+    from ..test_ranks import joined_batch
+
+    names = (
+        "g2 published",
+        "berhu packnet",
+        "adaptive-multi-domain",
+        "ssi-silog with gradient",
+        "g2 support",
+    )
+    enter, leave = compiling
+    enter()
+    try:
+        mp.spawn(cases.rank, (str(tmp_path), names), nprocs=2)
+    finally:
+        leave()
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name in names:
+        value, grad, log_vars, metrics = evaluate(losses.LOSSES[name]().double(), *joined_batch())
+        for rank in ranks:
+            got, _, got_log_vars, got_metrics = rank[name]
+            assert got.item() == pytest.approx(value.item(), rel=1e-10), name
+            for mine, theirs in zip(got_log_vars, log_vars, strict=True):
+                assert mine.item() == pytest.approx(theirs.item(), rel=1e-10), name
+            assert {k: v.item() for k, v in got_metrics.items()} == pytest.approx(
+                {k: v.item() for k, v in metrics.items()}, rel=1e-10, abs=1e-12
+            ), name
+        joined = torch.cat([rank[name][1] for rank in ranks]) / 2
+        assert (joined - grad).abs().max() <= 1e-10 * grad.abs().max(), name
