@@ -367,11 +367,10 @@ def _vector(operand: str) -> list[str]:
 
 
 def _space(i: Instruction) -> str:
-    """`global`, `shared` or `param`; modifiers of caches and of memory order change nothing here."""
-    spaces = [x for x in i.modifiers if x in ("global", "shared", "param")]
-    known(tuple(x for x in i.modifiers[: -1 if i.op in ("ld", "st") else -2]),
-          "global", "shared", "param", "v1", "v2", "v4", "nc", "volatile", "relaxed", "acq_rel", "acquire",
-          "release", "gpu", "cta", "sys", "L1", "L2", "evict_first", "evict_last")  # fmt: skip
+    """`global`, `shared` or `param`; an atomic operation may name its scope and memory order."""
+    how, atomic = i.modifiers[: -1 if i.op in ("ld", "st") else -2], ("gpu", "acq_rel", "relaxed")
+    known(how, "global", "shared", *(("param", "v2", "v4") if i.op in ("ld", "st") else atomic))
+    spaces = [x for x in how if x in ("global", "shared", "param")]
     if len(spaces) != 1:
         raise Unsupported("this address space")
     return spaces[0]

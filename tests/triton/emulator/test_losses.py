@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="these tests need Triton")
 from ... import cases as losses  # noqa: E402
 from ...fused.cases import GRADIENT, covering  # noqa: E402
 from ...test_distributed import evaluate  # noqa: E402
-from . import cases  # noqa: E402
+from . import cases, count  # noqa: E402
 from .cases import FUSED, Case  # noqa: E402
 
 full = pytest.mark.full
@@ -124,3 +124,18 @@ def test_two_ranks_equal_one(compiling, tmp_path):
             ), name
         joined = torch.cat([rank[name][1] for rank in ranks]) / 2
         assert (joined - grad).abs().max() <= 1e-10 * grad.abs().max(), name
+
+
+def executed(name: str, shape: tuple[int, int, int]) -> dict:
+    """In the process that compiles."""
+    return count.executed(losses.LOSSES[name](), shape, tiles="small")
+
+
+def test_executed_instructions_are_those_of_the_pixels(emulated):
+    """A batch of two takes what two batches of one take, but for the kernel that finishes."""
+    one, two = (emulated(executed, "berhu", (b, 33, 65)) for b in (1, 2))
+    assert one.keys() == two.keys() == {"moments", "berhu", "finish", "gradient"}
+    for kernel in ("moments", "berhu", "gradient"):
+        assert two[kernel]["ctas"] == 2 * one[kernel]["ctas"]
+        assert two[kernel]["per_pixel"] == pytest.approx(one[kernel]["per_pixel"], rel=0.01)
+    assert 1 < one["gradient"]["per_pixel"] < 1000
