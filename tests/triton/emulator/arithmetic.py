@@ -25,10 +25,15 @@ RAW = {0: np.bool_, 1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What a GPU may do otherwise: approximations `ulps` off, products and sums fused that ptxas may fuse."""
+    """What a GPU may do otherwise.
 
-    ulps: int = 0
-    contract: bool = False
+    Attributes:
+        approximations: off by up to what the PTX manual allows; the operands' bits decide how far.
+        contraction: products and sums are fused that ptxas may fuse.
+    """
+
+    approximations: bool = False
+    contraction: bool = False
 
 
 class Rule(NamedTuple):
@@ -168,6 +173,7 @@ def permute(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
 
 # ---- the rules ---------------------------------------------------------------------------------------------
 RULES: dict[str, Callable[[tuple[str, ...], str, Perturbation], Rule]] = {}
+ULPS = {"div": 2, "ex2": 2, "rcp": 1, "sqrt": 1}  # of the approximations, in float32
 ROUNDINGS = {"rzi": np.trunc, "rni": np.rint, "rmi": np.floor, "rpi": np.ceil}
 COMPARISONS = {
     "eq": np.equal, "ne": lambda a, b: (a < b) | (a > b), "lt": np.less, "le": np.less_equal,
@@ -231,22 +237,22 @@ def _quotients(name: str, how: tuple[str, ...], t: str, perturbation: Perturbati
         known(how)
         return Rule(quotient if name == "div" else np.fmod, (t, t), t)
     known(how, *(("rn", "full", "ftz") if name == "div" else ()))
-    ulps = perturbation.ulps if "full" in how else 0
-    function = (lambda a, b: moved(a / b, (a, b), ulps)) if ulps else np.divide
+    off = perturbation.approximations and "full" in how
+    function = (lambda a, b: moved(a / b, (a, b), ULPS[name])) if off else np.divide
     return Rule(flushing(function, how), (t, t), t)
 
 
-@rule("rcp", "sqrt", "ex2", "lg2")
+@rule("rcp", "sqrt", "ex2")
 def _functions(name: str, how: tuple[str, ...], t: str, perturbation: Perturbation) -> Rule:
     if (name, *how, t) == ("rcp", "approx", "ftz", "f64"):
         return Rule(reciprocal_of_the_upper_half, (t,), t)
     known(how, "rn", *(("approx", "ftz") if t == "f32" else ()))
-    exact = {"rcp": np.reciprocal, "sqrt": np.sqrt, "ex2": np.exp2, "lg2": np.log2}[name]
-    ulps = perturbation.ulps if "approx" in how else 0
+    exact = {"rcp": np.reciprocal, "sqrt": np.sqrt, "ex2": np.exp2}[name]
+    off = perturbation.approximations and "approx" in how
 
     def function(x: np.ndarray) -> np.ndarray:
         found = exact(x.astype(np.float64)).astype(x.dtype)
-        return moved(found, (x,), ulps) if ulps else found
+        return moved(found, (x,), ULPS[name]) if off else found
 
     return Rule(flushing(function, how), (t,), t)
 

@@ -31,7 +31,7 @@ FUSED = [name for name, build in cases.LOSSES.items() if "triton" in build().spe
 TINY = Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=16)
 WIDE = Parameters(tile=(32, 32), strip_rows=4, strips=2, rows=4, columns=32)
 TILES = {"table": (None, 1024), "one": (WIDE, 1024), "small": (TINY, 1024), "loops": (TINY, 2)}
-PERTURBED = Perturbation(ulps=1, contract=True)
+PERTURBED = Perturbation(approximations=True, contraction=True)
 
 
 @dataclass(frozen=True)

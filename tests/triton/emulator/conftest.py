@@ -30,11 +30,11 @@ def compiling(tmp_path_factory):
 @pytest.fixture(scope="session")
 def emulated(compiling) -> Callable:
     """`emulated(function, *arguments)` calls a function of `cases.py` in that process."""
+    from .cases import start
+
     enter, leave = compiling
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         enter()
-        from .cases import start
-
         pool.submit(start).result()
         leave()
         yield lambda function, *arguments: pool.submit(function, *arguments).result()

@@ -86,7 +86,7 @@ class Program:
         self.slots: dict[object, int] = {}
         self.initial: list[np.ndarray | None] = []
         self.special: dict[str, int] = {}
-        blocks = contracted(kernel.blocks) if perturbation.contract else kernel.blocks
+        blocks = contracted(kernel.blocks) if perturbation.contraction else kernel.blocks
         self.across, undefined = live_across(blocks)
         self.blocks = [self._block(block) for block in blocks]
         for register in undefined:

@@ -70,7 +70,7 @@ def test_the_matrix_agrees_with_the_reference(case, emulated):
 @full
 @pytest.mark.parametrize("name", FUSED)
 def test_perturbed_arithmetic_agrees_with_the_reference(name, emulated):
-    """Approximations an ulp off, products and sums fused where ptxas may."""
+    """Approximations as far off as the PTX manual allows, products and sums fused where ptxas may."""
     emulated(cases.agrees, Case(name, perturbed=True))
 
 
