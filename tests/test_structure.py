@@ -1,4 +1,4 @@
-"""The house: each floor imports only lower ones, and `import depthloss` needs torch only."""
+"""The layers: each imports only lower ones, and `import depthloss` needs torch only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
+LAYERS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
 
 
-def floor(module: str) -> str | None:
-    """The floor of one of our modules, None for anything else."""
+def layer(module: str) -> str | None:
+    """The layer of one of our modules, None for anything else."""
     parts = module.split(".")
     if parts[0] in ("train", "evaluate", "predict"):
         return "scripts"
@@ -52,7 +52,7 @@ def imports(path: Path, package: list[str]) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             base = base + (node.module.split(".") if node.module else [])
             found |= {".".join([*base, alias.name]) for alias in node.names}
-    return {name for name in found if floor(name)}
+    return {name for name in found if layer(name)}
 
 
 def files() -> list[tuple[Path, str]]:
@@ -64,18 +64,18 @@ def files() -> list[tuple[Path, str]]:
     return found + [(path, path.stem) for path in ROOT.glob("*.py") if path.stem != "setup"]
 
 
-def test_each_floor_imports_only_lower_ones():
+def test_each_layer_imports_only_lower_ones():
     seen = set()
     for path, module in files():
         if module == "depthloss.__init__":
-            continue  # The public names, nothing else: it imports from the floors above the losses too.
+            continue  # The public names, nothing else: it imports from the layers above the losses too.
         package = module.split(".")[:-1]
-        own = floor(module.removesuffix(".__init__"))
-        assert own in FLOORS, f"{module} has no floor"
+        own = layer(module.removesuffix(".__init__"))
+        assert own in LAYERS, f"{module} has no layer"
         seen.add(own)
         for name in imports(path, package):
-            # The public names of the package itself are open to the floors above the losses.
-            target = "losses" if name.count(".") <= 1 and floor(name) not in FLOORS else floor(name)
+            # The public names of the package itself are open to the layers above the losses.
+            target = "losses" if name.count(".") <= 1 and layer(name) not in LAYERS else layer(name)
             same = target == own
             if own == "kernels" and module.startswith("depthloss.kernels"):
                 assert target == "spec" or name.startswith("depthloss.kernels"), f"{module} imports {name}"
@@ -84,12 +84,12 @@ def test_each_floor_imports_only_lower_ones():
                     f"{module} reaches past the public names: {name}"
                 )
             else:
-                assert same or FLOORS.index(target) > FLOORS.index(own), (
+                assert same or LAYERS.index(target) > LAYERS.index(own), (
                     f"{module} imports {name}, which is higher"
                 )
             if own == "losses":
                 assert target in ("losses", "ops", "spec"), f"{module} imports the backend {name}"
-    assert seen == set(FLOORS)
+    assert seen == set(LAYERS)
 
 
 def test_no_circles():
