@@ -1,5 +1,5 @@
-// Runs the phases over the images of a batch: a thread over one image after another, or all threads over some
-// at a time, so that they stay in the cache.
+// Runs the phases over the images of a batch: one thread per image, or all threads on a few images at a time,
+// so that these stay in the cache.
 #include "engine.h"
 
 #include <algorithm>
@@ -43,7 +43,7 @@ int64_t cell_bytes(const Call& call) { return call.wide ? 8 : 4; }
 
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
 
-// The instruction sets that were compiled, from the least on, and the one in use.
+// The compiled instruction sets, ascending, and the one in use.
 const char* const NAMES[] = {"base", "avx2", "avx512"};
 int best() {
 #ifdef DL_X86
@@ -80,7 +80,7 @@ constexpr bool REUSED = false;  // so that it sees the end of what this call ask
 constexpr bool REUSED = true;
 #endif
 
-// Memory that grows and is used again: fresh pages cost more than the arithmetic on them.
+// Reused memory that only grows: fresh pages cost more than the arithmetic on them.
 struct Buffer {
     char* data = nullptr;
     int64_t size = 0;
@@ -226,7 +226,7 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
     space.work.pyramids = space.maps.data();
 }
 
-// Of differences from a valid pixel: the mean of a constant image is its constant.
+// Relative to a valid pixel: the mean of a constant image is exactly its constant.
 void set_means(Workspace& space, int64_t b) {
     const Work& work = space.work;
     double p = 0, g = 0, n = 0, base_p = 0, base_g = 0;
@@ -256,13 +256,13 @@ void set_scales(Workspace& space, int64_t b) {
     image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
 }
 
-// Threads, and the memory that each has of its own.
+// Threads and their memory.
 struct Crew {
     int threads;
     bool turns;  // as of `parallel`
     char* arenas;
     int64_t arena;
-    // A phase over so many of the batch's bands.
+    // One phase over a number of bands.
     template <class Phase>
     void run(const Work& work, int64_t first, int64_t count, bool backwards, const Phase& phase) const {
         const int64_t bands = work.bands_per_image;
@@ -326,7 +326,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
             evaluate(run, space, work, std::min(division.images, call.B - work.first), division.bands,
                      {call.threads, division.turns, arenas, arena});
     }
-    // Of few images they are large: the gradient of the backward takes their place.
+    // With few images these are large: the gradient reuses their memory.
     if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();
 }
 
@@ -365,7 +365,7 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         const Division division = division_of(*plan, *call, bands);
         const Crew crew{call->threads, division.turns, space->arenas.take(arena * division.threads), arena};
-        // From the codes that were written last on.
+        // Starts with the codes that were written last.
         for (int64_t left = call->B - division.own; left > 0;) {
             const int64_t images = (left - 1) % division.images + 1;
             left -= images;

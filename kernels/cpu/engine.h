@@ -77,12 +77,12 @@ static inline bool nests(const Call& call, int k) {
     return call.W % f == 0 && call.H % f == 0;
 }
 
-// What a band of an image sums to. Means come with the pixels they are over.
+// Sums of a band of an image. Each mean comes with its number of pixels.
 struct Spread {
     double n, mean, sum;  // sum of squared differences from the mean
 };
 
-// Threads that work side by side write them: each has cache lines of its own.
+// Written by neighbouring threads: each gets its own cache lines.
 constexpr int APART = 128;
 
 struct alignas(APART) Band {
@@ -100,7 +100,7 @@ struct alignas(APART) LevelBand {
     int64_t kept, u_one;
 };
 
-// Of one image, in the order of what the phases need.
+// Statistics of one image, in the order in which the phases need them.
 struct Image {
     double mu_p, mu_g, inv_p, inv_g;
 };
@@ -129,7 +129,7 @@ struct Pyramid {
     }
 };
 
-// All that a phase needs for one image.
+// Everything a phase needs for one image.
 struct Work {
     const Plan* plan;
     const Call* call;
@@ -143,7 +143,7 @@ struct Work {
     int bands_per_image;
 };
 
-// The phases for one instruction set and one type of arithmetic; `arena` is a thread's own memory.
+// The phases for one instruction set and one arithmetic type; `arena` is memory of the thread.
 struct Phases {
     void (*moments)(const Work&, int64_t b, int band, char* arena);
     void (*deviations)(const Work&, int64_t b, int band, char* arena);
@@ -153,7 +153,7 @@ struct Phases {
     int64_t (*arena_bytes)(int64_t w);
 };
 
-// What ranks exchange.
+// Totals that ranks exchange.
 enum Total {
     T_IMAGES,
     T_COUNT,

@@ -56,7 +56,7 @@ Root root_of(const Spread& s, const Plan& plan) {
     return {s.n > 0 && x != 0 ? std::sqrt(x) : 0, factor};
 }
 
-// D_k(m) of one valid pixel: 1 over the pixels that a cell samples.
+// D_k(m) of one valid pixel: 1/(number of pixels that a cell samples).
 double unit(const Plan& plan, int k) {
     if (plan.downsample == AVERAGE) return 1.0 / static_cast<double>(int64_t(1) << (2 * k));
     return plan.downsample == BILINEAR && k ? 0.25 : 1;
@@ -213,7 +213,7 @@ void image_coefficients(const Work& work, int64_t b, const Values& v, const doub
         double w_r = f[RELATIVE] / v.norm_r;
         if (plan.relative_images) w_r /= std::max(n, 1.0);
         c[REL_WEIGHT] = w_r;
-        // By selection, not by product: a term that is left out leaves out its NaN.
+        // Selected, not multiplied: a term that is left out must not add its NaN.
         const bool wanted = w_r != 0 || f[GRADIENT] != 0;
         c[SCALE] = wanted ? work.images[b].inv_p : 0;
         if (plan.standardised && wanted && n > 0) {
@@ -293,7 +293,7 @@ void combine(const Work& work) {
     double factor[KINDS] = {};
     add_groups(plan, call, v, factor);
     if (!call.saves) return;
-    // Each rank's gradient is that of all ranks' equal losses.
+    // Every rank has the same loss, and DDP averages: hence the factor world size.
     double kappa[LEVELS];
     for (double& f : factor) f *= call.world;
     for (int k = 0; k < LEVELS; k++)

@@ -4,7 +4,7 @@
 //     dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output (dd/dp dL/dd +
 //     ...)
 //
-// Reads the codes (2.41 bytes/pixel); p for a converted domain; p, g, m for terms that are no L1. Saves
+// Reads the codes (2.41 bytes/pixel), p for a converted domain, and p, g, m for terms other than L1. Saves
 // nothing.
 #pragma once
 #include <type_traits>
@@ -13,7 +13,7 @@
 
 namespace DL_ISA {
 
-// What the coarse levels add to the pixels of a row.
+// The contribution of the coarse levels to the pixels of a row.
 template <class T>
 struct CoarseRows {
     const Work& work;
@@ -70,7 +70,7 @@ struct CoarseRows {
             fill(reinterpret_cast<const uint16_t*>(p) + row * n);
     }
 
-    // What row y gets, in whole blocks; rows come in order, from a multiple of BAND on.
+    // The contribution to row y, in whole blocks; rows come in order, starting at a multiple of BAND.
     const T* row(int64_t y) {
         if (!any) return zeros;
         if (nested) return nest(y);
@@ -87,7 +87,8 @@ struct CoarseRows {
         return extra;
     }
 
-    // A bilinear cell gives to the two columns and the two rows in its middle: of level 1 to all it has.
+    // A bilinear cell contributes to the two columns and two rows in its middle; at level 1 that is all of
+    // it.
     const T* middle(int64_t y) {
         int64_t done = 0;
         for (int k = 1; k < plan.levels; k++) {
@@ -109,7 +110,7 @@ struct CoarseRows {
         return extra;
     }
 
-    // To the two in the middle of each F: all get something, so that it vectorises.
+    // To the middle two of each F columns; the others get 0, so that the loop vectorises.
     template <int F>
     static void add_to_middle(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
         for (int64_t j = 0; j < n; j++)
@@ -154,7 +155,7 @@ struct CoarseRows {
     }
 };
 
-// Of the terms that re-read p, g and m.
+// The terms that read p, g and m again.
 template <class T>
 INLINE Vec<T> moment_gradient(const Vec<T>& p, const Vec<T>& g, const Mask<T>& m, const Plan& plan,
                               const double* c) {
@@ -189,7 +190,7 @@ INLINE void put(void* data, int dtype, int64_t o, T x) {
         static_cast<uint16_t*>(data)[o] = to_bfloat(static_cast<float>(x));
 }
 
-// Bytes: a larger gradient is not in the cache any more when it is read, and only drives out what is.
+// Bytes. A larger gradient would leave the cache before it is read, and evict other data.
 constexpr int64_t KEPT_IN_CACHE = 8 << 20;
 
 template <class T>
@@ -221,8 +222,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const std::true_type yes;
     const std::false_type no;
     const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
-    // By the lower half of a code: the signs of r and of p - g. By the upper one: that of p - mu_p, and
-    // valid.
+    // Tables indexed by half a code. Lower half: the signs of r and p - g. Upper half: the sign of p - mu_p
+    // and validity.
     Table<T> lower, upper;
     for (int i = 0; i < 16; i++) {
         const int first = (i & 3) - 1, second = (i >> 2 & 3) - 1;
@@ -243,8 +244,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const T* extra = sobel ? coarse.row(y) : nullptr;
         const int64_t o_out = b * call.grad.stride[0] + y * call.grad.stride[1];
         T* to = in_place ? static_cast<T*>(call.grad.data) + o_out : out;
-        // Compiled once more for a loss of these terms alone, and for whole blocks: on depth as it is given
-        // or, CONVERTED, in a domain of its own. Nothing is asked within the loop then.
+        // Separate instantiations for a loss of only these terms and whole blocks, on the input as it is or
+        // CONVERTED: no branches in the loop.
         const auto block = [&](int64_t x, auto terms_, auto partial_,
                                auto past_) __attribute__((always_inline)) {
             constexpr int terms = decltype(terms_)::value;
@@ -273,7 +274,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     // A sign of p - g, or valid.
                     uint8_t touched[LANES];
                     store_as<Bytes>(touched, field ^ all_bytes(1 << SIGN_D));
-                    // By selection: the slope of what no term reads may be no number.
+                    // Selected, not multiplied: the slope of a pixel that no term reads may be NaN.
                     const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
                     total = select(total != zero,
                                    total * slope(load(simple ? given + x : line.p.at(x)), some, domain));

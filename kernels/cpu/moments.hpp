@@ -1,4 +1,4 @@
-// Phases 1 and 2: what can be summed before the mean of an image is known, and the absolute deviations.
+// Phases 1 and 2: the sums that need no mean, then the absolute deviations from the mean.
 //
 //     n, mean p, mean g; sum |p - g| over abs_mask; n, mean and sum (x - mean)^2 of e = p - g and of
 //     l = ln((p + o)/(g + o));  then sum m |p - mu_p|, sum m |g - mu_g|
@@ -84,7 +84,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     const bool has_absolute = plan.has[ABSOLUTE], gradient = plan.has[GRADIENT],
                structure = has_absolute || plan.has[RELATIVE] || gradient, standardised = plan.standardised;
     Band out{};
-    // Sums of differences from some valid value: exact for a constant image.
+    // Sums of differences from one valid value: exact for a constant image.
     T base_p = 0, base_g = 0;
     bool found = false;
     Total<T> all_p, all_g, all_absolute, all_visible;
@@ -102,7 +102,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
             Small<T> n;
-            // Compiled once more for the common case, in which nothing is asked within the loop.
+            // A second instantiation for the common case, without branches in the loop.
             const auto block = [&](int64_t x, auto common_) __attribute__((always_inline)) {
                 constexpr bool common = decltype(common_)::value;
                 ask<false>(p_d + x + AHEAD);

@@ -5,7 +5,7 @@
 
 namespace DL_ISA {
 
-// As many rows as the phase with the most of them takes: structure, with those of LEVELS levels.
+// Rows of working memory of the phase that needs most: structure, with LEVELS levels.
 template <class T>
 int64_t arena_bytes(int64_t w) {
     return row_size(w) * (40 * static_cast<int64_t>(sizeof(T)) + 20 * 2 + 40);

@@ -1,4 +1,4 @@
-// Phase 3, its first product: the cells of the coarse levels, made of the residual's rows as they come.
+// Phase 3, first part: the cells of the coarse levels, built from the residual row by row.
 //
 //     R_k = D_k(m r), of mask support D_k(m r)/D_k(m);  the same of p - mu_p for U1; how many pixels a cell
 //     samples
@@ -24,7 +24,7 @@ struct Cells {
     const Pyramid* const maps;  // null without gradient term
     const int64_t b;
     const int band;
-    // Unscaled sums of the last even and the last odd row of a level, which make a row of the next.
+    // Unscaled sums of the last even and odd row of a level; together they are a row of the next.
     T *sum_r[LEVELS][2], *sum_z[LEVELS][2];
     uint16_t *sum_m[LEVELS][2], *sum_read[LEVELS][2];
     Vec<int32_t> cells[LEVELS];
@@ -48,7 +48,7 @@ struct Cells {
     T* residual(int k, int64_t row) const { return static_cast<T*>(maps->residual[k]) + maps->place(k, row); }
     T* centred(int k, int64_t row) const { return static_cast<T*>(maps->centred[k]) + maps->place(k, row); }
 
-    // What the band's cells come to: pixels, of mask centre cells.
+    // Totals of the band: pixels, or for mask centre cells.
     void count() const {
         for (int k = 1; k < plan.levels; k++) {
             int32_t lane[LANES];
@@ -58,7 +58,7 @@ struct Cells {
         }
     }
 
-    // Whether row y completes a row of cells of level k: which, or -1.
+    // The row of cells of level k that row y completes, or -1.
     int64_t completes(int k, int64_t y) const {
         const int64_t f = int64_t(1) << k, H = work.call->H, h_k = work.layout->h[k];
         int64_t row = y >> k;
@@ -73,7 +73,7 @@ struct Cells {
         return row < h_k ? row : -1;
     }
 
-    // Makes a row of cells of level k, which row y, below `above`, completes.
+    // Computes the row of cells of level k that row y, below `above`, completes.
     void pool(int k, int64_t row, const PixelRow<T>& above, const PixelRow<T>& from) {
         const int64_t f = int64_t(1) << k;
         if (plan.downsample == NEAREST) {
@@ -94,7 +94,7 @@ struct Cells {
         finish(k, row, plan.downsample == BILINEAR ? 4 : f * f);
     }
 
-    // A cell that is one pixel is where it belongs at once.
+    // A cell of one pixel is written to its place directly.
     template <class N>
     void pick(int k, int64_t row, const T* r, const T* z, const N* m, const N* read) {
         const int odd = row & 1;
@@ -164,7 +164,7 @@ struct Cells {
                     y = load_as<Words>(above + LANES) + load_as<Words>(from + LANES);
         store_as<Words>(to, DL_ISA::every_second<0>(x, y) + DL_ISA::every_second<1>(x, y));
     }
-    // The same of every other pair.
+    // The same for every second pair.
     static void quad_of_four(const T* above, const T* from, T* to) {
         const auto pairs = [&](int64_t i) __attribute__((always_inline)) {
             const Vec<T> x = load(above + i) + load(from + i),
@@ -196,7 +196,7 @@ struct Cells {
             }
     }
 
-    // What else a row of cells needs: counts, which are valid, margins.
+    // The rest of a row of cells: counts, validity, margins.
     void finish(int k, int64_t row, int64_t area) {
         const int64_t n = work.layout->w[k];
         T* to_r = residual(k, row);

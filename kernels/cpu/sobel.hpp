@@ -21,8 +21,8 @@ struct SignRow {
           smooth(arena.row<int8_t>()) {}
 };
 
-// [1 2 1] and [-1 0 1] along x. gy is the difference of two rows of the first, gx the sum [1 2 1] of three of
-// the second. Rows need a number before and behind them.
+// [1 2 1] and [-1 0 1] along x. gy is the difference of two rows of the first, gx the sum [1 2 1] of three
+// rows of the second. Rows need one valid element before and after them.
 template <class T>
 struct Across {
     T *smooth, *slope;
@@ -163,7 +163,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
         }
         const int64_t centre = y - 1;
         if (centre >= y0 && centre < y1) {
-            // Rows beyond the image: nothing, or what a replicated row folds back.
+            // Rows outside the image: zero, or the fold of a replicated row.
             const auto edge = [&](const SignRow& row) -> const SignRow* {
                 for (int64_t x = 0; x < w; x++) {
                     beyond.difference[x] = replicate ? row.difference[x] : int8_t(0);
@@ -179,7 +179,7 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
             adjoint_row(*up, *here, *down, adjoint, w);
             const T* centred = source.centred(centre);
             for (int64_t o = 0, end = piece_end(0, w); centred && o < w; o = end, end = piece_end(o, w)) {
-                // Of every other block, as an addition waits for the one before.
+                // Two accumulators hide the add latency.
                 const auto product = [&](int64_t x) __attribute__((always_inline)) {
                     return converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
                 };
@@ -199,8 +199,8 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     out.response = response, out.u_z = u_z, out.u_one = u_one;
 }
 
-// Level 0 of a band: makes the residual of a row when it is asked for, and with it the codes and the cells of
-// the coarse levels that lie in the band.
+// Level 0 of a band: computes the residual of a row on demand, with its codes and the cells of the coarse
+// levels inside the band.
 template <class T>
 struct FullResolution {
     static constexpr int SLOTS = 3;  // rows around the one whose adjoint is made; of the residual two do
@@ -239,7 +239,7 @@ struct FullResolution {
             z[i] = arena.row<T>();
             cover_[i] = arena.row<uint8_t>();
             read_[i] = plan.mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
-            // What `sum_of_products` reads behind the last block.
+            // Read by `sum_of_products` past the last block.
             memset(read_[i] + blocks(w), 0, LANES);
         }
         code_buffer = arena.row<uint8_t>();
@@ -315,12 +315,12 @@ struct FullResolution {
             Small<T> sum_r, sum_p;
             for (int64_t x = o; x < end; x += 64) ask<true>(on + x + AHEAD);
             for (int64_t x = o; x < end; x += LANES) {
-                // Less far ahead than where nothing else wants the first-level cache.
+                // A shorter prefetch distance: other data compete for the first-level cache here.
                 ask<true>(p_d + x + AHEAD / 2);
                 ask<true>(g_d + x + AHEAD / 2);
                 const Mask<T> m = mask_of<T>(on + x);
                 Vec<T> p = load(p_d + x), g = load(g_d + x);
-                // Without mask registers making a mask takes longer than asking whether it is the same.
+                // Without mask registers, building a mask is slower than testing whether it is unchanged.
                 const Sign<T> s_d(select(REGISTER < 64 && on == on_abs ? m : mask_of<T>(on_abs + x), p - g));
                 Mask<T> keep = m;
                 if (READS == FINITE_ONES) keep = m | ((abs(p) < inf) & (abs(g) < inf));
@@ -386,7 +386,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
     out.cells = static_cast<double>(work.bands[b * work.bands_per_image + band].n_all);
 }
 
-// A coarse level, whose maps phase 3 has left.
+// A coarse level, from the maps of phase 3.
 template <class T>
 struct CoarseLevel {
     using Covered = Bytes;

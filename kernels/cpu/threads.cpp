@@ -15,8 +15,8 @@ namespace {
 
 using Task = std::function<void(int64_t, int)>;
 
-// The pieces of a call: each worker has its own, the same ones whatever the call, so that it finds in its
-// cache what it left there; who is done takes from the others.
+// The tasks of a call. Each worker has the same range in every call, so that it finds its data in its cache;
+// a worker that is done steals from the others.
 struct Pieces {
     struct alignas(128) Share {
         std::atomic<int64_t> next;
@@ -64,7 +64,7 @@ struct Pool {
 
     void serve(int worker, uint64_t seen) {
         for (;;) {
-            // The phases of a call follow each other closely: look for a while before going to sleep.
+            // The phases of a call follow each other closely: spin for a while before sleeping.
             for (int i = 0; i < 4000 && round.load(std::memory_order_acquire) == seen; i++) {
 #if defined(__x86_64__) || defined(__i386__)
                 __builtin_ia32_pause();
@@ -88,7 +88,7 @@ struct Pool {
                 for (; workers < threads - 1; workers++)
                     std::thread(&Pool::serve, this, workers + 1, round.load()).detach();
             } catch (const std::system_error&) {
-                // The system gives no more threads: the result is the same with those there are.
+                // No more threads to be had: the result is the same with fewer.
             }
             task = &work;
             pieces.divide(n, turns, threads, backwards);
@@ -103,8 +103,8 @@ struct Pool {
     }
 };
 
-// Never destroyed: its threads wait in it when the process ends. A forked child has none of them, and starts
-// anew; an OpenMP team does not survive a fork at all.
+// Never destroyed: its threads wait in it when the process ends. A forked child has none of them and starts
+// its own; an OpenMP team does not survive a fork.
 std::atomic<Pool*> pool{nullptr};
 std::atomic<Team> team{nullptr};
 std::atomic<Member> member{nullptr};
@@ -133,7 +133,7 @@ void set_team(Team function, Member number) {
     team.store(function);
 }
 
-// From when the library is loaded on.
+// Since the library was loaded.
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
     if (pool.load()) pool.store(new Pool);
     team.store(nullptr);
@@ -148,7 +148,7 @@ void parallel(int64_t count, bool turns, int threads, bool backwards, const Task
         Shared shared{task, {}, {}};
         shared.pieces.divide(count, turns, workers, backwards);
         std::fegetenv(&shared.arithmetic);
-        // All of the team: a smaller one ends threads, which PyTorch's next operation then starts again.
+        // The whole team: a smaller one would end threads that PyTorch's next operation has to start again.
         function([](void* data) { static_cast<Shared*>(data)->run(); }, &shared,
                  static_cast<unsigned>(threads), 0);
         return;

@@ -1,4 +1,4 @@
-// A few threads that wait for work. What they compute does not depend on how many there are.
+// A pool of a few threads. Results do not depend on their number.
 #pragma once
 #include <cstdint>
 #include <functional>

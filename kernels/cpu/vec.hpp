@@ -69,7 +69,8 @@ INLINE Vec<T> load(const T* p) {
     EACH x.r[i] = reinterpret_cast<const typename Vec<T>::InMemory*>(p)[i];
     return x;
 }
-// For what is used twice: GCC would load it twice, and a load that crosses into the next cache line is slow.
+// Keeps a value that is used twice in a register: GCC would load it twice, and a load that crosses a cache
+// line is slow.
 template <class T>
 INLINE Vec<T> load_once(const T* p) {
     Vec<T> x = load(p);
@@ -82,7 +83,7 @@ template <class T>
 INLINE void store(T* p, const Vec<T>& x) {
     EACH reinterpret_cast<typename Vec<T>::InMemory*>(p)[i] = x.r[i];
 }
-// Past the caches, to an address that is a multiple of REGISTER; `fence` before another thread may read it.
+// Non-temporal store to an address aligned to REGISTER; call `fence` before another thread reads it.
 template <class T>
 INLINE void stream(T* p, const Vec<T>& x) {
 #if defined(__AVX512F__)
@@ -100,7 +101,7 @@ INLINE void fence() {
     _mm_sfence();
 #endif
 }
-// Any of the types above, from any address.
+// Unaligned load of any of the types above.
 template <class V>
 INLINE V load_as(const void* p) {
     V x;
@@ -157,8 +158,7 @@ INLINE Vec<To> converted(const Vec<T>& x) {
     EACH y.r[i] = __builtin_convertvector(x.r[i], typename Vec<To>::Register);
     return y;
 }
-// x y + z, contracted where there is an instruction: of a product that is exact and does not overflow, as one
-// with a sign, that changes nothing (but where results that are denormal are flushed and arguments are not).
+// x y + z, as FMA where available: identical, because the product is exact (flush-to-zero aside).
 template <class T>
 INLINE Vec<T> exact_multiply_add(const Vec<T>& x, const Vec<T>& y, const Vec<T>& z) {
     Vec<T> a;
@@ -173,7 +173,7 @@ INLINE Vec<T> exact_multiply_add(const Vec<T>& x, const Vec<T>& y, const Vec<T>&
 #endif
     return a;
 }
-// Of the lanes of x and y side by side every STEP-th one, from lane FROM on.
+// Every STEP-th lane of the concatenation of x and y, from lane FROM.
 template <int FROM, int STEP, class R, size_t... I>
 INLINE R lanes(const R& x, const R& y, std::index_sequence<I...>) {
 #if defined(__clang__)
@@ -235,7 +235,7 @@ INLINE auto some_of(const void* p) {
         return _mm256_cvtep##from##_epi64(some<sizeof(Narrow) * 4>(p)); \
     }
 #elif defined(__x86_64__)
-// To words, to double words, to quad words: a zero or the sign comes between.
+// Widens to words, double words, quad words: with zeros, or with the sign.
 INLINE __m128i words(const uint8_t* p) { return _mm_unpacklo_epi8(some<4>(p), _mm_setzero_si128()); }
 INLINE __m128i words(const int8_t* p) {
     return _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), some<4>(p)), 8);
@@ -288,7 +288,7 @@ template <class T>
 INLINE Vec<T> from_words(const uint16_t* p) {
     return widened<T>(p);
 }
-// Words that fit, as bytes.
+// Narrows words to bytes; the values fit.
 INLINE Bytes narrowed(const Words& x) {
 #if defined(__x86_64__)
     __m128i half[2];
@@ -397,8 +397,8 @@ template <class T>
 INLINE Vec<T> select(const MaskOf<sizeof(T)>& m, const Vec<T>& a) {
     return bits<T>(bits<Int<T>>(a) & m);
 }
-// Integers that fit, as words in an order of its own, and as bytes. Compilers take __builtin_convertvector
-// apart into single bytes here too.
+// Narrows integers that fit to words, in an order of its own, and to bytes. Here too compilers take
+// __builtin_convertvector apart into single bytes.
 struct Packed {
     Words x;
 };
@@ -637,7 +637,7 @@ INLINE Vec<double> doubles(const Vec<float>& x) {
     }
     return y;
 }
-// Sum of the lanes: by halves, the same for every instruction set.
+// Sum of the lanes, by halves: the same order for every instruction set.
 template <class T>
 INLINE double sum(const Vec<T>& x) {
     const Vec<double> y = doubles(x);
@@ -684,7 +684,7 @@ int64_t sum_of_products(const int8_t* a, const N* count, int64_t w) {
 }
 #endif
 
-// What rows add up to, lane by lane; one number is made of it at the end, as that takes longer.
+// Per-lane double accumulator, reduced once at the end: a reduction is slow.
 template <class T>
 struct Total {
     Vec<double> lanes = all(0.0);
@@ -692,7 +692,7 @@ struct Total {
     INLINE operator double() const { return sum(lanes); }
 };
 
-// ln x to 1 ulp or so: x = 2^k (1 + f), s = f / (2 + f), ln(1 + f) = f - (f^2/2 - s (f^2/2 + R)), where
+// ln x to about 1 ulp: x = 2^k (1 + f), s = f / (2 + f), ln(1 + f) = f - (f^2/2 - s (f^2/2 + R)), where
 // R = (2 artanh(s) - 2 s)/s = 2/3 s^2 + 2/5 s^4 + ...
 template <class T>
 INLINE Vec<T> log(const Vec<T>& given) {
@@ -703,9 +703,9 @@ INLINE Vec<T> log(const Vec<T>& given) {
     constexpr T huge = static_cast<T>(wide ? 1.8014398509481984e16 : 33554432.0);  // 2^54, 2^25
     const Vec<T> zero = all(T(0)), one = all(T(1));
     const Mask<T> tiny = given < all(smallest);
-    // What has no logarithm gets one here, for integers that do not overflow, and NaN below.
+    // Replaces arguments without a logarithm so that the integers below do not overflow; their result is NaN.
     const Vec<T> x = abs(select(tiny, given * all(huge), given));
-    // From sqrt(1/2) on, so that f is small.
+    // The range starts at sqrt(1/2), so that f is small.
     const I half = wide ? I(0x3fe6a09e667f3bcd) : I(0x3f3504f3);
     const Vec<I> raw = bits<I>(x), over = raw - all(half);
     const Vec<I> k = shifted(over, -mantissa);
