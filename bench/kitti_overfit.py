@@ -1,10 +1,15 @@
-"""Overfit check on real frames: RGB and RGB + sparse LiDAR, two losses; writes bench/results/kitti_overfit/.
+"""Overfit check: RGB and RGB + sparse LiDAR, two losses; on real frames or on rendered ones.
 
     python bench/kitti_overfit.py --data DIR [--only rgb_scale_adaptive ...] [--runs runs]
+    python bench/kitti_overfit.py --rendered [--only ...] [--runs runs]
 
-DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). Each run trains
-configs/kitti_overfit.yaml on its first 8 frames from random weights and passes if abs_rel on those frames
-falls below 0.10, nothing was non-finite and, for the adaptive loss, both log-variances moved.
+DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). `--rendered` needs none: it takes rooms and
+streets of the `synthetic` data set, with scan lines as ground truth and as input. Each run trains
+configs/kitti_overfit.yaml on 8 frames from random weights and passes if abs_rel on those frames falls below
+0.10, nothing was non-finite and, for the adaptive loss, both log-variances moved.
+
+Numbers and curves go to bench/results/kitti_overfit/ or bench/results/rendered_overfit/. Pictures of frames
+follow from rendered frames only: others have a licence of their own, and stay in the run directory.
 """
 
 from __future__ import annotations
@@ -24,22 +29,29 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results" / "kitti_overfit"
+RESULTS = ROOT / "bench" / "results"
 LIMIT = 0.10
 LOSSES = {"scale_adaptive": "sparse-scale-adaptive", "adaptive_multi_domain": "sparse-adaptive-multi-domain"}
-# Whether the network has a sparse branch, and the folder of its input.
-INPUTS = {"rgb": ("false", "null"), "rgbd": ("true", "depth_raw")}
+# Whether the network has a sparse branch, and its input: a folder of DIR, or what rendered frames have.
+INPUTS = {"rgb": ("false", "null", "none"), "rgbd": ("true", "depth_raw", "scanline")}
 SIGMAS = ("sigma_structure", "sigma_scale")
 
 
-def train(name: str, data: Path, runs: Path, extra: list[str]) -> tuple[Path, float, list[str]]:
-    """Train one variant; return its directory, the wall time in seconds and the command."""
+def train(name: str, data: Path | None, runs: Path, extra: list[str]) -> tuple[Path, float, list[str]]:
+    """Train one variant on `data`, None = rendered frames; return its directory, seconds and command."""
     kind, loss = name.split("_", 1)
-    branch, sweep = INPUTS[kind]
+    branch, sweep, simulated = INPUTS[kind]
     command = ["train.py", "configs/kitti_overfit.yaml", "--name", name, "--supervised-method", LOSSES[loss]]
     command += ["--model.depth_net.sparse_branch", branch, "--gpus", "cpu"]
+    if data is None:
+        command += ["--model.params.min_depth", "0.4", "--model.params.max_depth", "90"]
     for split in ("train", "validation"):
-        command += [f"--datasets.{split}.path", str(data), f"--datasets.{split}.input_depth", sweep]
+        options = {"path": str(data), "input_depth": sweep}
+        if data is None:
+            options = {"dataset": "synthetic", "length": "8", "scene_seed": "0", "gt": "scanline"}
+            options |= {"cache": "true", "input_depth": simulated}
+        for key, value in options.items():
+            command += [f"--datasets.{split}.{key}", value]
     command += extra
     shutil.rmtree(runs / name, ignore_errors=True)
     start = time.monotonic()
@@ -116,18 +128,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with rgb/, depth/ and depth_raw/")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", type=Path, help="folder with rgb/, depth/ and depth_raw/")
+    data.add_argument("--rendered", action="store_true", help="rendered rooms and streets; nothing is needed")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options, extra = parser.parse_known_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results = RESULTS / ("rendered_overfit" if options.rendered else "kitti_overfit")
+    results.mkdir(parents=True, exist_ok=True)
+    folder = options.data.resolve() if options.data else None
     failed = []
     for name in options.only:
-        run, wall, command = train(name, options.data.resolve(), options.runs.resolve(), extra)
+        run, wall, command = train(name, folder, options.runs.resolve(), extra)
         result = {"name": name} | summarise(run, wall, command) | {"machine": machine()}
-        for picture in ("curves", "predictions"):
-            shutil.copy(run / f"{picture}.png", RESULTS / f"{name}_{picture}.png")
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+        for picture in ("curves", "predictions") if options.rendered else ("curves",):
+            shutil.copy(run / f"{picture}.png", results / f"{name}_{picture}.png")
+        (results / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
         print(
             f"{name}: abs_rel {result['abs_rel']['last']:.4f} after {result['steps']} steps, "
             f"{'passed' if result['passed'] else 'FAILED'}"
