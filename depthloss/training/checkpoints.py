@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from depthloss.training.checksums import damage
 from depthloss.training.config import BEST, LAST, PREVIOUS
 from depthloss.training.files import whole_file
 
@@ -29,11 +30,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; those before are as they were."""
+    """A checkpoint could not be written, where those before are as they were; or it is damaged."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and then renames; the last.ckpt before becomes previous.ckpt.
+    """Reads what is whole; writes beside the target and then renames, the last.ckpt before is previous.ckpt.
 
     Lightning's own writes into the folder for temporary files: on another file system the copy that follows
     can be cut short by a kill, and takes the place of the checkpoint before.
@@ -60,6 +61,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(
                 f"{path} could not be written: {reason(cause, path.parent)}; what was there before is intact"
             ) from error
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read, unless a checksum is wrong.
+
+        Raises:
+            CheckpointError: one is.
+        """
+        if reason := damage(Path(path)):
+            raise CheckpointError(f"{path} is damaged: {reason}")
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 def _keep_as_previous(last: Path) -> None:

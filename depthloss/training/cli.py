@@ -37,13 +37,11 @@ from depthloss.training.parser import parse
 from depthloss.training.resume import (
     check_fits,
     check_resume,
-    find_checkpoint,
     how_to_go_on,
     parse_from_checkpoint,
-    read_checkpoint,
     refuse_other_run,
-    set_aside_damaged,
 )
+from depthloss.training.stored import find_checkpoint, read_checkpoint, set_aside_damaged
 from depthloss.training.trainer import FIND_UNUSED, build_trainer, check_trainer, validates
 
 log = logging.getLogger("depthloss.training")

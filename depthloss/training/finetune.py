@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from depthloss.training.config import ConfigError
-from depthloss.training.resume import choose_checkpoint, read_checkpoint
+from depthloss.training.stored import choose_checkpoint, read_checkpoint
 
 KEY = "model.init_from"
 # What stands before a network's own names in a checkpoint of train.py, of other Lightning modules, under DDP.

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import logging
-import pickle
-import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from torch import nn
 
 from depthloss.training.config import (
-    AUTO,
-    BEST,
     LAST,
     NETWORKS,
-    PREVIOUS,
     QUICK_START,
     TRAINER_DEFAULTS,
     ConfigError,
@@ -31,6 +22,7 @@ from depthloss.training.config import (
 )
 from depthloss.training.networks import check_trusted
 from depthloss.training.parser import parse
+from depthloss.training.stored import checkpoints_in, find_checkpoint, own_checkpoint_dir, read_checkpoint
 
 log = logging.getLogger("depthloss.training")
 
@@ -45,147 +37,6 @@ LATER = {
     "model.scheduler.warmup_steps": SchedulerConfig.warmup_steps,
     "ema.decay": EmaConfig.decay,
 }
-
-
-class DamagedCheckpoint(ConfigError):
-    """A file that is cut short, or no checkpoint."""
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """Return the checkpoints in a folder, by name; a hidden one is what a killed process was writing."""
-    return sorted(p for p in directory.glob("*.ckpt") if not p.name.startswith("."))
-
-
-def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
-    """Return the checkpoint that `--resume` means; None for "auto" where there is none.
-
-    In place of a damaged last.ckpt it is the one before, with a log line.
-
-    Args:
-        which: "last", "best", a file, or "auto": the last, if there is one.
-        checkpoint_dir: where the run keeps its checkpoints.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    last = checkpoint_dir / f"{LAST}.ckpt"
-    if which == AUTO:
-        if not (there := checkpoints_in(checkpoint_dir)):
-            return None
-        newest = max(there, key=lambda p: p.stat().st_mtime)
-        which = LAST if {LAST, PREVIOUS} & {p.stem for p in there} else newest
-    path = checkpoint_dir / f"{which}.ckpt" if which in (BEST, LAST) else Path(which)
-    if path.name == last.name:
-        path = _last_or_previous(path)
-    if which == BEST and not path.exists() and (last := _last_or_previous(last)).exists():
-        # With several kept, the names hold epoch and metric; the last checkpoint knows which is best.
-        for state in read_checkpoint(last).get("callbacks", {}).values():
-            if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
-                path = checkpoint_dir / Path(state["best_model_path"]).name
-    if not path.is_file():
-        there = ", ".join(p.name for p in checkpoints_in(checkpoint_dir)) or "none"
-        raise ConfigError(f"--resume {which}: no checkpoint {path}; in {checkpoint_dir} there are: {there}")
-    return path
-
-
-def _last_or_previous(last: Path) -> Path:
-    previous = last.with_name(f"{PREVIOUS}.ckpt")
-    if not previous.is_file():
-        return last
-    try:
-        if last.is_file():
-            read_checkpoint(last)
-            return last
-        log.warning("%s is missing: going on from the checkpoint before it, %s", last, previous)
-    except DamagedCheckpoint as error:
-        log.warning("%s", error)
-        log.warning("going on from the checkpoint before it, %s", previous)
-    return previous
-
-
-def set_aside_damaged(checkpoint: Path) -> None:
-    """Rename a damaged last.ckpt in whose stead a run goes on from previous.ckpt: it must not replace it."""
-    last = checkpoint.with_name(f"{LAST}.ckpt")
-    if checkpoint.name == f"{PREVIOUS}.ckpt" and last.is_file():
-        try:
-            read_checkpoint(last)
-        except DamagedCheckpoint:
-            last.rename(last.with_name(f"{last.name}.damaged"))
-
-
-def read_checkpoint(path: Path, key: str = "--resume ") -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; its tensors are mapped, not read, as only names and shapes are needed
-    here. Nothing but tensors and plain values is made from what the file says.
-
-    Args:
-        path: the file.
-        key: what gives it, for the errors.
-
-    Raises:
-        DamagedCheckpoint: the file is damaged, or no checkpoint.
-        ConfigError: it asks for code to be run.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused, or fine
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (PermissionError, FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"{key}{path}: it cannot be read: {error.strerror}") from error
-    except Exception as error:  # torch names no set of errors for a damaged file
-        whole = zipfile.is_zipfile(path)
-        if whole and isinstance(error, pickle.UnpicklingError):
-            wanted = re.search(r"GLOBAL (\S+)", str(error))
-            raise ConfigError(
-                f"{key}{path}: refused, and nothing of it was run: it asks for "
-                f"{wanted[1] if wanted else 'an object'}, and a checkpoint of this script holds tensors and "
-                "plain values only. Take one from a source that you trust"
-            ) from error
-        reason = str(error).strip().partition("\n")[0]
-        if not whole:
-            reason = "it is not the whole zip archive that torch.save writes"
-        others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"
-        raise DamagedCheckpoint(
-            f"{key}{path}: the file is damaged, or no checkpoint ({reason}); others beside it: {others}"
-        ) from error
-    if not isinstance(state, dict):
-        raise DamagedCheckpoint(
-            f"{key}{path}: not a checkpoint of this script, it holds a {type(state).__name__}"
-        )
-    return state
-
-
-def own_checkpoint_dir(run_dir: Path) -> Path:
-    """Return where the run in a directory keeps its checkpoints, by its config.yaml if it has one.
-
-    Raises:
-        ConfigError: its config.yaml cannot be read.
-    """
-    path = run_dir / "config.yaml"
-    tree: Any = None
-    if path.exists():
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
-    dirpath = flat(tree if isinstance(tree, dict) else {}).get("checkpoint.dirpath")
-    return Path(dirpath) if dirpath else run_dir / "checkpoints"
-
-
-def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if path.is_dir():
-        folder = path if checkpoints_in(path) else own_checkpoint_dir(path)
-        for which in (BEST, LAST):
-            with contextlib.suppress(ConfigError):
-                return find_checkpoint(which, folder)
-        raise ConfigError(f"{path}: no best and no last checkpoint in {folder}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such checkpoint")
-    return path
 
 
 def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, str, Path | None]:

@@ -17,7 +17,8 @@ from depthloss.training.evaluation.wording import number
 from depthloss.training.flags import split_arguments
 from depthloss.training.loaders import DepthData
 from depthloss.training.parser import parse
-from depthloss.training.resume import find_checkpoint, flat
+from depthloss.training.resume import flat
+from depthloss.training.stored import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

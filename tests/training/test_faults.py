@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from depthloss.training import cli
 from depthloss.training.checkpoints import CheckpointError, WholeCheckpointIO
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, SyntheticDataset
+from depthloss.training.evaluation.load import load_run
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.resume import find_checkpoint, read_checkpoint
+from depthloss.training.models.resnet import ResNetEncoder, load_encoder_weights
+from depthloss.training.stored import find_checkpoint, read_checkpoint
 
 from .test_resume import assert_same, load, rows
 
@@ -65,24 +68,39 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
+def flip(path: Path) -> None:
+    """Change a number in the largest tensor, as a bad disk does: torch.load reads it without a word."""
+    with zipfile.ZipFile(path) as archive:
+        tensors = [archive.read(record) for record in archive.infolist() if "/data/" in record.filename]
+    largest, content = max(tensors, key=len), path.read_bytes()
+    assert content.count(largest) == 1
+    path.write_bytes(content.replace(largest, b"\0\0\x80\x3f" + largest[4:]))
+    torch.load(path, weights_only=True)
+
+
 def test_the_last_two_are_kept(train):
     train("--max-epochs=3")
     assert [torch.load(p, weights_only=True)["epoch"] for p in (PREVIOUS, LAST)] == [1, 2]
     assert PREVIOUS.stat().st_ino != LAST.stat().st_ino
 
 
-@pytest.mark.parametrize(("which", "how"), [("last", cut), (str(LAST), cut), ("last", Path.unlink)])
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [("last", cut), (str(LAST), cut), ("last", Path.unlink), ("auto", flip), (str(LAST), flip)],
+)
 def test_the_one_before_a_damaged_one_is_used_and_it_says_so(train, caplog, which, how):
-    whole = train("--name=whole", "--max-epochs=3")
-    train("--max-epochs=2")
+    arguments = ["--max-epochs=3", "--checkpoint.save_top_k=0"]
+    whole = train("--name=whole", *arguments)
+    train(*arguments, "--max-epochs=2")
     how(LAST)
     with caplog.at_level(logging.WARNING, "depthloss"):
-        part = train("--max-epochs=3", "--resume", which)
+        part = train(*arguments, "--resume", which)
     assert_same(load(part)["state_dict"], load(whole)["state_dict"])
     text = "\n".join(caplog.messages)
-    assert f"going on from the checkpoint before it, {PREVIOUS}" in text
-    if how is cut:
-        assert f"{LAST}: the file is damaged, or no checkpoint (it is not the whole zip archive" in text
+    assert f"going on from the newest whole checkpoint, {PREVIOUS}" in text
+    if how is not Path.unlink:
+        reason = "it is not the whole zip archive" if how is cut else "its record archive/data/"
+        assert f"{LAST}: the file is damaged, or no checkpoint ({reason}" in text
         # nor does the damaged one come back as the previous one
         assert LAST.with_name("last.ckpt.damaged").exists()
     assert torch.load(PREVIOUS, weights_only=True)["epoch"] == 1
@@ -94,7 +112,7 @@ def test_without_a_file_the_one_before_is_used_as_well(train, caplog):
     with caplog.at_level(logging.WARNING, "depthloss"):
         again = cli.run([f"--resume={LAST}", "--max-epochs=3"])
     assert load(again)["epoch"] == 2
-    assert len([m for m in caplog.messages if "going on from the checkpoint before it" in m]) == 1
+    assert len([m for m in caplog.messages if "going on from the newest whole checkpoint" in m]) == 1
 
 
 def test_going_on_from_the_previous_one_on_purpose(train):
@@ -114,15 +132,51 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_auto_is_the_last_or_none(train, tmp_path):
+def test_auto_is_the_newest_or_none(train, tmp_path):
     assert find_checkpoint("auto", tmp_path / "absent") is None
     first = train("--max-epochs=1", "--resume", "auto")
     assert load(first)["epoch"] == 0
     assert load(train("--max-epochs=2", "--resume", "auto"))["epoch"] == 1
+    best = LAST.with_name("best.ckpt")
+    for steps, newest in ((3, LAST), (9, best)):  # of the same step it is the last
+        torch.save({"global_step": steps}, best)
+        assert find_checkpoint("auto", LAST.parent) == newest
+    best.unlink()
     LAST.unlink()
     assert find_checkpoint("auto", LAST.parent) == PREVIOUS
-    PREVIOUS.unlink()
-    assert find_checkpoint("auto", LAST.parent) == LAST.with_name("best.ckpt")
+
+
+def test_what_a_checksum_finds(train, tmp_path, caplog):
+    train("--max-epochs=1")
+    best = LAST.with_name("best.ckpt")
+    flip(best)
+    record = r"\(its record archive/data/\d+ is not what its checksum says\)"
+    for path in (best, Path("runs/run")):  # nor does last.ckpt take the place of what was to be measured
+        with pytest.raises(ConfigError, match=rf"^{best}: the file is damaged, or no checkpoint {record}"):
+            load_run(path)
+    with pytest.raises(ConfigError, match=f"model.init_from {best}: the file is damaged"):
+        train("--name=other", f"--model.init_from={best}")
+    with pytest.raises(CheckpointError, match=f"{best} is damaged: its record"):
+        WholeCheckpointIO().load_checkpoint(best)
+    # A damaged one is not the best any more: it could only be beaten by a better epoch.
+    train("--max-epochs=2", "--resume")
+    assert best.with_name("best.ckpt.damaged").exists() and read_checkpoint(best)["epoch"] == 1
+
+    weights = tmp_path / "resnet18.pth"
+    torch.save(ResNetEncoder(18, 0.125).state_dict(), weights)
+    flip(weights)
+    with pytest.raises(ValueError, match=r"resnet18.pth' is damaged: its record resnet18/data/\d+ is not"):
+        load_encoder_weights(ResNetEncoder(18, 0.125), weights)
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    with torch.utils.serialization.config.patch("save.compute_crc32", False):
+        torch.save({"x": torch.ones(3)}, tmp_path / "x.ckpt")
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
+        assert not any(record.CRC for record in archive.infolist())
+    assert read_checkpoint(tmp_path / "x.ckpt")["x"].tolist() == [1, 1, 1]
+    torch.save({"x": torch.ones(3)}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / "old.ckpt")["x"].tolist() == [1, 1, 1]
 
 
 # ---- full disks

@@ -9,7 +9,8 @@ import yaml
 
 from depthloss.training import cli
 from depthloss.training.config import ConfigError
-from depthloss.training.resume import read_checkpoint, rows_before
+from depthloss.training.resume import rows_before
+from depthloss.training.stored import read_checkpoint
 
 
 def load(run_or_directory) -> dict:
@@ -248,15 +249,21 @@ def test_a_longer_cosine_is_that_of_the_longer_run(train, capsys):
 
 
 @pytest.mark.parametrize("content", [lambda b: b[: len(b) // 2], lambda b: b"garbage", lambda b: b""])
-def test_a_damaged_checkpoint_is_named(train, content):
-    run = train("--max-epochs=1")
-    path = run.directory / "checkpoints/last.ckpt"
-    path.write_bytes(content(path.read_bytes()))
+def test_damaged_checkpoints_are_named(train, caplog, content):
+    directory = train("--max-epochs=1").directory / "checkpoints"
+    for path in directory.iterdir():
+        path.write_bytes(content(path.read_bytes()))
+    best, last = directory / "best.ckpt", directory / "last.ckpt"
+    for which in ("last", "auto", str(last)):
+        with pytest.raises(ConfigError) as error:
+            train("--resume", which, "--max-epochs=2")
+        text = f"--resume {which}: none of the checkpoints in {directory} is whole: best.ckpt, last.ckpt"
+        assert str(error.value) == text
+    assert f"--resume {last}: the file is damaged, or no checkpoint (" in caplog.text
     with pytest.raises(ConfigError) as error:
-        train("--resume", "--max-epochs=2")
-    assert f"--resume {path}: the file is damaged, or no checkpoint (" in str(error.value)
-    assert str(error.value).endswith("others beside it: runs/run/checkpoints/best.ckpt")
-    assert train("--resume=best", "--max-epochs=2").trainer.global_step == 6
+        train("--resume=best", "--max-epochs=2")
+    assert f"--resume {best}: the file is damaged, or no checkpoint (" in str(error.value)
+    assert str(error.value).endswith(f"others beside it: {last}")
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path):

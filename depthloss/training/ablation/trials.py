@@ -17,7 +17,8 @@ from depthloss.training.build import build_loss
 from depthloss.training.config import LAST, PREVIOUS, ConfigError
 from depthloss.training.files import whole_file
 from depthloss.training.parser import parse
-from depthloss.training.resume import checkpoints_in, flat, read_checkpoint
+from depthloss.training.resume import flat
+from depthloss.training.stored import checkpoints_in, read_checkpoint
 
 log = logging.getLogger("depthloss.training")
 

@@ -18,7 +18,7 @@ from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.networks import check_trusted, takes_input
 from depthloss.training.parser import parse
-from depthloss.training.resume import choose_checkpoint, read_checkpoint
+from depthloss.training.stored import choose_checkpoint, read_checkpoint
 
 log = logging.getLogger("depthloss.evaluation")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from depthloss.training.checksums import damage
+
 logger = logging.getLogger("depthloss.models")
 
 IMAGENET_FILES = {
@@ -150,8 +152,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
     Raises:
         FileNotFoundError: no such file.
         ImportError: a ``.safetensors`` file without the safetensors package.
-        ValueError: another kind of file, or keys or shapes that are not those of this encoder; they are
-            named.
+        ValueError: another kind of file, a damaged one, or keys or shapes that are not those of this
+            encoder; they are named.
     """
     path = Path(path)
     state = _read_state_dict(path, encoder.depth)
@@ -204,6 +206,8 @@ def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
         raise ValueError(
             f"weights={str(path)!r}: expected a .pth, .pt, .safetensors or .ckpt file, got {path.suffix!r}"
         )
+    if reason := damage(path):
+        raise ValueError(f"weights={str(path)!r} is damaged: {reason}. Copy or fetch it again")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
