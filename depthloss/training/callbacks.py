@@ -298,8 +298,10 @@ class LossProfiler(L.Callback):
     """
 
     WARM_UP = 3
+    NAMES = ("time/step_ms", "time/loss_ms", "time/loss_percent")
 
     def __init__(self) -> None:
+        self._of_epoch: list[tuple[float, float, float]] = []
         self._begin_of_batch: Any = None
         self._calls: list[dict[str, Any]] = []
         self._handles: list[Any] = []
@@ -334,9 +336,17 @@ class LossProfiler(L.Callback):
         step, forward, backward = (sum(column) for column in zip(*self._batches, strict=True))
         self._batches = []
         self._rows.append((step, forward, backward))
-        values = {"time/step_ms": step, "time/loss_ms": forward + backward}
-        values["time/loss_percent"] = 100 * (forward + backward) / step
-        pl_module.log_dict(values, on_step=True, on_epoch=True, batch_size=1)
+        self._of_epoch.append((step, forward + backward, 100 * (forward + backward) / step))
+        pl_module.log_dict(
+            {f"{name}_step": x for name, x in zip(self.NAMES, self._of_epoch[-1], strict=True)}
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the means of the epoch."""
+        if rows := self._of_epoch:
+            means = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+            pl_module.log_epoch({f"{name}_epoch": x for name, x in zip(self.NAMES, means, strict=True)})
+        self._of_epoch = []
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the medians, without the first steps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -221,19 +222,31 @@ class DepthModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the epoch over its samples (of this rank), the counts and the learning rates."""
+        values: dict[str, float] = {}
         for names, (sums, count) in self._sums.items():
-            self.log_dict({f"{name}_epoch": mean for name, mean in zip(names, sums / count, strict=True)})
+            values |= {f"{n}_epoch": mean for n, mean in zip(names, (sums / count).tolist(), strict=True)}
         self._sums.clear()
-        self.log("train/skipped_steps", float(self.guard.skipped))
+        values["train/skipped_steps"] = float(self.guard.skipped)
         if self._scaler is not None:
-            self.log("train/overflow_steps", float(self.guard.overflows))
+            values["train/overflow_steps"] = float(self.guard.overflows)
         if self._new_skipped_frames is not None:
             self.skipped_frames += int(
                 self.trainer.strategy.reduce(self._new_skipped_frames, reduce_op="sum")
             )
             self._new_skipped_frames = None
-            self.log("train/skipped_frames", float(self.skipped_frames))
-        self.log_dict(self._rates)
+            values["train/skipped_frames"] = float(self.skipped_frames)
+        self.log_epoch(values | self._rates)
+
+    def log_epoch(self, values: Mapping[str, float]) -> None:
+        """Log values of the epoch that ends, now: Lightning would do so after the checkpoints of the epoch.
+
+        A run that goes on from a checkpoint does not repeat the epoch, so its row must be written before.
+        """
+        self.log_dict(dict(values), logger=False)
+        for logger in self.trainer.loggers:
+            row = {**values, "epoch": self.current_epoch}
+            logger.log_metrics(row, step=self.global_step - 1)
+            logger.save()
 
     def _log_step(self) -> None:
         # A loss has some hundred numbers: a self.log of each in each step would cost more than the loss does.

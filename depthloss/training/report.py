@@ -73,7 +73,7 @@ def write_curves(metrics_csv: Path, out: Path, title: str = "") -> None:
     """Draw the curves of a run: loss, its terms, sigma and weights, learning rate, abs_rel; a panel each.
 
     Args:
-        metrics_csv: as Lightning's CSVLogger writes it.
+        metrics_csv: as `MetricsCSV` writes it.
         out: the PNG, written whole or not at all.
         title: of the figure.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -212,24 +211,6 @@ def _given(key: str, arguments: list[str]) -> str | None:
         if flag == f"--{key}":
             found = value if equals else next(iter(arguments[position + 1 :]), None)
     return found
-
-
-def rows_before(metrics_csv: Path, step: int) -> list[dict[str, str]]:
-    """Return the rows of a metrics.csv up to the step that a run goes on from; none if there is no file.
-
-    A row that a killed process did not finish is left out, with a log line.
-    """
-    if not metrics_csv.exists():
-        return []
-    text = metrics_csv.read_bytes().decode("utf-8", errors="replace")
-    lines = text.splitlines()
-    rows = list(csv.DictReader(lines))
-    torn = [row for row in rows if None in row or None in row.values() or not row.get("step", "").isdigit()]
-    if rows and not text.endswith("\n") and rows[-1] not in torn:
-        torn.append(rows[-1])  # its last number may be cut
-    if torn:
-        log.warning("%s: %d incomplete rows left out", metrics_csv, len(torn))
-    return [row for row in rows if row not in torn and int(row["step"]) < step]
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

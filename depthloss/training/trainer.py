@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 from lightning.pytorch.accelerators import MPSAccelerator
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -27,10 +27,10 @@ from depthloss.training.callbacks import Averaging, LossProfiler, Pictures, RunP
 from depthloss.training.checkpoints import WholeCheckpointIO, checkpoint_callbacks
 from depthloss.training.config import ConfigError, options
 from depthloss.training.evaluation.metrics import METRICS
+from depthloss.training.history import MetricsCSV, rows_before
 from depthloss.training.loaders import DepthData
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.names import did_you_mean
-from depthloss.training.resume import rows_before
 from depthloss.training.support import GradientSupport
 
 log = logging.getLogger("depthloss.training")
@@ -122,12 +122,9 @@ def build_trainer(
     Raises:
         ConfigError: settings of the trainer that it refuses.
     """
-    csv_logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
-    if rank_zero_only.rank == 0 and resume_step is not None:
-        # CSVLogger begins by deleting the file.
-        history = rows_before(run_dir / "metrics.csv", resume_step)
-        csv_logger.experiment.metrics.extend(history)
-        csv_logger.save()
+    metrics_csv = run_dir / "metrics.csv"
+    goes_on = rank_zero_only.rank == 0 and resume_step is not None
+    csv_logger = MetricsCSV(metrics_csv, rows_before(metrics_csv, resume_step) if goes_on else ())
     tensorboard = TensorBoardLogger(
         events, name="", version="", default_hp_metric=False, purge_step=resume_step
     )

@@ -147,12 +147,12 @@ def test_the_profile_is_that_of_a_step(monkeypatch, caplog, rgbd, count):
         fit(module, frames(4), accumulate_grad_batches=count, callbacks=[Wait(), profiler])
     calls = 1 + rgbd
     loss, batch = calls * (3 + 5), calls * (2 * 50 + 2 * 100) + rgbd * (7 + 9) + calls * (3 + 5)
-    times = [values for values in logged if "time/step_ms" in values]
+    times = [values for values in logged if "time/step_ms_step" in values]
     assert len(times) == 4 // count
     for values in times:
-        assert values["time/step_ms"] == pytest.approx(1000 * count * batch)
-        assert values["time/loss_ms"] == pytest.approx(1000 * count * loss)
-        assert values["time/loss_percent"] == pytest.approx(100 * loss / batch)
+        assert values["time/step_ms_step"] == pytest.approx(1000 * count * batch)
+        assert values["time/loss_ms_step"] == pytest.approx(1000 * count * loss)
+        assert values["time/loss_percent_step"] == pytest.approx(100 * loss / batch)
     (line,) = [m for m in caplog.messages if m.startswith("loss: ")]
     assert f"{1000 * count * loss:.2f} of {1000 * count * batch:.1f} ms per step" in line
     assert f"forward {1000 * count * calls * 3:.2f}, backward {1000 * count * calls * 5:.2f}" in line

@@ -221,10 +221,10 @@ def test_why_a_checkpoint_was_not_written(tmp_path, monkeypatch, error, text):
 
 
 def test_no_room_for_the_log(main, monkeypatch):
-    def full(self):
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger.save", full)
+    monkeypatch.setattr("depthloss.training.history.MetricsCSV.log_metrics", full)
     status, line = main()
     assert status == 1
     assert line.startswith(

@@ -100,7 +100,7 @@ def test_every_metric_is_logged_per_step_and_per_epoch(tiny_net):
     module = build(tiny_net, "sparse-adaptive-multi-domain")
     per_step = []
     log_dict = module.log_dict
-    module.log_dict = lambda values: (per_step.append(values), log_dict(values))
+    module.log_dict = lambda values, **kwargs: (per_step.append(values), log_dict(values, **kwargs))
     logged = fit(module, frames(3), batch_size=2).logged
     inner = module.model.supervised_loss.loss_func.metrics
     names = ["loss", "supervised_loss", *(f"scale_{i}/{name}" for i in (0, 1) for name in inner)]

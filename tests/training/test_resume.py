@@ -1,5 +1,6 @@
 import csv
 import logging
+import os
 from pathlib import Path
 
 import lightning as L
@@ -9,7 +10,7 @@ import yaml
 
 from depthloss.training import cli
 from depthloss.training.config import ConfigError
-from depthloss.training.resume import rows_before
+from depthloss.training.history import MetricsCSV, rows_before
 from depthloss.training.stored import read_checkpoint
 
 
@@ -84,6 +85,55 @@ def test_a_killed_run_goes_on_bit_for_bit(train, tiny_net, monkeypatch, argument
     assert [[r.get(k) for k in wanted] for r in rows(part)] == [
         [r.get(k) for k in wanted] for r in rows(whole)
     ]
+
+
+@pytest.mark.parametrize(("which", "epoch"), [("best", 0), ("best", 1), ("last", 0)])
+def test_a_kill_right_after_a_checkpoint(train, monkeypatch, caplog, which, epoch):
+    """Of the first epoch there is best.ckpt alone, of later ones it is newer than last.ckpt."""
+    arguments = ["--max-epochs=3", "--ema.decay=0.9", "--profile-loss"]
+    whole = train("--name=whole", *arguments, "--checkpoint.save_top_k=-1")
+    save = L.Trainer.save_checkpoint
+
+    def save_and_die(self, path, *args, **kwargs):
+        save(self, path, *args, **kwargs)
+        if self.current_epoch == epoch and (Path(path).stem == "last") == (which == "last"):
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", save_and_die)
+    with pytest.raises(RuntimeError, match="killed"):
+        train("--name=part", *arguments, "--checkpoint.save_top_k=-1")
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", save)
+    with pytest.raises(ConfigError, match="runs/part already holds a run.*go on with it by --resume"):
+        train("--name=part", *arguments)
+    part = train("--name=part", *arguments, "--checkpoint.save_top_k=-1", "--resume")
+    assert ("going on from the newest whole checkpoint" in caplog.text) == (which == "best")
+    a, b = load(whole), load(part)
+    for key in a.keys() - {"config", "callbacks"}:
+        assert_same(a[key], b[key], key)
+    best = [sorted(p.name for p in run.directory.glob("checkpoints/epoch*")) for run in (whole, part)]
+    assert best[0] == best[1] and len(best[0]) == 3
+    assert [r.keys() for r in rows(part)] == [r.keys() for r in rows(whole)]
+    for name in rows(whole)[0]:
+        x, y = ([r[name] for r in rows(run)] for run in (whole, part))
+        assert x == y or (name.startswith("time/") and [*map(bool, x)] == [*map(bool, y)]), name
+
+
+def test_a_kill_while_metrics_csv_is_rewritten(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.csv"
+    MetricsCSV(file).log_metrics({"a": 1.5}, 0)
+    for act in (
+        lambda: MetricsCSV(file, rows_before(file, 9)),  # a run that goes on
+        lambda: MetricsCSV(file, rows_before(file, 9)).log_metrics({"b": 2.5}, 1),  # a new column
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                act()
+        assert file.read_text() == "a,step\n1.5,0\n"
+    act()
+    assert file.read_text() == "a,b,step\n1.5,,0\n,2.5,1\n"
+    MetricsCSV(file)
+    assert not file.exists()
 
 
 def test_from_within_an_epoch(train, with_callback):
