@@ -31,6 +31,7 @@ from depthloss.training.finetune import init_from
 from depthloss.training.flags import split_arguments
 from depthloss.training.guard import TrainingDiverged
 from depthloss.training.loaders import DepthData
+from depthloss.training.lock import locked
 from depthloss.training.models import NetworkError
 from depthloss.training.module import DepthModule
 from depthloss.training.parser import parse
@@ -139,15 +140,24 @@ def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:
     check_trainer(cfg)
     run_dir = Path(cfg.trainer.default_root_dir) / cfg.name
     checkpoint_dir = Path(cfg.checkpoint.dirpath or run_dir / "checkpoints")
-    checkpoint = find_checkpoint(resume, checkpoint_dir) if resume else None
     events = Path(cfg.tensorboard.log_dir) / cfg.name if cfg.tensorboard.log_dir else run_dir / "tensorboard"
+    if rank_zero_only.rank:
+        return _train_in(run_dir, checkpoint_dir, events, cfg, text, resume)
+    for key, folder in (
+        ("trainer.default_root_dir", run_dir),
+        ("checkpoint.dirpath", checkpoint_dir),
+        ("tensorboard.log_dir", events),
+    ):
+        check_folder(key, folder)
+    with locked({"--name": run_dir, "--checkpoint.dirpath": checkpoint_dir}):
+        return _train_in(run_dir, checkpoint_dir, events, cfg, text, resume)
+
+
+def _train_in(
+    run_dir: Path, checkpoint_dir: Path, events: Path, cfg: Namespace, text: str, resume: str | Path | None
+) -> Run:
+    checkpoint = find_checkpoint(resume, checkpoint_dir) if resume else None
     if rank_zero_only.rank == 0:
-        for key, folder in (
-            ("trainer.default_root_dir", run_dir),
-            ("checkpoint.dirpath", checkpoint_dir),
-            ("tensorboard.log_dir", events),
-        ):
-            check_folder(key, folder)
         refuse_other_run(cfg.name, run_dir, checkpoint_dir, checkpoint)
         remove_unfinished(checkpoint_dir)
     tree = yaml.safe_load(text)

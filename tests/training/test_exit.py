@@ -3,6 +3,9 @@
 import csv
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +14,7 @@ import torch
 
 from depthloss.training import cli
 from depthloss.training.data import DataError, SyntheticDataset
+from depthloss.training.lock import locked
 
 
 @pytest.fixture
@@ -71,6 +75,43 @@ def test_a_signal_later(main, stop_at, how, status, name):
     assert main() == (status, line)
     assert cli.run(["--resume", last]).trainer.global_step == 6
     assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
+def test_two_runs_of_one_name(main, train, monkeypatch):
+    run_dir = Path("runs/run").absolute()
+    error = (
+        "train.py: error: {}: another process trains here (process {} on {}): wait until it ends, or give "
+    )
+    host = socket.gethostname()
+    for directory, arguments, key in (
+        (run_dir, ("--checkpoint.dirpath=kept",), "--name"),
+        (Path("kept").absolute(), ("--checkpoint.dirpath=kept",), "--checkpoint.dirpath"),
+    ):
+        with locked({"": directory}):
+            text = error.format(directory, os.getpid(), host)
+            assert main(*arguments) == (2, f"{text}this run another {key}")
+        assert not Path("runs").exists() and not Path("kept").exists()
+
+    # A killed one keeps nobody out, nor does what it has left: a file, and a process that loads data.
+    code = """
+import os, sys, time
+from pathlib import Path
+from depthloss.training.lock import locked
+with locked({"": Path(sys.argv[1])}):
+    if os.fork():
+        os.kill(os.getpid(), 9)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run_dir)], start_new_session=True, stdout=subprocess.PIPE
+    ) as killed:
+        try:
+            assert killed.wait(60) == -signal.SIGKILL
+            assert (run_dir / ".lock").read_text().startswith(f"process {killed.pid} on ")
+            assert train().trainer.global_step == 6
+        finally:
+            os.killpg(killed.pid, signal.SIGKILL)
+    assert not (run_dir / ".lock").exists()
 
 
 def test_ctrl_c_in_the_test(main, monkeypatch):
