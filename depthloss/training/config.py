@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Literal, get_type_hints
 
 import docstring_parser
+from jsonargparse import Namespace
 from lightning.pytorch.strategies import StrategyRegistry
 
 import depthloss
@@ -357,6 +359,9 @@ def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value >= low, f">= {low}"
 
 
+# Keys whose numbers may be infinite: an open end, and what a network makes of its own arguments.
+_UNCHECKED = (".gt_range", "model.depth_net")
+
 # Values that are refused before anything is built; None passes.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (
@@ -387,12 +392,30 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the floats in a configuration that have to be finite, with their keys."""
+    if key.endswith(_UNCHECKED):
+        return
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, (list, tuple)):
+        for x in value:
+            yield from _numbers(x, key)
+    else:
+        items = vars(value) if isinstance(value, Namespace) or dataclasses.is_dataclass(value) else value
+        for name, x in items.items() if isinstance(items, dict) else ():
+            yield from _numbers(x, f"{key}.{name}".lstrip("."))
+
+
 def check_values(cfg: Any) -> None:
     """Check what can be told from the configuration alone.
 
     Raises:
         ConfigError: a value that cannot be; its key is named.
     """
+    for key, number in _numbers(cfg):
+        if not math.isfinite(number):
+            raise ConfigError(f"{key} must be a finite number, got {number}")
     for key, (holds, rule) in _RULES.items():
         value = functools.reduce(getattr, key.split("."), cfg)
         if value is not None and not holds(value):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from depthloss.training.config import ConfigError
+from depthloss.training.finite import nonfinite
 from depthloss.training.stored import choose_checkpoint, read_checkpoint
 
 KEY = "model.init_from"
@@ -31,7 +32,7 @@ def init_from(network: nn.Module, source: str) -> str:
         A table: what was loaded, is missing, unexpected or of another shape.
 
     Raises:
-        ConfigError: no such file, not one of weights, or none of them fits.
+        ConfigError: no such file, not one of weights, none of them fits, or one is not finite.
     """
     path, state = _read(Path(source))
     weights = state.get("state_dict", state)
@@ -54,6 +55,8 @@ def init_from(network: nn.Module, source: str) -> str:
             f"{KEY} {path}: nothing in it fits the network {type(network).__name__}: "
             f"it has {_some(list(weights))}; the network has {_some(list(own))}{shapes}"
         )
+    if names := nonfinite(loaded):
+        raise ConfigError(f"{KEY} {path}: its weights are not finite, such as {names[0]}: take other ones")
     network.load_state_dict(loaded, strict=False)
     rows = [
         ("loaded", loaded, f"{sum(value.numel() for value in loaded.values()):,} values"),

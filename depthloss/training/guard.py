@@ -15,7 +15,7 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 class TrainingDiverged(RuntimeError):
-    """Too many steps in a row had a non-finite loss or gradient."""
+    """Too many steps in a row had a non-finite loss or gradient, or the weights are not finite."""
 
 
 class StepGuard:

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from depthloss.training.config import ConfigError, OptimizerConfig, SchedulerConfig
 from depthloss.training.evaluation.metrics import DepthMetrics
-from depthloss.training.guard import StepGuard
+from depthloss.training.finite import nonfinite
+from depthloss.training.guard import StepGuard, TrainingDiverged
 from depthloss.training.loaders import real_samples
 from depthloss.training.schedule import build_schedulers, follow_max_epochs, group_table
 
@@ -70,6 +71,7 @@ class DepthModule(L.LightningModule):
         self.guard = StepGuard()
         self.skipped_frames = 0
         self.step_taken = self.accumulating = False
+        self._taken = 0  # steps of this epoch
         self._new_skipped_frames: Tensor | None = None
         # Since the last step of the optimiser; several batches where gradients are accumulated.
         self._names: list[str] = []
@@ -215,13 +217,54 @@ class DepthModule(L.LightningModule):
         if self.accumulating:
             return
         if self.step_taken:
+            self._taken += 1
             self.guard.taken()
             self._log_step()
         else:
-            self.guard.skip(self.model.buffers(), self.current_epoch, self.global_step, self._names)
+            try:
+                self.guard.skip(self.model.buffers(), self.current_epoch, self.global_step, self._names)
+            finally:
+                self.check_weights()
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to count."""
+        self._taken = 0
+
+    def check_weights(self) -> None:
+        """Check that the weights are finite: nothing brings them back, and no checkpoint may hold them.
+
+        Raises:
+            TrainingDiverged: they are not.
+        """
+        if names := nonfinite(self.state_dict()):
+            groups = self.trainer.optimizers[0].param_groups
+            owners = {id(p): group["name"] for group in groups for p in group["params"]}
+            owner = owners.get(id(dict(self.named_parameters()).get(names[0])))
+            whose = f"group {owner}, lr {self._rates[f'lr/{owner}']:g}" if owner else "not learnt"
+            raise self._diverged(
+                f"the weights are not finite, first {names[0]} ({whose}), {len(names)} tensors in all"
+            )
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        kept = [
+            f"; another run can start from {c.best_model_path}, of before, by --model.init_from"
+            for c in self.trainer.checkpoint_callbacks
+            if c.best_model_score is not None and c.best_model_score.isfinite()
+        ]
+        return TrainingDiverged(
+            f"epoch {self.current_epoch}: {what}. Lower model.optimizer.depth.lr, raise "
+            f"model.scheduler.warmup_steps, or use --trainer.precision 32-true{''.join(kept[:1])}"
+        )
 
     def on_train_epoch_end(self) -> None:
-        """Log the means of the epoch over its samples (of this rank), the counts and the learning rates."""
+        """Log the means of the epoch over its samples (of this rank), the counts and the learning rates.
+
+        Raises:
+            TrainingDiverged: the weights are not finite, or the run ends without a step in its last epoch.
+        """
+        self.check_weights()
+        if self.guard.in_a_row and not self._taken and self.current_epoch + 1 >= self.trainer.max_epochs:
+            raise self._diverged("no step of the last epoch had a finite loss and gradient")
         values: dict[str, float] = {}
         for names, (sums, count) in self._sums.items():
             values |= {f"{n}_epoch": mean for n, mean in zip(names, (sums / count).tolist(), strict=True)}

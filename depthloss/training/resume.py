@@ -19,6 +19,7 @@ from depthloss.training.config import (
     EmaConfig,
     SchedulerConfig,
 )
+from depthloss.training.finite import nonfinite
 from depthloss.training.networks import check_trusted
 from depthloss.training.parser import parse
 from depthloss.training.stored import checkpoints_in, find_checkpoint, own_checkpoint_dir, read_checkpoint
@@ -157,7 +158,7 @@ def check_fits(
         groups: the groups of parameters that its optimiser will have.
 
     Raises:
-        ConfigError: they are not; names what differs.
+        ConfigError: they are not, or are not finite; names what differs.
     """
 
     def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -170,6 +171,10 @@ def check_fits(
         raise ConfigError(
             f"--resume {checkpoint}: its weights are not those of this network and loss: "
             f"{'; '.join(texts)}{more}. Without a configuration file, --resume takes the checkpoint's own"
+        )
+    if names := nonfinite(state["state_dict"]):
+        raise ConfigError(
+            f"--resume {checkpoint}: its weights are not finite, such as {names[0]}: take an earlier one"
         )
     optimizers = state.get("optimizer_states") or [{"param_groups": []}]
     was = [(group.get("name"), len(group["params"])) for group in optimizers[0]["param_groups"]]

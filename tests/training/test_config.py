@@ -286,6 +286,15 @@ def test_the_nearest_key_of_a_short_flag():
             "datasets.train.length: a whole number is needed, got abc",
         ),
         ("--model.loss.lambda_sg=much", "model.loss.lambda_sg"),
+        ("--model.optimizer.depth.lr=.inf", "model.optimizer.depth.lr must be a finite number, got inf"),
+        ("--model.loss.lambda_sg=.nan", "model.loss.lambda_sg must be a finite number, got nan"),
+        ("--model.loss.weight_rgbd=1e999", "model.loss.weight_rgbd must be a finite number, got inf"),
+        ("--model.params.min_depth=.nan", "model.params.min_depth must be a finite number, got nan"),
+        (
+            "--datasets.augmentation.jittering=[.inf,0,0,0]",
+            "datasets.augmentation.jittering must be a finite",
+        ),
+        ("--trainer.gradient_clip_val=.inf", "trainer.gradient_clip_val must be a finite number, got inf"),
     ],
 )
 def test_values_that_cannot_be(argument, text):

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
@@ -270,7 +271,8 @@ def test_a_corrupt_frame_is_skipped_and_counted(train, monkeypatch, workers):
     assert load(run)["skipped_frames"] == 2
 
 
-def test_a_loss_that_turns_nan(main, monkeypatch):
+@pytest.mark.parametrize("epochs", [6, 3])
+def test_a_loss_that_turns_nan(main, monkeypatch, epochs):
     original, steps = SemiSupCompletionModel.forward, []
 
     def forward(self, *args, **kwargs):
@@ -282,12 +284,55 @@ def test_a_loss_that_turns_nan(main, monkeypatch):
         return output
 
     monkeypatch.setattr(SemiSupCompletionModel, "forward", forward)
-    status, line = main("--max-epochs=6")
-    assert (status, len(steps)) == (1, 14)
-    assert line.startswith(
-        "train.py: error: 10 steps in a row had a loss or gradient that is not finite, the last in "
-    )
+    status, line = main(f"--max-epochs={epochs}")
+    if epochs == 6:
+        assert (status, len(steps)) == (1, 14)
+        assert line.startswith(
+            "train.py: error: 10 steps in a row had a loss or gradient that is not finite, the last in "
+        )
+    else:
+        assert (status, len(steps)) == (1, 9)
+        best = LAST.with_name("best.ckpt").resolve()
+        assert line == (
+            "train.py: error: epoch 2: no step of the last epoch had a finite loss and gradient. Lower "
+            "model.optimizer.depth.lr, raise model.scheduler.warmup_steps, or use --trainer.precision 32-true; "
+            f"another run can start from {best}, of before, by --model.init_from"
+        )
     assert all(v.isfinite().all() for v in torch.load(LAST, weights_only=True)["state_dict"].values())
+
+
+@pytest.mark.parametrize("step", [4, 5])  # the last one of the second epoch is noticed before the next
+def test_weights_that_are_not_finite_end_the_run(main, with_callback, step):
+    class Break(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == step + 1:
+                pl_module.model.depth_net.head[1].weight.data[0, 0] = torch.inf
+
+    with_callback(Break())
+    status, line = main("--max-epochs=3")
+    assert status == 1
+    assert line.startswith(
+        "train.py: error: epoch 1: the weights are not finite, first model.depth_net.head.1.weight (group "
+        "Depth, lr 0.01), 1 tensors in all. Lower model.optimizer.depth.lr, "
+    )
+    for name in ("best", "last"):
+        state = read_checkpoint(LAST.with_name(f"{name}.ckpt"))
+        assert state["epoch"] == 0 and all(v.isfinite().all() for v in state["state_dict"].values())
+
+
+def test_a_checkpoint_whose_weights_are_not_finite(train):
+    train("--max-epochs=1")
+    state = load(Path("runs/run"))
+    name = "model.depth_net.head.1.weight"
+    state["state_dict"][name][0, 0] = torch.nan
+    torch.save(state, LAST)
+    text = f"{LAST}: its weights are not finite, such as {name}"
+    with pytest.raises(ConfigError, match=f"--resume {text}"):
+        train("--max-epochs=2", "--resume")
+    with pytest.raises(ConfigError, match=text.replace("model.depth_net", "depth_net")):
+        load_run(LAST)
+    with pytest.raises(ConfigError, match="last.ckpt: its weights are not finite, such as head.1.weight"):
+        train("--name=other", f"--model.init_from={LAST}")
 
 
 # ---- files from elsewhere

@@ -179,7 +179,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_net, caplog, kind, clip)
 
 
 def test_a_first_step_that_is_not_finite_leaves_no_state(tiny_net):
-    recorder = fit(build(tiny_net), frames(1, bad=(0,)))
+    recorder = fit(build(tiny_net), frames(2, bad=(0,)))
     assert same(recorder.states[0], recorder.states[1])
     assert recorder.states[1][1]["state"] == {}
 

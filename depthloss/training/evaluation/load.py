@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from depthloss.training.build import build_model
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DATASETS, DepthDataset, dataset_options
+from depthloss.training.finite import nonfinite
 from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.networks import check_trusted, takes_input
@@ -159,6 +160,10 @@ def _fill(model: SemiSupCompletionModel, weights: dict[str, Any], path: Path) ->
         for name, value in weights.items()
         if name.startswith("model.") and isinstance(value, torch.Tensor)
     }
+    if names := nonfinite(own):
+        raise ConfigError(
+            f"{path}: its weights are not finite, such as {names[0]}: take an earlier checkpoint"
+        )
     try:
         model.load_state_dict(own)
     except RuntimeError as error:

@@ -67,10 +67,14 @@ class Protocol:
             if (value := getattr(self, name)) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
         low = tuple(float(x) for x in self.ranges)
-        if not low or low[0] < 0 or any(not a < b for a, b in zip(low, low[1:], strict=False)):
+        if (
+            not low
+            or not 0 <= low[0]
+            or any(not a < b for a, b in zip(low, [*low[1:], math.inf], strict=True))
+        ):
             raise ValueError(f"ranges must be ascending depths >= 0 in metres, got {self.ranges!r}")
-        if not self.edge_ratio > 1:
-            raise ValueError(f"edge_ratio must be > 1, got {self.edge_ratio!r}")
+        if not 1 < self.edge_ratio < math.inf:
+            raise ValueError(f"edge_ratio must be > 1 and finite, got {self.edge_ratio!r}")
         object.__setattr__(self, "ranges", low)
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from depthloss.training.checksums import damage
+from depthloss.training.finite import nonfinite
 
 logger = logging.getLogger("depthloss.models")
 
@@ -152,8 +153,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
     Raises:
         FileNotFoundError: no such file.
         ImportError: a ``.safetensors`` file without the safetensors package.
-        ValueError: another kind of file, a damaged one, or keys or shapes that are not those of this
-            encoder; they are named.
+        ValueError: another kind of file, a damaged one, keys or shapes that are not those of this encoder,
+            or values that are not finite; they are named.
     """
     path = Path(path)
     state = _read_state_dict(path, encoder.depth)
@@ -181,6 +182,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
             f"weights={str(path)!r} is not a ResNet-{encoder.depth} in torchvision's key names; "
             f"{'; '.join(problems)}. {fits}"
         )
+    if names := nonfinite(state):
+        raise ValueError(f"weights={str(path)!r}: not finite: {_shorten(names)}. Take another file")
     encoder.load_state_dict(state, strict=False)
     logger.info("loaded %d tensors from %s (%d classifier tensors skipped)", len(state), path, len(skipped))
 
