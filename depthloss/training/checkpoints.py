@@ -46,20 +46,25 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: not at all.
         """
-        path = Path(path)
+        path, written = Path(path), None
         try:
             with whole_file(path) as temporary:
                 with temporary.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                    try:
+                        torch.save(checkpoint, file)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    except (OSError, RuntimeError):
+                        written = os.fstat(file.fileno()).st_size
+                        raise
                 if path.name == f"{LAST}.ckpt" and path.exists():
                     _keep_as_previous(path)
         except (OSError, RuntimeError) as error:
             # torch's own complaint, if it has one, only says that it could not write.
             cause = next((e for e in chain(error) if isinstance(e, OSError)), error)
+            why = reason(cause, path.parent, written)
             raise CheckpointError(
-                f"{path} could not be written: {reason(cause, path.parent)}; what was there before is intact"
+                f"{path} could not be written: {why}; what was there before is intact"
             ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -92,12 +97,13 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def reason(error: BaseException, directory: Path) -> str:
+def reason(error: BaseException, directory: Path, written: int | None = None) -> str:
     """Return what went wrong in writing a file, and what to do about it.
 
     Args:
         error: as it was raised.
         directory: where the file was to be.
+        written: bytes of it that had room; they are free again by now.
     """
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
@@ -105,8 +111,10 @@ def reason(error: BaseException, directory: Path) -> str:
     if error.errno == errno.EFBIG:
         return f"{text}: raise the limit (ulimit -f)"
     if error.errno in NO_ROOM:
+        if written is not None:
+            return f"{text}: make room on its file system, which had {written / 2**20:.1f} MiB for it"
         free = shutil.disk_usage(directory).free / 2**20
-        return f"{text}: make room on its file system, which has {free:.1f} MiB left for all users"
+        return f"{text}: make room on its file system, which has {free:.1f} MiB left for all users by now"
     return text
 
 

@@ -191,6 +191,9 @@ def test_folder_faults_show_at_start_up(tmp_path, break_it, message):
 
 
 def test_folder_options_that_name_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: got a file; expected a folder with rgb/NAME"):
+        build_folder(tmp_path / "file")
     with pytest.raises(DataError, match="nowhere: got no such folder; expected a folder with rgb/NAME"):
         build_folder(tmp_path / "nowhere")
     make_folder(tmp_path, extra=("depth_raw",))

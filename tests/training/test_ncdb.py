@@ -186,6 +186,7 @@ def test_check_names_every_faulty_file_of_a_frame(tmp_path):
     ("entries", "message"),
     [
         ("[", "mine.json: got a file that is no JSON"),
+        ("[" * 100_000, "mine.json: got JSON that is nested too deeply"),
         ("{}", "mine.json: got no list of frames; expected a JSON list of"),
         ("[]", "mine.json: got no list of frames"),
         ('[{"dataset_root": "a"}]', r'got entry 0: \{"dataset_root": "a"\}; expected a JSON list of'),

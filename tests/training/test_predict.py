@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import runpy
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,14 @@ from depthloss.training import config
 from depthloss.training.build import build_model
 from depthloss.training.colours import DEPTH_COLOURS
 from depthloss.training.config import ConfigError
-from depthloss.training.data import DataError, read_picture, write_depth_png
+from depthloss.training.data import (
+    DataError,
+    read_depth_png,
+    read_mask,
+    read_picture,
+    read_rgb,
+    write_depth_png,
+)
 from depthloss.training.parser import parse
 from depthloss.training.prediction import cli, pictures
 from depthloss.training.prediction.pictures import find_pictures
@@ -265,14 +274,55 @@ def test_every_kind_of_image_is_read(tmp_path):
     assert read_picture(tmp_path / "cmyk.jpg")[0].shape == (6, 4, 3)
 
 
+def test_16_bits_per_colour(here, caplog):
+    """Pillow keeps 8 of them in silence: a data set refuses such a file, as it does in greyscale."""
+    values = np.full((4, 4, 3), 30000, ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    png = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    Path("a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    Path("a.ppm").write_bytes(b"P6\n4 4\n65535\n" + values.tobytes())
+    for name in ("a.png", "a.ppm"):
+        rgb, _, reduced = read_picture(name)
+        assert reduced and (rgb == 117).all()  # 30000 / 257
+        with pytest.raises(
+            DataError, match=f"{name}: got an image of 16 bits per channel; expected an 8-bit RGB"
+        ):
+            read_rgb(name)
+        with pytest.raises(DataError, match=f"{name}: got a colour image of 16 bits per channel"):
+            read_mask(name)
+    write("grey.png", np.full((4, 4), 30000, np.uint16))
+    write("b.png", picture((4, 4)))
+    with caplog.at_level(logging.INFO, "depthloss"):
+        assert predicted("a.png", "grey.png", "b.png", "--out=out", "--formats=npy").reduced == 2
+    assert "16 bits per channel reduced to 8: 2 images" in caplog.messages
+
+
+def test_an_image_with_too_many_pixels(tmp_path, monkeypatch):
+    write(tmp_path / "a.png", np.zeros((8, 8), np.uint16))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    for read in (read_picture, read_rgb, read_mask, read_depth_png):
+        with pytest.raises(
+            DataError, match=r"a.png: got an image of more; expected .* of at most 4e-05 megapixels; mak"
+        ):
+            read(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("value", range(1, 10))
 def test_an_image_is_turned_as_a_viewer_shows_it(tmp_path, value):
     rgb = picture((6, 4))
     write(tmp_path / "a.png", rgb, exif=orientation(value))
-    shown, turned = read_picture(tmp_path / "a.png")
+    shown, turned, reduced = read_picture(tmp_path / "a.png")
     ways = {2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.swapaxes(0, 1)}
     ways |= {6: np.rot90(rgb, -1), 7: rgb[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(rgb)}
-    assert turned == (value in ways)
+    assert (turned, reduced) == (value in ways, False)
     assert np.array_equal(shown, ways.get(value, rgb))
 
 
@@ -289,13 +339,16 @@ def test_results_have_the_orientation_of_the_viewer(here, caplog):
     [
         (
             np.ones((2, 2), np.float32),
-            "got an image of floats; expected an image of 8 bits per channel, or of 16",
+            "got an image of floats; expected an image of 8 or 16 bits per channel",
         ),
         (
             np.full((2, 2), 70000, np.int32),
-            "got values from 70000 to 70000; expected an image of 8 bits per channel",
+            "got values from 70000 to 70000; expected an image of 8 or 16 bits per channel",
         ),
-        (np.full((2, 2), -1, np.int32), "got values from -1 to -1; expected an image of 8 bits per channel"),
+        (
+            np.full((2, 2), -1, np.int32),
+            "got values from -1 to -1; expected an image of 8 or 16 bits per channel",
+        ),
     ],
 )
 def test_values_without_a_range_of_colours(tmp_path, array, text):
@@ -439,7 +492,8 @@ def test_a_file_that_cannot_be_written(here, monkeypatch, capsys, number):
         (["in", "--out=o", "--overwrite", "--skip-existing"], "--overwrite and --skip-existing: choose one"),
         (["in", "--out=o", "--preview-range", "3", "1"], "--preview-range: 0 < NEAR < FAR is needed, in met"),
         (["in", "--out=o", "--resize=big"], "--resize big: HxW is needed, such as 192x640, or training"),
-        (["in", "--out=o", "--sparse=gone"], "--sparse gone: no such folder"),
+        (["in", "--out=o", "--sparse=gone"], "--sparse gone: got no such folder, a folder is needed"),
+        (["in", "--out=o", "--sparse=in/a.png"], "--sparse in/a.png: got a file, a folder is needed"),
         (["in", "--out=in/a.png"], "--out in/a.png: in/a.png is a file; choose another folder"),
         (["in", "--out=o", "--overwite"], "unknown flag '--overwite'; did you mean '--overwrite'? Known: "),
         (["void", "--out=o"], "void: no image in it"),

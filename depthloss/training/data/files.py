@@ -12,7 +12,7 @@ import numpy as np
 
 from depthloss.training.data.base import DepthDataset
 from depthloss.training.data.crop import Borders, check_crop, crop_window
-from depthloss.training.data.io import DataError, fault, logger, read_mask, read_rgb
+from depthloss.training.data.io import DataError, fault, logger, not_a_folder, read_mask, read_rgb
 from depthloss.training.data.listing import entries
 from depthloss.training.data.lists import Listed
 from depthloss.training.data.transforms import Frame, Window
@@ -38,10 +38,10 @@ class StoredDataset(DepthDataset):
     def __init__(self, path: str | Path, layout: str, crop: Borders | None = None, **common: Any) -> None:
         super().__init__(**common)
         self.path = Path(path).expanduser()
-        if not self.path.is_dir():
+        if got := not_a_folder(self.path):
             several = {",", "["} & set(str(path))
             fix = "give a single folder as the option path" if several else "check the option path"
-            raise fault(self.path.absolute(), "no such folder", f"a folder with {layout}", fix)
+            raise fault(self.path.absolute(), got, f"a folder with {layout}", fix)
         self.crop = check_crop(crop)
 
     def _cut(self, frame: Frame, file: Path) -> Frame:

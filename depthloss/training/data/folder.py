@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from depthloss.training.data.files import FileDataset, Reader
-from depthloss.training.data.io import fault, logger, read_depth_png, read_mask, read_rgb
+from depthloss.training.data.io import fault, logger, not_a_folder, read_depth_png, read_mask, read_rgb
 from depthloss.training.data.listing import (
     PNG,
     RGB_SUFFIXES,
@@ -163,10 +164,10 @@ class RGBDFolder(FileDataset):
             return None
         target = self.path / (default if option == "auto" else Path(option).expanduser())
         if option == "auto":
-            if not target.exists():
+            if not os.path.exists(target):
                 return None
             logger.info("%s: using %s/ (switch off with %s=null)", self.path, default, default)
-        elif not target.exists():
+        elif not os.path.exists(target):
             got = f"no such folder{did_you_mean(option, entries(self.path)[0])}"
             raise fault(target, got, f"the {default} of every frame", f"check the option {default}")
         return target
@@ -174,8 +175,8 @@ class RGBDFolder(FileDataset):
 
 def _scan(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Return {name: suffix} of the files below `root`."""
-    if not root.is_dir():
-        raise fault(root, "no such folder", f"the layout {_LAYOUT}", "check path and the folder options")
+    if got := not_a_folder(root):
+        raise fault(root, got, f"the layout {_LAYOUT}", "check path and the folder options")
     found = by_name(root, suffixes)
     if not found:
         raise fault(root, "no image", f"files NAME with suffix {', '.join(suffixes)}", "check the folder")

@@ -71,9 +71,16 @@ def not_a_file(path: str | Path) -> str | None:
         mode = stat.S_IFMT(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return f"a broken link, to {os.readlink(path)}" if os.path.islink(path) else "no such file"
-    except OSError as error:
-        return f"a path that cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        return f"a path that cannot be read ({getattr(error, 'strerror', None) or error})"
     return None if mode == stat.S_IFREG else _NO_FILES.get(mode, "a special file")
+
+
+def not_a_folder(path: str | Path) -> str | None:
+    """Return what there is instead of a folder, such as "a file"; None if it is one."""
+    if (got := not_a_file(path)) == "a folder":
+        return None
+    return "a file" if got is None else "no such folder" if got == "no such file" else got
 
 
 def check_file(path: str | Path, expected: str, fix: str = _CHECK_PATH) -> None:
@@ -100,7 +107,9 @@ def read_rgb(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarr
             fit in neither way, or leaves open which of the two is meant.
     """
     expected = "an 8-bit RGB PNG or JPEG"
-    image = _open(path, expected)
+    image, reduced = _open(path, expected)
+    if reduced:
+        raise fault(path, "an image of 16 bits per channel", expected, "convert it to 8-bit RGB")
     if image.mode not in _COLOUR_MODES:
         raise fault(path, f"an image of Pillow mode {image.mode!r}", expected, "convert it to 8-bit RGB")
     with image:
@@ -135,26 +144,26 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(2, 9) else 1
 
 
-def read_picture(path: str | Path) -> tuple[np.ndarray, bool]:
+def read_picture(path: str | Path) -> tuple[np.ndarray, bool, bool]:
     """Read any picture as a viewer shows it: turned as its EXIF orientation says.
 
-    Greyscale and palette images become RGB, an alpha channel is dropped, and 0 to 65535 of a 16-bit greyscale
-    image become 0 to 255.
+    Greyscale and palette images become RGB, an alpha channel is dropped, and 0 to 65535 of an image of 16
+    bits per channel become 0 to 255.
 
     Args:
         path: an image of any format that Pillow reads.
 
     Returns:
-        uint8 array [H, W, 3], and whether it was turned.
+        uint8 array [H, W, 3]; whether it was turned; whether it has 16 bits per channel.
 
     Raises:
         DataError: missing, unreadable or truncated file, or values that have no range of colours.
     """
-    expected = "an image of 8 bits per channel, or of 16 bits in greyscale"
+    expected = "an image of 8 or 16 bits per channel"
     with warnings.catch_warnings():
         # About EXIF data and palettes that it reads all the same.
         warnings.filterwarnings("ignore", module="PIL")
-        stored = _open(path, expected)
+        stored, reduced = _open(path, expected)
         try:
             turn = _TURNS.get(_orientation(stored))
             image, turned = stored if turn is None else stored.transpose(turn), turn is not None
@@ -166,10 +175,10 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, bool]:
                 if low < 0 or high > 65535:
                     raise fault(path, f"values from {low} to {high}", expected, "convert it to 8 bits")
                 grey = np.rint(values / 257.0).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2), turned
+                return np.repeat(grey[..., None], 3, axis=2), turned, True
             if image.mode == "F":
                 raise fault(path, "an image of floats", expected, "convert it to 8 bits")
-            return np.array(image.convert("RGB")), turned
+            return np.array(image.convert("RGB")), turned, reduced
         except _DECODE_ERRORS as error:
             raise fault(
                 path, f"an image that cannot be converted ({error})", expected, "save it again"
@@ -192,7 +201,7 @@ def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:
     """
     _check_scale(depth_scale)
     expected = "a 16-bit greyscale PNG (0 = invalid)"
-    image = _open(path, expected, header_check=_check_depth_header)
+    image, _ = _open(path, expected, header_check=_check_depth_header)
     with image:
         # Pillow's mode is "I;16", "I;16B" or "I" depending on its version; all hold the exact integers.
         return np.asarray(image).astype(np.float32) / np.float32(depth_scale)
@@ -249,7 +258,10 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         DataError: missing, unreadable or truncated file.
     """
-    image = _open(path, "a mask PNG (non-zero = keep)")
+    expected = "a mask PNG (non-zero = keep)"
+    image, reduced = _open(path, expected)
+    if reduced:  # of which the lowest 8 are lost: 1 would be 0
+        raise fault(path, "a colour image of 16 bits per channel", expected, "convert it to greyscale")
     with image:
         if image.mode in ("RGBA", "LA"):
             values = np.asarray(image)[..., :-1]
@@ -323,8 +335,20 @@ def _check_depth_header(path: Path, header: bytes) -> None:
         )
 
 
-def _open(path: str | Path, expected: str, header_check=None) -> Image.Image:
-    """Open and decode an image; the result holds its pixels and no open file."""
+def _reduced(image: Image.Image) -> bool:
+    """Whether Pillow will leave 8 of 16 bits, as it does of all colours. To be asked before it decodes."""
+    if image.mode.startswith(("I", "F")):
+        return False
+    for codec, _, _, arguments in image.tile:
+        raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        # PNG and TIFF have it in the name of the raw mode, such as RGB;16B; PPM says the largest value.
+        if ";16" in str(raw) or (codec == "ppm" and rest[0] > 255):
+            return True
+    return False
+
+
+def _open(path: str | Path, expected: str, header_check=None) -> tuple[Image.Image, bool]:
+    """Open and decode an image; the result holds its pixels and no open file. And whether 8 bits are lost."""
     path = Path(path)
     check_file(path, expected)
     try:
@@ -336,12 +360,16 @@ def _open(path: str | Path, expected: str, header_check=None) -> Image.Image:
                 header_check(path, header)
             file.seek(0)
             image = Image.open(file)
+            reduced = _reduced(image)
             image.load()
-            return image
+            return image, reduced
     except PermissionError as error:
         raise fault(
             path, f"a path that cannot be read ({error.strerror})", expected, "check the path"
         ) from error
+    except Image.DecompressionBombError as error:
+        most = f"{expected} of at most {2 * Image.MAX_IMAGE_PIXELS / 1e6:.3g} megapixels"
+        raise fault(path, "an image of more", most, "make it smaller, or cut it") from error
     except UnidentifiedImageError as error:
         raise fault(path, "a file that is no image or lost its header", expected, "copy it again") from error
     except _DECODE_ERRORS as error:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depthloss.training.data.files import FileDataset, Reader
-from depthloss.training.data.io import fault, logger, read_depth_png, read_rgb
+from depthloss.training.data.io import fault, logger, not_a_folder, read_depth_png, read_rgb
 from depthloss.training.data.listing import (
     PNG,
     RGB_SUFFIXES,
@@ -187,7 +187,7 @@ class NCDB(FileDataset):
         for name in names:
             if (folder / name).is_dir():
                 return name
-        got = "no folder of depth maps" if folder.is_dir() else "no such folder"
+        got = not_a_folder(folder) or "no folder of depth maps"
         raise fault(
             folder,
             got,
@@ -211,6 +211,8 @@ def _read_frames(file: Path) -> list[_Entry]:
         listed = json.loads(read_text(file, _ENTRIES, "check the options path and split"))
     except ValueError as error:
         raise fault(file, f"a file that is no JSON ({error})", _ENTRIES, "write it again") from error
+    except RecursionError as error:
+        raise fault(file, "JSON that is nested too deeply", _ENTRIES, "write it again") from error
     if not isinstance(listed, list) or not listed:
         raise fault(file, "no list of frames", _ENTRIES, "write it again")
     frames = []

@@ -16,6 +16,7 @@ from depthloss.training.checkpoints import NO_ROOM, reason
 from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError
+from depthloss.training.data.io import not_a_folder
 from depthloss.training.evaluation.load import Run, load_run
 from depthloss.training.files import check_folder
 from depthloss.training.models import NetworkError
@@ -204,8 +205,8 @@ def _sparse(options: Namespace, run: Run) -> Path | None:
         return None
     if run.takes_input is False:
         raise ConfigError(f"--sparse {options.sparse}: the network of {run.path} takes no sparse depth")
-    if not Path(options.sparse).is_dir():
-        raise ConfigError(f"--sparse {options.sparse}: no such folder")
+    if got := not_a_folder(options.sparse):
+        raise ConfigError(f"--sparse {options.sparse}: got {got}, a folder is needed")
     return Path(options.sparse)
 
 
@@ -240,6 +241,8 @@ def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int
 def _say_how(report: Report, results: Results, seconds: float) -> None:
     if report.turned:
         log.info("EXIF orientation applied: %d images, whose results are turned as well", report.turned)
+    if report.reduced:
+        log.info("16 bits per channel reduced to 8: %d images", report.reduced)
     if report.nonfinite:
         log.warning(
             "not finite: %d pixels of %d images, such as %s; 0 in the PNG, grey in the preview",

@@ -57,7 +57,7 @@ def find_pictures(paths: Sequence[Path], out: Path) -> tuple[list[Picture], Coun
     others: Counter[str] = Counter()
     results = Path(os.path.abspath(out))
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             files[Path(os.path.abspath(path))] = None
             continue
         for below in walk(path, None):
@@ -68,7 +68,7 @@ def find_pictures(paths: Sequence[Path], out: Path) -> tuple[list[Picture], Coun
                 files[file] = None
             else:
                 others[file.suffix.lower() or "no suffix"] += 1
-    tops = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
+    tops = [os.path.abspath(path if os.path.isdir(path) else path.parent) for path in paths]
     common = os.path.commonpath(tops)
     whole = {file: file.relative_to(common).as_posix() for file in files}
     stems = {file: name.removesuffix(file.suffix) for file, name in whole.items()}
@@ -90,6 +90,7 @@ class Item:
         rgb: float32 [3, h, w] in [0, 1].
         input_depth: float32 [1, h, w] in metres, 0 = none; or None.
         turned: whether it was turned as its EXIF orientation says.
+        reduced: whether it has 16 bits per channel.
         fault: why there is no image.
     """
 
@@ -98,6 +99,7 @@ class Item:
     rgb: torch.Tensor | None = None
     input_depth: torch.Tensor | None = None
     turned: bool = False
+    reduced: bool = False
     fault: str | None = None
 
 
@@ -137,7 +139,7 @@ class Pictures(Dataset[Item]):
 
     def _read(self, picture: Picture) -> Item:
         path = picture.path
-        rgb, turned = read_picture(path)
+        rgb, turned, reduced = read_picture(path)
         size, depth = rgb.shape[:2], None
         if self.sparse is not None:
             file = self.sparse / f"{picture.stem}.png"
@@ -158,4 +160,5 @@ class Pictures(Dataset[Item]):
             torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1), np.float32) / np.float32(255)),
             None if depth is None else torch.from_numpy(np.ascontiguousarray(depth))[None],
             turned,
+            reduced,
         )

@@ -32,6 +32,7 @@ class Report:
         done: number of images whose results are written.
         faults: one line for each that could not be predicted.
         turned: number of images that were turned as their EXIF orientation says.
+        reduced: number of images of 16 bits per channel, of which the network gets 8.
         clipped: by the name of the image, pixels nearer or farther than the PNG can say.
         nonfinite: likewise, pixels without a finite prediction.
     """
@@ -39,6 +40,7 @@ class Report:
     done: int = 0
     faults: list[str] = field(default_factory=list)
     turned: int = 0
+    reduced: int = 0
     clipped: dict[str, int] = field(default_factory=dict)
     nonfinite: dict[str, int] = field(default_factory=dict)
 
@@ -109,6 +111,7 @@ def _note(report: Report, item: Item, depth: np.ndarray, clipped: int) -> None:
     name = item.picture.name
     report.done += 1
     report.turned += item.turned
+    report.reduced += item.reduced
     if clipped:
         report.clipped[name] = clipped
     if nonfinite := int((~np.isfinite(depth)).sum()):
