@@ -24,6 +24,7 @@ from depthloss.training.ablation.evaluation import evaluate_trial, make_protocol
 from depthloss.training.ablation.results import Run, Table, trajectory
 from depthloss.training.ablation.study import Study, Trial, read_study
 from depthloss.training.ablation.trials import check_trials, train
+from depthloss.training.command import DEBUG, complain, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.files import check_folder, whole_file
 from depthloss.training.progress import Progress
@@ -39,16 +40,13 @@ any time. Further arguments (--dotted.key value) change every run.
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 1 if a run failed."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("depthloss").setLevel(logging.INFO)
+    argv = start_log(sys.argv[1:] if argv is None else argv)
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        return run(argv)
     except ConfigError as error:
-        print(f"ablate: error: {error}", file=sys.stderr)
-        return 2
+        return complain("ablate", error, 2)
     except KeyboardInterrupt:
-        print("ablate: stopped; the same command goes on", file=sys.stderr)
-        return 130
+        return complain("ablate", "stopped; the same command goes on", 130)
 
 
 def run(argv: list[str]) -> int:
@@ -68,6 +66,7 @@ def run(argv: list[str]) -> int:
         "--out", type=Path, help="folder of results.json, results.md and pictures (RUNS/STUDY)"
     )
     parser.add_argument("--threads", type=int, help="threads of torch; default: torch's own number")
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--train-only", action="store_true", help="train, and leave it at that")
     part.add_argument("--evaluate-only", action="store_true", help="evaluate the finished runs")
@@ -76,7 +75,9 @@ def run(argv: list[str]) -> int:
     study = read_study(options.study)
     if unknown := sorted(set(options.only or ()) - set(study.variants)):
         raise ConfigError(f"--only: no variant {', '.join(unknown)}; known: {', '.join(study.variants)}")
-    if options.threads:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"--threads must be >= 1, got {options.threads}")
         torch.set_num_threads(options.threads)
     root = options.runs / study.name
     out = options.out or root
@@ -157,7 +158,11 @@ def _overrides(arguments: list[str]) -> dict[str, Any]:
         flag, equals, value = rest.pop(0).partition("=")
         if not flag.startswith("--") or (not equals and not rest):
             raise ConfigError(f"{flag}: --dotted.key value is needed")
-        found[flag[2:]] = yaml.safe_load(value if equals else rest.pop(0))
+        value = value if equals else rest.pop(0)
+        try:
+            found[flag[2:]] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{flag}: {value!r} cannot be read as YAML: {error}") from error
     return found
 
 

@@ -87,11 +87,12 @@ class Run:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors of the user's making end it with one line and exit status 2, others with 1."""
-    start_log(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    level = logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
+    argv = start_log(sys.argv[1:] if argv is None else argv, level)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        run(argv)
     except (ConfigError, NetworkError) as error:
         sys.exit(_complain(error, 2))
     except DataError as error:
@@ -218,7 +219,17 @@ def _train_in(
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
     check_last_batch(cfg, data, module.model, trainer.world_size)
     with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir, cfg.model.depth_net.name)):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None
+            )
+        except Exception as error:  # Lightning takes what a checkpoint holds for what it should hold
+            if checkpoint is None or module.started or isinstance(error, (ConfigError, CheckpointError)):
+                raise
+            raise ConfigError(
+                f"--resume {checkpoint}: it cannot be restored ({type(error).__name__}: {error}); go on from "
+                "another one"
+            ) from error
     if "test" in data.datasets:
         best = _to_test(trainer, checkpoint_dir)
         if best is None:
@@ -299,3 +310,7 @@ def _summary(run_dir: Path, checkpoint_dir: Path, trainer: L.Trainer) -> str:
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
     files = [n for n in ("curves.png", "predictions.png", "metrics.csv") if (run_dir / n).exists()]
     return f"{run_dir}: {metrics and metrics + '; '}{', '.join(files)}; checkpoints in {checkpoint_dir}"
+
+
+if __name__ == "__main__":
+    main()

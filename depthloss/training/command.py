@@ -15,15 +15,34 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from depthloss.training.config import ConfigError
 from depthloss.training.names import did_you_mean
 
+log = logging.getLogger("depthloss")
 
-def start_log(level: int = logging.INFO) -> None:
-    """Write the log of this package to standard error."""
+
+# Of all commands: with it `complain` shows the traceback.
+DEBUG = "--debug"
+
+
+def start_log(argv: Sequence[str], level: int = logging.INFO) -> list[str]:
+    """Write the log of this package to standard error.
+
+    Args:
+        argv: a command line.
+        level: of the log; that of --debug is `logging.DEBUG`.
+
+    Returns:
+        The command line without --debug.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("depthloss").setLevel(level)
+    log.setLevel(logging.DEBUG if DEBUG in argv else level)
+    return [word for word in argv if word != DEBUG]
 
 
 def complain(program: str, message: object, status: int) -> int:
-    """Write an error to standard error and return the exit status: in a terminal wrapped, else as it is."""
+    """Write an error to standard error and return the exit status: in a terminal wrapped, else as it is.
+
+    With --debug the traceback of the error that is being handled comes before it.
+    """
+    log.debug("", exc_info=True)
     text = f"{program}: error: {message}"
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns

@@ -362,11 +362,16 @@ def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
 # Keys whose numbers may be infinite: an open end, and what a network makes of its own arguments.
 _UNCHECKED = (".gt_range", "model.depth_net")
 
-# Values that are refused before anything is built; None passes.
+# Values that are refused before anything is built; None passes, of `model.params` excepted.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (
-        lambda name: name not in ("", ".", "..") and not {"/", "\\"} & set(name),
-        "the name of a directory, without slashes",
+        lambda name: (
+            name not in ("", ".", "..")
+            and name.isprintable()
+            and not {"/", "\\"} & set(name)
+            and len(name.encode(errors="replace")) <= 200
+        ),
+        "the name of a directory, without slashes, printable and at most 200 bytes long",
     ),
     "seed": (lambda seed: 0 <= seed < 2**32, "from 0 to 4294967295"),
     "model.params.min_depth": (lambda depth: 0 < depth < float("inf"), "positive, in metres"),
@@ -418,10 +423,10 @@ def check_values(cfg: Any) -> None:
             raise ConfigError(f"{key} must be a finite number, got {number}")
     for key, (holds, rule) in _RULES.items():
         value = functools.reduce(getattr, key.split("."), cfg)
-        if value is not None and not holds(value):
+        if value is None and key == "model.params.min_depth" or value is not None and not holds(value):
             raise ConfigError(f"{key} must be {rule}, got {value!r}")
     params = cfg.model.params
-    if not params.min_depth < params.max_depth < float("inf"):
+    if params.max_depth is None or not params.min_depth < params.max_depth < float("inf"):
         raise ConfigError(
             f"model.params.max_depth must be finite and larger than min_depth = {params.min_depth}, "
             f"got {params.max_depth}"

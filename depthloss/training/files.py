@@ -6,6 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from depthloss.training.config import ConfigError
 
@@ -20,10 +23,48 @@ def check_folder(key: str, folder: Path) -> None:
     Raises:
         ConfigError: they cannot.
     """
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(folder)
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+        raise ConfigError(f"{key} {str(folder)!r}: cannot be the path of a folder: {error}") from error
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "is not writable" if there.is_dir() else "is a file"
         raise ConfigError(f"{key} {folder}: {there} {what}; choose another folder")
+
+
+# Levels of a configuration.
+_DEEPEST = 50
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no tree: nested without an end or nearly so.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such date
+        raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    check_depth(path, tree)
+    return tree
+
+
+def check_depth(where: object, tree: Any, deepest: int = _DEEPEST) -> None:
+    """Check that mappings and lists are not nested more deeply than anything here; an alias may be endless.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if isinstance(tree, (dict, list, tuple)):
+        if not deepest:
+            raise ConfigError(f"{where}: nested too deeply")
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            check_depth(where, value, deepest - 1)
 
 
 @contextlib.contextmanager

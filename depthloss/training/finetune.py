@@ -36,8 +36,8 @@ def init_from(network: nn.Module, source: str) -> str:
     """
     path, state = _read(Path(source))
     weights = state.get("state_dict", state)
-    if isinstance(weights, Mapping):
-        weights = {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
+    named = weights.items() if isinstance(weights, Mapping) else ()
+    weights = {str(key): value for key, value in named if isinstance(value, Tensor)}
     if not weights:
         raise ConfigError(
             f"{KEY} {path}: it holds no weights: neither a state dict, nor one under state_dict"

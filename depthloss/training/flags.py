@@ -15,12 +15,12 @@ SWITCHES = {
     "--skip-bad-frames": "--datasets.skip_bad_frames=true",
 }
 # Flags that stand for no key.
-OTHER_FLAGS = ("config", "gpus", "help", "print_config", "resume")
+OTHER_FLAGS = ("config", "debug", "gpus", "help", "print_config", "resume")
 
 EPILOG = """short flags: --supervised-method NAME, --lambda-sg X, --max-epochs N, --name RUN,
 --gpus LIST (0 or 0,1; or cpu; default auto), --resume [last|best|auto|FILE] (bare: last;
 auto: last, or from the start if there is none),
---check-data, --skip-bad-frames, --profile-loss"""
+--check-data, --skip-bad-frames, --profile-loss, --debug (the traceback of an error)"""
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[str], str | None]:

@@ -44,6 +44,7 @@ class DepthModule(L.LightningModule):
     Attributes:
         guard: judges and counts the steps.
         skipped_frames: frames of the training set, of all processes, that could not be read.
+        started: whether a run has begun, with what a checkpoint had to restore.
         step_taken: whether the batch just done ended with a step of the optimiser that was not skipped.
         accumulating: whether gradients wait for further batches before the next step.
     """
@@ -70,7 +71,7 @@ class DepthModule(L.LightningModule):
         self.process_group = process_group
         self.guard = StepGuard()
         self.skipped_frames = 0
-        self.step_taken = self.accumulating = False
+        self.started = self.step_taken = self.accumulating = False
         self._taken = 0  # steps of this epoch
         self._new_skipped_frames: Tensor | None = None
         # Since the last step of the optimiser; several batches where gradients are accumulated.
@@ -132,6 +133,7 @@ class DepthModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Print the table of parameter groups, with what a checkpoint has restored."""
+        self.started = True
         schedule, trainer = self.scheduler_config, self.trainer
         if not schedule.T_max:
             follow_max_epochs([c.scheduler for c in trainer.lr_scheduler_configs], trainer.max_epochs)
@@ -310,6 +312,10 @@ class DepthModule(L.LightningModule):
     def predict_depth(self, batch: dict[str, Any]) -> Tensor:
         """Return the predicted depth of a batch in metres, [B, 1, H, W]."""
         return self.model(batch)["inv_depths"][0].float().reciprocal()
+
+    def on_validation_start(self) -> None:
+        """Note that the run has begun: Lightning validates a little before it trains."""
+        self.started = True
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Measure one batch."""

@@ -29,9 +29,11 @@ def network_class(name: str) -> Any:
     Raises:
         ConfigError: there is none, or it is no `torch.nn.Module`.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{KEY}.name: the name of a network is needed, got {name!r}")
     if name in NETWORKS:
         return NETWORKS[name]
-    module, _, leaf = str(name).rpartition(".")
+    module, _, leaf = name.rpartition(".")
     if not module:
         raise ConfigError(
             f"{KEY}.name: unknown network {name!r}{did_you_mean(name, NETWORKS)}, or package.module.Class of "
@@ -90,6 +92,8 @@ def check_shape(network: Any, name: str, shape: Collection[int]) -> None:
         ConfigError: they have not; the nearest size is named.
     """
     multiple = size_multiple(network)
+    if not shape:
+        raise ConfigError(f"datasets.image_shape: [H, W] is needed, got {shape!r}")
     if any(size < 1 or size % multiple for size in shape):
         near = [max(multiple, round(size / multiple) * multiple) for size in shape]
         raise ConfigError(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from depthloss.training.command import plain_words
@@ -37,6 +36,7 @@ from depthloss.training.config import (
     open_options,
 )
 from depthloss.training.data import Augmentation, dataset_options
+from depthloss.training.files import check_depth, read_yaml
 from depthloss.training.flags import EPILOG, OTHER_FLAGS, SHORT_FLAGS
 from depthloss.training.networks import check_shape, keywords, network_class
 
@@ -56,7 +56,7 @@ SPELLINGS = {
 def _nearest(key: str, known: Iterable[str]) -> str:
     """Return the known key that `key` most likely means: a similar name, or the same last part elsewhere."""
     known = list(known)
-    parent, _, leaf = key.rpartition(".")
+    parent, _, leaf = key.replace("-", "_").rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     if match := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[match[0]]
@@ -159,7 +159,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     parsed.pop("config", None)
     try:
         cfg = parser.instantiate(parsed)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         # The one section whose class checks its values by itself.
         raise ConfigError(f"datasets.augmentation: {error}") from error
     check_values(cfg)
@@ -253,11 +253,9 @@ def _read(config_file: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if config_file is None:
         return QUICK_START
     if isinstance(config_file, Mapping):
+        check_depth("the configuration", config_file)
         return dict(config_file)
-    try:
-        tree = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{config_file}: cannot be read as a YAML file: {error}") from error
+    tree = read_yaml(Path(config_file))
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{config_file}: a mapping such as 'trainer: {{max_epochs: 3}}' is needed, got {tree!r}"
@@ -349,7 +347,7 @@ def _move_loss_keys(tree: dict[str, Any]) -> dict[str, Any]:
     model = tree.get("model")
     params = model.get("params") if isinstance(model, dict) else None
     fields = {f.name for f in dataclasses.fields(RangeConfig)}
-    moved = {k: v for k, v in params.items() if k not in fields} if isinstance(params, dict) else {}
+    moved = {str(k): v for k, v in params.items() if k not in fields} if isinstance(params, dict) else {}
     if not moved:
         return tree
     loss = model.get("loss") or {}

@@ -22,7 +22,13 @@ from depthloss.training.config import (
 from depthloss.training.finite import nonfinite
 from depthloss.training.networks import check_trusted
 from depthloss.training.parser import parse
-from depthloss.training.stored import checkpoints_in, find_checkpoint, own_checkpoint_dir, read_checkpoint
+from depthloss.training.stored import (
+    checkpoints_in,
+    config_in,
+    find_checkpoint,
+    own_checkpoint_dir,
+    read_checkpoint,
+)
 
 log = logging.getLogger("depthloss.training")
 
@@ -58,7 +64,7 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
     checkpoint = find_checkpoint(which, Path(dirpath) if dirpath else own_checkpoint_dir(run_dir))
     if checkpoint is None:
         return *parse(None, arguments), None
-    tree = read_checkpoint(checkpoint).get("config")
+    tree = config_in(checkpoint, read_checkpoint(checkpoint))
     if not tree:
         raise ConfigError(
             f"--resume {checkpoint}: it holds no configuration; give the configuration file as well, first"
@@ -121,16 +127,25 @@ def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], 
     """
     try:
         done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        step = state["global_step"]
+        step, weights, optimizers = (state[key] for key in ("global_step", "state_dict", "optimizer_states"))
     except KeyError as error:
         raise ConfigError(
             f"--resume {checkpoint}: not a checkpoint of this script, it has no {error}"
         ) from error
+    except TypeError as error:
+        raise ConfigError(f"--resume {checkpoint}: not a checkpoint of this script ({error})") from error
+    numbers = type(done) is type(step) is int
+    tensors = isinstance(weights, dict) and all(isinstance(t, torch.Tensor) for t in weights.values())
+    if not (numbers and tensors and isinstance(optimizers, list)):
+        raise ConfigError(
+            f"--resume {checkpoint}: not a checkpoint of this script, whose counts are numbers and whose "
+            "weights are tensors"
+        )
     if done >= max_epochs:
         raise ConfigError(
             f"--resume {checkpoint}: {done} of {max_epochs} epochs are done; give more by --max-epochs"
         )
-    before, now = {**LATER, **flat(state.get("config", {}))}, flat(tree)
+    before, now = {**LATER, **flat(config_in(checkpoint, state))}, flat(tree)
     changed = {
         key: (now.get(key), before.get(key))
         for key in sorted(before.keys() | now.keys())
@@ -176,8 +191,10 @@ def check_fits(
         raise ConfigError(
             f"--resume {checkpoint}: its weights are not finite, such as {names[0]}: take an earlier one"
         )
-    optimizers = state.get("optimizer_states") or [{"param_groups": []}]
-    was = [(group.get("name"), len(group["params"])) for group in optimizers[0]["param_groups"]]
+    try:
+        was = [(g.get("name"), len(g["params"])) for g in state["optimizer_states"][0]["param_groups"]]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        was = []
     if was != (is_now := [(group["name"], len(group["params"])) for group in groups]):
         raise ConfigError(
             f"--resume {checkpoint}: other parameters were trained: {was} (group, tensors), now {is_now}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import re
 import warnings
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from depthloss.training.checksums import damage
 from depthloss.training.config import AUTO, BEST, LAST, PREVIOUS, ConfigError
+from depthloss.training.files import check_depth, read_yaml
 
 log = logging.getLogger("depthloss.training")
 
@@ -26,7 +27,8 @@ class DamagedCheckpoint(ConfigError):
 
 def checkpoints_in(directory: Path) -> list[Path]:
     """Return the checkpoints in a folder, by name; a hidden one is what a killed process was writing."""
-    return sorted(p for p in directory.glob("*.ckpt") if not p.name.startswith("."))
+    found = directory.glob("*.ckpt") if os.path.isdir(directory) else ()
+    return sorted(p for p in found if not p.name.startswith("."))
 
 
 def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
@@ -43,7 +45,9 @@ def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
     path = checkpoint_dir / f"{LAST}.ckpt" if which in (AUTO, LAST) else Path(which)
     if which == BEST:
         path = best_checkpoint(checkpoint_dir) or checkpoint_dir / f"{BEST}.ckpt"
-    elif which in (AUTO, LAST) or (path.name == f"{LAST}.ckpt" and (not path.is_file() or _is_damaged(path))):
+    elif which in (AUTO, LAST) or (
+        path.name == f"{LAST}.ckpt" and (not os.path.isfile(path) or _is_damaged(path))
+    ):
         there = [p.name for p in checkpoints_in(path.parent)]
         if newest := newest_checkpoint(path.parent):
             return newest
@@ -53,7 +57,7 @@ def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
             )
         if which == AUTO:
             return None
-    if not path.is_file():
+    if not os.path.isfile(path):
         there = ", ".join(p.name for p in checkpoints_in(checkpoint_dir)) or "none"
         raise ConfigError(f"--resume {which}: no checkpoint {path}; in {checkpoint_dir} there are: {there}")
     return path
@@ -104,7 +108,8 @@ def best_checkpoint(directory: Path) -> Path | None:
             callbacks = read_checkpoint(directory / f"{name}.ckpt").get("callbacks")
             for state in callbacks.values() if isinstance(callbacks, dict) else ():
                 if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
-                    return directory / Path(str(state["best_model_path"])).name
+                    best = directory / Path(str(state["best_model_path"])).name
+                    return best if best.is_file() else None
     return None
 
 
@@ -171,6 +176,26 @@ def read_checkpoint(path: Path, key: str = "--resume ", verify: bool = True) -> 
     return state
 
 
+def config_in(path: Path, state: dict[str, Any], key: str = "--resume ") -> dict[str, Any]:
+    """Return the configuration that a checkpoint holds; {} if it has none.
+
+    Args:
+        path: the file.
+        state: its content.
+        key: what gives it, for the error.
+
+    Raises:
+        ConfigError: it is no tree.
+    """
+    tree = state.get("config") or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{key}{path}: not a checkpoint of this script, its configuration is a {type(tree).__name__}"
+        )
+    check_depth(f"{key}{path}: its configuration", tree)
+    return tree
+
+
 def _damaged(path: Path, key: str, reason: str) -> DamagedCheckpoint:
     others = ", ".join(str(p) for p in checkpoints_in(path.parent) if p != path) or "none"
     return DamagedCheckpoint(
@@ -185,12 +210,7 @@ def own_checkpoint_dir(run_dir: Path) -> Path:
         ConfigError: its config.yaml cannot be read.
     """
     path = run_dir / "config.yaml"
-    tree: Any = None
-    if path.exists():
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+    tree = read_yaml(path) if os.path.exists(path) else None
     section = tree.get("checkpoint") if isinstance(tree, dict) else None
     dirpath = section.get("dirpath") if isinstance(section, dict) else None
     return Path(str(dirpath)) if dirpath else run_dir / "checkpoints"
@@ -204,12 +224,12 @@ def choose_checkpoint(path: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         folder = path if checkpoints_in(path) else own_checkpoint_dir(path)
         lasts = (folder / f"{name}.ckpt" for name in (LAST, PREVIOUS))
         if chosen := best_checkpoint(folder) or next((p for p in lasts if p.is_file()), None):
             return chosen
         raise ConfigError(f"{path}: no best and no last checkpoint in {folder}")
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such checkpoint")
+    if not os.path.isfile(path):
+        raise ConfigError(f"{path}: {'no such checkpoint' if not os.path.exists(path) else 'no file'}")
     return path

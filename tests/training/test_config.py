@@ -241,6 +241,9 @@ def test_an_option_without_data_set(tmp_path):
         ("model.loss.flip_lr", "'model.loss.flip_lr_prob'; model.loss.supervised_method is 'silog'"),
         ("lam", "'model.loss.lam'"),
         ("batch_size", "'datasets.train.batch_size'"),
+        ("batch-size", "'datasets.train.batch_size'"),
+        ("test.batch-size", "'datasets.test.batch_size'"),
+        ("validation.num-workers", "'datasets.validation.num_workers'"),
         ("epochs", "'trainer.max_epochs', short --max-epochs"),
         ("gpu", "'gpus'"),
     ],
@@ -258,8 +261,16 @@ def test_the_nearest_key_of_a_short_flag():
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
+        (
+            f"--name={'x' * 201}",
+            "name must be the name of a directory, without slashes, printable and at most 200 ",
+        ),
+        (
+            "--name=a\0b",
+            "name must be the name of a directory, without slashes, printable and at most 200 bytes",
+        ),
         ("--seed=5000000000", "seed must be from 0 to 4294967295, got 5000000000"),
-        ("--name=..", "name must be the name of a directory, without slashes, got '..'"),
+        ("--name=..", "name must be the name of a directory, without slashes, printable"),
         ("--datasets.train.batch_size=0", "datasets.train.batch_size must be >= 1, got 0"),
         ("--datasets.validation.num_workers=-1", "datasets.validation.num_workers must be >= 0, got -1"),
         ("--model.scheduler.step_size=0", "model.scheduler.step_size must be >= 1, got 0"),
@@ -311,6 +322,23 @@ def test_values_that_cannot_be(argument, text):
             "model.loss: the name of a loss is needed, got None",
         ),
         ({"datasets": {"train": {"dataset": 3}}}, "datasets.train: the name of a data set is needed, got 3"),
+        (
+            {"model": {"depth_net": {"name": [1]}}},
+            "model.depth_net.name: the name of a network is needed, got [1]",
+        ),
+        (
+            {"model": {"params": {"min_depth": None}}},
+            "model.params.min_depth must be positive, in metres, got None",
+        ),
+        (
+            {"model": {"params": {"max_depth": None}}},
+            "model.params.max_depth must be finite and larger than min_depth = 0.05, got None",
+        ),
+        (
+            {"datasets": {"augmentation": {"flip_prob": None}}},
+            "datasets.augmentation: flip_prob must be in [0, 1], got None",
+        ),
+        ({"datasets": {"image_shape": None}}, "datasets.image_shape: [H, W] is needed, got None"),
     ],
 )
 def test_sections_that_cannot_be(tmp_path, tree, text):
@@ -362,3 +390,9 @@ def test_the_network_s_own_errors_name_the_section():
     cfg, _ = parse(None, ["--model.depth_net.dropout=2"])
     with pytest.raises(ConfigError, match="^model.depth_net: dropout=2"):
         build_model(cfg)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: " + "[" * 60 + "]" * 60, "&a {b: *a}"])
+def test_a_file_that_is_nested_without_end(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    assert refusal(str(tmp_path / "c.yaml")) == f"{tmp_path / 'c.yaml'}: nested too deeply"

@@ -203,7 +203,7 @@ def test_a_full_disk(train):
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "no space left on device: make room on its file system",
+            "no space left on device: make room on its file system, which had 0.0 MiB for it; what was",
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk quota exceeded: make room on its file system"),
         (PermissionError(errno.EACCES, "Permission denied"), "permission denied; what was there"),
@@ -295,8 +295,8 @@ def test_a_loss_that_turns_nan(main, monkeypatch, epochs):
         best = LAST.with_name("best.ckpt").resolve()
         assert line == (
             "train.py: error: epoch 2: no step of the last epoch had a finite loss and gradient. Lower "
-            "model.optimizer.depth.lr, raise model.scheduler.warmup_steps, or use --trainer.precision 32-true; "
-            f"another run can start from {best}, of before, by --model.init_from"
+            "model.optimizer.depth.lr, raise model.scheduler.warmup_steps, or use --trainer.precision 32-true"
+            f"; another run can start from {best}, of before, by --model.init_from"
         )
     assert all(v.isfinite().all() for v in torch.load(LAST, weights_only=True)["state_dict"].values())
 
@@ -336,6 +336,45 @@ def test_a_checkpoint_whose_weights_are_not_finite(train):
 
 
 # ---- files from elsewhere
+
+
+def test_a_checkpoint_that_holds_something_else(train):
+    train("--max-epochs=1")
+    state = load(Path("runs/run"))
+    for key, value, text in (
+        ("config", "text", "not a checkpoint of this script, its configuration is a str"),
+        ("loops", 3, "not a checkpoint of this script ('int' object is not subscriptable)"),
+        (
+            "global_step",
+            "3",
+            "not a checkpoint of this script, whose counts are numbers and whose weights are",
+        ),
+        (
+            "state_dict",
+            [1],
+            "not a checkpoint of this script, whose counts are numbers and whose weights are",
+        ),
+        ("optimizer_states", [3], "other parameters were trained: [] (group, tensors), now [('Depth', 6)]"),
+        ("callbacks", 3, "it cannot be restored (AttributeError: 'int' object has no attribute "),
+        ("lr_schedulers", 3, "it cannot be restored (TypeError: 'int' object is not iterable)"),
+    ):
+        torch.save({**state, key: value}, "x.ckpt")
+        with pytest.raises(ConfigError) as error:
+            train("--max-epochs=2", "--name=other", "--resume=x.ckpt")
+        assert str(error.value).startswith(f"--resume x.ckpt: {text}"), key
+    torch.save({**state, "config": "text"}, "x.ckpt")
+    with pytest.raises(ConfigError, match="--resume x.ckpt: .*, its configuration is a str"):
+        cli.run(["--resume=x.ckpt"])
+    for key, text in (
+        ("config", "its configuration is a str"),
+        ("loops", "object has no"),
+        ("state_dict", "no weig"),
+    ):
+        torch.save({**state, key: "text"}, "x.ckpt")
+        with pytest.raises(ConfigError, match=f"x.ckpt: not a checkpoint .*{text}"):
+            load_run(Path("x.ckpt"))
+    with pytest.raises(ConfigError, match="model.init_from x.ckpt: it holds no weights"):
+        train("--name=new", "--model.init_from=x.ckpt")
 
 
 class Code:

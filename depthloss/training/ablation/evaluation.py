@@ -93,5 +93,5 @@ def make_protocol(trial: Trial, settings: Mapping[str, Any]) -> Protocol:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}

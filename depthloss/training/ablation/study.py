@@ -25,10 +25,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from depthloss.training.config import ConfigError
 from depthloss.training.evaluation.wording import METRICS
+from depthloss.training.files import read_yaml
 from depthloss.training.names import did_you_mean
 
 # Of every run, unless the study file or the command line says otherwise.
@@ -157,10 +156,7 @@ def read_study(path: str | Path) -> Study:
         ConfigError: it cannot be read, or something in it is not as `Study` needs it.
     """
     path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a mapping with the keys {', '.join(KEYS)} is needed, got {tree!r}")
     for key in tree:

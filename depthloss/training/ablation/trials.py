@@ -18,7 +18,7 @@ from depthloss.training.config import LAST, PREVIOUS, ConfigError
 from depthloss.training.files import whole_file
 from depthloss.training.parser import parse
 from depthloss.training.resume import flat
-from depthloss.training.stored import checkpoints_in, read_checkpoint
+from depthloss.training.stored import checkpoints_in, config_in, read_checkpoint
 
 log = logging.getLogger("depthloss.training")
 
@@ -77,8 +77,8 @@ def _progress(trial: Trial) -> tuple[int, dict[str, Any]]:
     try:
         state = read_checkpoint(path)
         done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        return done, flat(state.get("config") or {})
-    except (ConfigError, KeyError) as error:
+        return done, flat(config_in(path, state))
+    except (ConfigError, KeyError, TypeError) as error:
         log.warning("%s: not finished: %s", trial.name, error)
         return 0, {}
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import filecmp
-import logging
+import math
 import os
 import shlex
 import shutil
@@ -23,8 +23,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from depthloss.training.command import DEBUG, complain, start_log
 from depthloss.training.data.folder import RGBDFolder
-from depthloss.training.data.io import DataError, fault, logger, not_a_file
+from depthloss.training.data.io import DataError, fault, logger, not_a_file, not_a_folder
 from depthloss.training.data.sources import SELECTION, Files, find_kitti, find_tum
 from depthloss.training.progress import Progress
 
@@ -178,23 +179,24 @@ def main(argv: list[str] | None = None) -> None:
     tum = kinds.choices["tum"]
     tum.add_argument("--associations", type=Path, help="file of pairs; default: by rgb.txt and depth.txt")
     tum.add_argument("--max-difference", type=float, default=0.02, help="of a pair's time stamps, in s")
-    options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(start_log(sys.argv[1:] if argv is None else argv))
     try:
         _run(options)
     except (DataError, OSError) as error:
         advice = "; then run the same command again, it goes on" if isinstance(error, OSError) else ""
-        print(f"convert: error: {error}{advice}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(complain("convert", f"{error}{advice}", 2))
 
 
 def _run(options: argparse.Namespace) -> None:
     source, target = options.source.expanduser(), options.target.expanduser()
-    if not source.is_dir():
-        raise fault(source, "no such folder", f"a folder with {options.kind}", "check SRC")
+    if got := not_a_folder(source):
+        raise fault(source, got, f"a folder with {options.kind}", "check SRC")
     if target.resolve() == source.resolve():
         raise fault(target, "the same folder as SRC", "another one", "give a new folder as DST")
     if options.kind == "tum":
+        if not 0 <= options.max_difference < math.inf:
+            raise DataError(f"--max-difference must be >= 0 and finite, got {options.max_difference}")
         sets = find_tum(source, options.associations, options.max_difference)
         fix = "unpack the whole sequence, or leave such frames out with --skip-missing"
     else:

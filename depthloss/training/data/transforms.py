@@ -97,7 +97,7 @@ class Augmentation:
                 "jittering must be () or four numbers >= 0 (brightness, contrast, saturation, hue <= 0.5), "
                 f"got {self.jittering!r}"
             )
-        if not 0 <= self.flip_prob <= 1:
+        if self.flip_prob is None or not 0 <= self.flip_prob <= 1:
             raise ValueError(f"flip_prob must be in [0, 1], got {self.flip_prob!r}")
         scale = tuple(float(x) for x in self.crop_scale or (1.0, 1.0))
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.training.build import input_option
-from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
+from depthloss.training.command import DEBUG, check_at_least, choose_device, complain, parse_flags, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
@@ -56,9 +56,9 @@ class Result:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; errors of the user's making end it with one line and exit status 2."""
-    start_log()
+    argv = start_log(sys.argv[1:] if argv is None else argv)
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        run(argv)
     except (ConfigError, NetworkError) as error:
         sys.exit(_complain(error, 2))
     except DataError as error:
@@ -178,6 +178,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
         default=[],
         help="package.module.Class that may be imported, as the checkpoint's network is of your own",
     )
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     parser.add_argument("--no-progress", action="store_true", help="do not show how far it is")
 
     rest, overrides = [], []
@@ -281,3 +282,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         raise ConfigError(f"--out {out}: the files could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

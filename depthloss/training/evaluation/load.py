@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from depthloss.training.loaders import build_split
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.networks import check_trusted, takes_input
 from depthloss.training.parser import parse
-from depthloss.training.stored import choose_checkpoint, read_checkpoint
+from depthloss.training.stored import choose_checkpoint, config_in, read_checkpoint
 
 log = logging.getLogger("depthloss.evaluation")
 
@@ -84,8 +85,8 @@ def load_run(
     """
     path = choose_checkpoint(path)
     state = read_checkpoint(path, "")
-    tree, weights = state.get("config"), state.get("state_dict")
-    if not tree or not weights:
+    tree, weights = config_in(path, state, ""), state.get("state_dict")
+    if not tree or not weights or not isinstance(weights, dict):
         raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
     # Only where the run lies is needed of it, and what a trainer is made of may be any class.
     trainer = tree.get("trainer") or {}
@@ -101,7 +102,11 @@ def load_run(
         raise ConfigError(f"{path}: {error}") from error
     model = build_model(cfg, pretrained=False)
     _fill(model, weights, path)
-    epochs = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    try:
+        epochs = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+        counts = int(epochs.get("processed", state.get("epoch", 0))), int(state.get("global_step", 0))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a checkpoint of train.py ({error})") from error
     return Run(
         path=path,
         name=cfg.name,
@@ -109,8 +114,8 @@ def load_run(
         split=split,
         model=model.eval(),
         averaged=state.get("weights") == "averaged",
-        epochs=int(epochs.get("processed", state.get("epoch", 0))),
-        steps=int(state.get("global_step", 0)),
+        epochs=counts[0],
+        steps=counts[1],
     )
 
 
@@ -145,7 +150,7 @@ def _data_arguments(split: str, data: str | None, chosen: str | None) -> list[st
     key = f"--datasets.{split}"
     if data in DATASETS:
         return [f"{key}.dataset={data}"]
-    if not Path(data).expanduser().exists():
+    if not os.path.exists(os.path.expanduser(data)):
         raise ConfigError(f"--data {data}: no such path, and no data set; known: {', '.join(DATASETS)}")
     arguments = [f"{key}.path={data}"]
     if chosen is None or "path" not in dataset_options(chosen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -189,9 +190,9 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
 
 
 def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
-    if path.is_dir():
+    if os.path.isdir(path):  # no error for a name that cannot be
         raise FileNotFoundError(f"weights={str(path)!r} is a folder: give a file, such as best.ckpt in it")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"weights={str(path)!r}: no such file. Fetch {IMAGENET_FILES[depth]} and give its path, "
             f'or start from random weights: version="{depth}" without weights'

@@ -13,7 +13,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.training.checkpoints import NO_ROOM, reason
-from depthloss.training.command import check_at_least, choose_device, complain, parse_flags, start_log
+from depthloss.training.command import DEBUG, check_at_least, choose_device, complain, parse_flags, start_log
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
@@ -42,9 +42,9 @@ folders of the images. What cannot be read is named at the end, with exit status
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command; exit status 2 after an error of the user's making, 1 if an image was not predicted."""
-    start_log()
+    argv = start_log(sys.argv[1:] if argv is None else argv)
     try:
-        report = run(sys.argv[1:] if argv is None else argv)
+        report = run(argv)
     except (ConfigError, NetworkError) as error:
         sys.exit(_complain(error, 2))
     except OSError as error:
@@ -147,6 +147,7 @@ def _parse(argv: list[str]) -> Namespace:
         default=[],
         help="package.module.Class that may be imported, as the checkpoint's network is of your own",
     )
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     parser.add_argument("--no-progress", action="store_true", help="do not show how far it is")
     options = parse_flags(parser, argv)
     check_at_least(options, batch_size=1, num_workers=0)
@@ -264,3 +265,7 @@ def _say_how(report: Report, results: Results, seconds: float) -> None:
         folder, suffix = FORMATS[kind]
         log.info("%s: %d files %s, %s", results.out / folder, report.done, suffix, texts[kind])
     log.info("%d images in %.1f s", report.done, seconds)
+
+
+if __name__ == "__main__":
+    main()
