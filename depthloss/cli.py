@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return command.main(rest) or 0
+    if not extra:
+        return command.main(rest) or 0
+    with importlib.import_module("depthloss.training.command").started_as(f"{name}.py", f"depthloss {name}"):
+        return command.main(rest) or 0
 
 
 if __name__ == "__main__":

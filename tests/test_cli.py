@@ -53,7 +53,10 @@ def test_a_command_without_its_packages_says_what_to_install(name, capsys, monke
 def test_the_commands_of_the_training(name, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([name, "--help"])
-    assert not end.value.code and "usage: " in capsys.readouterr().out
+    assert not end.value.code and f"usage: depthloss {name} " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "nowhere.yaml"])
+    assert end.value.code == 2 and f"\ndepthloss {name}: error: " in f"\n{capsys.readouterr().err}"
 
 
 def test_the_doctor_runs_every_backend_that_there_is(capsys):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -20,6 +21,24 @@ log = logging.getLogger("depthloss")
 
 # Of all commands: with it `complain` shows the traceback.
 DEBUG = "--debug"
+
+
+_started: dict[str, str] = {}
+
+
+@contextlib.contextmanager
+def started_as(script: str, command: str) -> Iterator[None]:
+    """Have help and errors of a script name the command that runs it."""
+    _started[script] = command
+    try:
+        yield
+    finally:
+        del _started[script]
+
+
+def program(script: str) -> str:
+    """What the user typed to run a script: ``"train.py"``, or ``"depthloss train"``."""
+    return _started.get(script, script)
 
 
 def start_log(argv: Sequence[str], level: int = logging.INFO) -> list[str]:
@@ -37,13 +56,13 @@ def start_log(argv: Sequence[str], level: int = logging.INFO) -> list[str]:
     return [word for word in argv if word != DEBUG]
 
 
-def complain(program: str, message: object, status: int) -> int:
+def complain(script: str, message: object, status: int) -> int:
     """Write an error to standard error and return the exit status: in a terminal wrapped, else as it is.
 
     With --debug the traceback of the error that is being handled comes before it.
     """
     log.debug("", exc_info=True)
-    text = f"{program}: error: {message}"
+    text = f"{program(script)}: error: {message}"
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         lines = (

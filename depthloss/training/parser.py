@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from depthloss.training.command import plain_words
+from depthloss.training.command import plain_words, program
 from depthloss.training.config import (
     NETWORKS,
     OPEN_SECTIONS,
@@ -182,9 +182,9 @@ def _build_parser(
     network: Any, run: str, defaults: Mapping[str, Any], opened: Mapping[str, Mapping[str, Option]]
 ) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="train.py",
+        prog=program("train.py"),
         formatter_class=_HelpFormatter,
-        usage="train.py [CONFIG.yaml] [--dotted.key value ...]",
+        usage=f"{program('train.py')} [CONFIG.yaml] [--dotted.key value ...]",
         exit_on_error=False,
         allow_abbrev=False,
         description="Train a depth network.",

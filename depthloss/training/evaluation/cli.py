@@ -18,7 +18,15 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.training.build import input_option
-from depthloss.training.command import DEBUG, check_at_least, choose_device, complain, parse_flags, start_log
+from depthloss.training.command import (
+    DEBUG,
+    check_at_least,
+    choose_device,
+    complain,
+    parse_flags,
+    program,
+    start_log,
+)
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
@@ -126,8 +134,8 @@ def run(argv: list[str]) -> Result:
 
 def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser = ArgumentParser(
-        prog="evaluate.py",
-        usage="evaluate.py CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]",
+        prog=program("evaluate.py"),
+        usage=f"{program('evaluate.py')} CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]",
         description="Evaluate a checkpoint of train.py.",
         epilog=EPILOG,
         exit_on_error=False,

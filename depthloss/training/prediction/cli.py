@@ -13,7 +13,15 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.training.checkpoints import NO_ROOM, reason
-from depthloss.training.command import DEBUG, check_at_least, choose_device, complain, parse_flags, start_log
+from depthloss.training.command import (
+    DEBUG,
+    check_at_least,
+    choose_device,
+    complain,
+    parse_flags,
+    program,
+    start_log,
+)
 from depthloss.training.config import ConfigError
 from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
@@ -99,8 +107,8 @@ def run(argv: list[str]) -> Report:
 
 def _parse(argv: list[str]) -> Namespace:
     parser = ArgumentParser(
-        prog="predict.py",
-        usage="predict.py CHECKPOINT PATH [PATH ...] --out DIR [--flag value ...]",
+        prog=program("predict.py"),
+        usage=f"{program('predict.py')} CHECKPOINT PATH [PATH ...] --out DIR [--flag value ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
         exit_on_error=False,
