@@ -26,12 +26,15 @@ def check_number(
     name: str, value: object, *, low: float = -math.inf, high: float = math.inf, strict: bool = False
 ) -> float:
     """`value` as a float inside [low, high], inside (low, high] if strict. Numbers of NumPy are numbers."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < math.inf:
         raise ValueError(f"{name} must be a finite number; got {value!r}")
     if value < low or value > high or (strict and value == low):
         bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
         raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a finite number; got a whole number beyond 1e308") from error
 
 
 def check_range(name: str, value: object) -> tuple[float, float] | None:
@@ -77,8 +80,20 @@ def check_scales(name: str, value: object) -> int:
     return check_whole(name, value, 1, MAX_SCALES)
 
 
+def as_float(name: str, value: object, meaning: str) -> float:
+    """`value` as a float: a number of Python or NumPy, or a tensor of one; `meaning` is for the error."""
+    if type(value) in (int, float):  # The usual case, and what Dynamo traces.
+        number = float(value)
+    else:
+        try:
+            number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+    if number != number:
+        raise ValueError(f"{name} must be {meaning}; got {value!r}")
+    return number
+
+
 def fraction_done(progress: object) -> float:
-    """`progress`, a fraction of the training, inside [0, 1]."""
-    if isinstance(progress, bool) or not isinstance(progress, (int, float)) or progress != progress:
-        raise ValueError(f"progress must be a number from 0 to 1, or None; got {progress!r}")
-    return min(max(float(progress), 0.0), 1.0)
+    """`progress`, a fraction of the training, clamped to [0, 1]."""
+    return min(max(as_float("progress", progress, "a number from 0 to 1, or None"), 0.0), 1.0)

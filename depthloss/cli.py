@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -46,7 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     if not extra:
-        return command.main(rest) or 0
+        try:
+            return command.main(rest) or 0
+        except BrokenPipeError:  # `| head` has what it wanted; nothing more can be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     with importlib.import_module("depthloss.training.command").started_as(f"{name}.py", f"depthloss {name}"):
         return command.main(rest) or 0
 

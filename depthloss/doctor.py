@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -55,23 +56,29 @@ def check_backend(name: str) -> tuple[bool, str]:
     took = f"{', '.join(found)}; {time.monotonic() - begin:.1f} s"
     if found[worst] > _TOLERANCE:
         return False, f"WRONG: {worst} differs from the reference by {found[worst]:.1e} ({took})"
-    what = "its float32 agrees with float64" if name == "reference" else "it agrees with the reference"
-    return True, f"{what} to {found[worst]:.0e} ({took})"
+    what = "its float32 agrees with float64" if name == "reference" else "agrees with the reference"
+    return True, f"{what} to {found[worst]:.0e}\n  ({took})"
 
 
 def main(argv: list[str]) -> int:
     """Print the report and the checks; 1 if an available backend does not compute the right numbers."""
+    if argv in (["-h"], ["--help"]):
+        print("usage: depthloss doctor")
+        print("What this machine can run, and whether its numbers are right.")
+        return 0
     if argv:
-        known = argv in (["-h"], ["--help"])
-        print(f"usage: depthloss doctor\n\n{__doc__}" if known else f"doctor takes no arguments; got {argv}")
-        return 0 if known else 2
+        print(f"depthloss doctor: error: it takes no arguments; got {' '.join(argv)}", file=sys.stderr)
+        return 2
     lines, good = env.report(), True
+    lines = {key: value for key, value in lines.items() if not key.startswith("backend ")}
+    print(env.table(lines), flush=True)  # First: a backend may end the process.
     for name in ops.BACKENDS:
-        if ops.backend_status(name) is None:
+        reason = ops.backend_status(name)
+        print(f"\nbackend {name}: {f'not available: {reason}' if reason else 'available'}", flush=True)
+        if reason is None:
             right, text = check_backend(name)
             good = good and right
-            lines[f"backend {name}"] += f", {text}"
-    print(env.table(lines))
+            print(f"  {text}", flush=True)
     if not good:
         print("\nPlease report this with the text above. depthloss.use_backend('reference') avoids it.")
     return int(not good)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -9,6 +10,9 @@ import torch
 
 from . import ops
 from .version import __version__
+
+# What changes which backend runs, and how fast.
+_VARIABLES = ("DEPTHLOSS_CPU_LIBRARY", "TRITON_INTERPRET", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def _version(package: str) -> str:
@@ -23,13 +27,18 @@ def report() -> dict[str, str]:
     lines = {
         "depthloss": __version__,
         "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "torch": torch.__version__,
         "triton": _version("triton"),
         "cuda": torch.version.cuda or "torch was built without it",
         "hip": torch.version.hip or "torch was built without it",
         "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
     }
+    for package in ("numpy", "lightning"):
+        lines[package] = _version(package)
+    for name in _VARIABLES:
+        if name in os.environ:
+            lines[name] = os.environ[name]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             lines[f"gpu {i}"] = torch.cuda.get_device_name(i)

@@ -29,6 +29,7 @@ from .transforms import unreadable
 _NO_SECOND_DERIVATIVE = (
     "backend={name!r} has no second derivatives (create_graph=True): use backend='reference' for this loss"
 )
+GT_GRADIENT = "gt requires a gradient, which only the reference backend computes; detach gt"
 _UNREADABLE = "backend={name!r} cannot read grad_output, {reason}: use backend='reference' for this loss"
 
 
@@ -173,7 +174,9 @@ def _setup(ctx, inputs, output):
 def _op_backward(ctx, grad_output, *_):
     codes, coefficients, *maps, weights, log_vars = ctx.saved_tensors
     backend, spec, _, saves = ctx.arguments
-    wants_pred = ctx.needs_input_grad[0]
+    wants_pred, wants_gt = ctx.needs_input_grad[:2]
+    if wants_gt:  # Eager calls and compiled graphs look at gt first; an exported program was made without.
+        raise RuntimeError(GT_GRADIENT)
     if wants_pred and not saves:  # Exported where pred asked for no gradient.
         _, _, codes, coefficients = _loss_op(*maps, weights, log_vars, *ctx.arguments[:3], True)
     groups = 0 if log_vars is None else log_vars.numel()
@@ -182,7 +185,16 @@ def _op_backward(ctx, grad_output, *_):
     return grad if wants_pred else None, None, None, None, None, slopes, None, None, None, None
 
 
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError(_NO_SECOND_DERIVATIVE.format(name=ctx.backend))
+
+
+def _setup_backward(ctx, inputs, output):
+    ctx.backend = inputs[7]
+
+
 _loss_op.register_autograd(_op_backward, setup_context=_setup)
+_backward_op.register_autograd(_no_second_derivative, setup_context=_setup_backward)
 
 
 def evaluate(

@@ -46,7 +46,6 @@ __all__ = [
 
 BACKENDS = ("triton", "cpu", "reference")
 _FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
-_GT_GRADIENT = "gt requires a gradient, which only the reference backend computes; detach gt"
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
@@ -240,7 +239,7 @@ def _obstacle(maps: tuple[Tensor | None, ...], log_vars: Sequence[Tensor]) -> st
     saves = (maps[0].requires_grad or bool(log_vars)) and torch.is_grad_enabled()
     if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
         return reason
-    return _GT_GRADIENT if maps[1].requires_grad else ""
+    return fused.GT_GRADIENT if maps[1].requires_grad else ""
 
 
 def backend_for(

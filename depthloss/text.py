@@ -25,11 +25,11 @@ def dataclass_of(text: str, cls: type[_T], others: Iterable[type]) -> _T:
     try:
         found = _from_json(json.loads(text), known)
         if not isinstance(found, cls):
-            raise TypeError(f"it holds a {type(found).__name__}")
+            raise TypeError(f"it holds {type(found).__name__}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"not the text of a {cls.__name__} of this version of depthloss "
-            f"({type(error).__name__}: {error}): make it anew with this version; got {text!r}"
+            f"({type(error).__name__}: {error}): make it again with this version; got {text!r}"
         ) from error
     return found
 

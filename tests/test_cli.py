@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -61,18 +64,25 @@ def test_the_commands_of_the_training(name, capsys):
 
 def test_the_doctor_runs_every_backend_that_there_is(capsys):
     status, out, _ = run(capsys, "doctor")
-    assert status == 0
-    lines = dict(line.split("  ", 1) for line in out.splitlines())
-    assert lines["torch"].strip() == torch.__version__
+    assert status == 0 and re.search(rf"^torch +{re.escape(torch.__version__)}$", out, re.M)
     for name in ops.BACKENDS:
         reason = ops.backend_status(name)
-        text = lines[f"backend {name}"].strip()
-        what = (
-            "its float32 agrees with float64 to "
-            if name == "reference"
-            else "it agrees with the reference to "
-        )
-        assert text.startswith(f"not available: {reason}" if reason else f"available, {what}")
+        what = "its float32 agrees with float64" if name == "reference" else "agrees with the reference"
+        found = out.split(f"\nbackend {name}: ")[1]
+        assert found.startswith(f"not available: {reason}\n" if reason else f"available\n  {what} to ")
+    assert all(len(line) <= 80 or line.startswith("backend triton: not") for line in out.splitlines())
+
+
+def test_the_environment_is_printed_before_a_backend_runs(capfd, monkeypatch):
+    monkeypatch.setattr(doctor, "check_backend", lambda name: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if not child:
+        cli.main(["doctor"])
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    out = capfd.readouterr().out
+    first = next(name for name in ops.BACKENDS if ops.backend_status(name) is None)
+    assert torch.__version__ in out and out.splitlines()[-1] == f"backend {first}: available"
 
 
 def test_the_doctor_says_what_is_wrong(capsys, monkeypatch):
@@ -97,5 +107,13 @@ def test_a_difference_counts_nan_as_wrong(monkeypatch):
 
 
 def test_the_doctor_takes_no_arguments(capsys):
-    assert run(capsys, "doctor", "--quick")[:2] == (2, "doctor takes no arguments; got ['--quick']\n")
+    error = "depthloss doctor: error: it takes no arguments; got --quick\n"
+    assert run(capsys, "doctor", "--quick") == (2, "", error)
     assert run(capsys, "doctor", "--help")[0] == 0
+
+
+def test_a_reader_that_leaves():
+    done = subprocess.run(
+        f"{sys.executable} -m depthloss doctor | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("depthloss ") and not done.stderr

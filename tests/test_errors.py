@@ -289,7 +289,7 @@ def test_numbers_of_numpy_are_numbers():
     assert dl.SILogLoss(unbiased=np.bool_(True)).spec == dl.SILogLoss(unbiased=True).spec
 
 
-@pytest.mark.parametrize("progress", ["half", float("nan"), torch.ones(()), True])
+@pytest.mark.parametrize("progress", ["half", float("nan"), torch.ones(2), True, b"1", np.float32("nan")])
 @pytest.mark.parametrize(
     "loss",
     [
@@ -306,6 +306,20 @@ def test_the_progress_is_a_number(loss, progress):
 def test_the_epoch_is_a_number():
     with raises(ValueError, "epoch must be a number; got '3'"):
         dl.build_loss("progressive-ssi")(P, P, epoch="3")
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
+def test_progress_and_epoch_of_other_kinds(half):
+    for loss in (dl.EnhancedSSILoss(), dl.ProgressiveScaleAdaptiveLoss()):
+        assert torch.equal(loss(P + 1, P, progress=half), loss(P + 1, P, progress=0.5))
+    loss = dl.ProgressiveEnhancedSSILoss()
+    assert torch.equal(loss(P + 1, P, epoch=10 * half), loss(P + 1, P, epoch=5))
+    assert torch.equal(loss(P + 1, P, epoch=np.int64(3)), loss(P + 1, P, epoch=3))
+
+
+def test_a_whole_number_beyond_floats():
+    with raises(ValueError, "alpha must be a finite number; got a whole number beyond 1e308"):
+        dl.SSILoss(alpha=10**400)
 
 
 def test_a_process_group_is_one_with_this_rank():

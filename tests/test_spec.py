@@ -41,8 +41,8 @@ def test_equal_specs_have_equal_texts():
     ("text", "problem"),
     [
         ("g2", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
-        ("3", "TypeError: it holds a int"),
-        ('{"is":"Domain"}', "TypeError: it holds a Domain"),
+        ("3", "TypeError: it holds int"),
+        ('{"is":"Domain"}', "TypeError: it holds Domain"),
         ('{"is":"LossSpec","groups":[],"blur":1}', "unexpected keyword argument 'blur'"),
         ('{"is":"Path"}', "KeyError: 'Path'"),
     ],
@@ -51,4 +51,4 @@ def test_text_that_is_no_spec(text, problem):
     with pytest.raises(ValueError, match=re.escape(problem)) as error:
         parse(text)
     assert str(error.value).startswith("not the text of a LossSpec of this version of depthloss (")
-    assert str(error.value).endswith(f"): make it anew with this version; got {text!r}")
+    assert str(error.value).endswith(f"): make it again with this version; got {text!r}")

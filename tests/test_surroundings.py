@@ -136,6 +136,18 @@ def test_value_and_gradient(use, name, backend):
         torch.testing.assert_close([v.grad for v in loss.log_vars()], slopes, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native engine was not built")
+def test_what_a_program_with_a_fused_loss_cannot_give_is_an_error():
+    program = exported(dl.build_loss("g2")).module()
+    value = program(P, G.clone().requires_grad_(), M)
+    with pytest.raises(RuntimeError, match="gt requires a gradient, which only the reference"):
+        value.backward()
+    p = P.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(program(p, G, M), p, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='cpu' has no second derivatives .* use backend="):
+        slope.sum().backward()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_saved_program_needs_nothing_of_the_process_that_made_it(backend, tmp_path):
     loss = dl.build_loss("ssi", alpha=0.123456, backend=backend)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch.distributed as dist
 
-from ..checks import check_flag, check_number, fraction_done
+from ..checks import as_float, check_flag, check_number, fraction_done
 from ..spec import (
     DifferenceMoments,
     Domain,
@@ -338,7 +338,6 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
 
     def weights(self, progress: float | None, epoch: int) -> tuple[float, ...]:
         """(w_s, w_l) at this epoch, and the group's 1."""
-        if isinstance(epoch, bool) or not isinstance(epoch, (int, float)) or epoch != epoch:
-            raise ValueError(f"epoch must be a number; got {epoch!r}")
-        w_l = self.max_l1_weight * min(1.0, max(0.0, epoch / self.transition_epochs))
+        share = as_float("epoch", epoch, "a number") / self.transition_epochs
+        w_l = self.max_l1_weight * min(1.0, max(0.0, share))
         return 1.0 - w_l, w_l, 1.0
