@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -48,7 +50,9 @@ def _share(text: str) -> float:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser("depthloss bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "depthloss bench", description="Time and memory of the losses: a table, bench.json and bench.png."
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--losses", nargs="+", choices=RIVALS, default=list(LOSSES), metavar="LOSS",
                         help=f"of {', '.join(RIVALS)}")  # fmt: skip
@@ -60,14 +64,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true",
                         help="torch.compile of the other forms too: 10 to 30 s each and size")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=0.3, help="for each form of each case")
-    parser.add_argument("--no-memory", action="store_true", help="a process for each form and size less")
+    parser.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="do not measure memory, which takes a process per form and size",
+    )
     parser.add_argument("--out", type=Path, default=Path("depthloss-bench"), metavar="DIR",
                         help="gets bench.json and bench.png")  # fmt: skip
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"),
                         help="measure nothing: what changed between two bench.json")  # fmt: skip
     options = parser.parse_args(argv)
-    if options.threads is not None and options.threads < 1:
-        parser.error(f"--threads must be 1 or more; got {options.threads}")
+    cores = os.cpu_count() or 1
+    if options.threads is not None and not 1 <= options.threads <= cores:
+        parser.error(
+            f"--threads must lie from 1 to {cores}, the cores of this machine; got {options.threads}"
+        )
+    if not 0 <= options.seconds < math.inf:
+        parser.error(f"--seconds must be 0 or more, and finite; got {options.seconds}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
     return options
@@ -88,33 +101,41 @@ def machine(device: str) -> dict:
     }
 
 
-def memory(case: Case, form: str, device: str) -> float | None:
+def memory(case: Case, form: str, device: str, said: Callable[[str], None]) -> float | None:
     """Bytes per pixel beyond the inputs at the peak; None where it cannot be told."""
     if device != "cpu" or "compiled" in form or not Path("/proc/self/clear_refs").exists():
         return None
     b, h, w = case.shape
     backend = {"ours": "auto", "by hand": "eager"}.get(form, form)
     threads = torch.get_num_threads()
-    return Process(case.loss, backend, (b, 1, h, w), "float32", threads).resident_peak_bytes() / (b * h * w)
+    process = Process(case.loss, backend, (b, 1, h, w), "float32", threads)
+    try:
+        return process.resident_peak_bytes() / (b * h * w)
+    except (RuntimeError, ValueError) as error:
+        said(f"{case.loss}, memory of {form}: {error}")
+        return None
 
 
 def table(rows: list[dict]) -> str:
-    """A line for each case: our time, and each other form as a multiple of it."""
-    forms = [form for form in FORMS if any(row["form"] == form for row in rows)]
-    head = f"{'loss':<28}{'size':>14}{'valid':>7}{'ours, ms':>10}"
-    lines = [head + "".join(f"{form:>21}" for form in forms if form != "ours") + f"{'bytes/pixel':>13}"]
+    """A line for each case: our time and backend, each other form as a multiple of our time, memory."""
+    forms = [form for form in FORMS if form != "ours" and any(row["form"] == form for row in rows)]
+    short = {"by hand, compiled": "compiled", "reference, compiled": "ref. comp."}
+    lines = [
+        f"{'loss':<19}{'size':>10}{'valid':>6}{'ours ms':>8} {'on':<9}"
+        + "".join(f"{short.get(form, form):>10}" for form in forms)
+        + f"{'B/px':>7}"
+    ]
     for case in dict.fromkeys((row["loss"], tuple(row["shape"]), row["valid"]) for row in rows):
         own = {row["form"]: row for row in rows if (row["loss"], tuple(row["shape"]), row["valid"]) == case}
         if "ours" not in own:
             continue
         ours = own["ours"]["ms"]["median"]
-        cells = [f"{own[f]['ms']['median'] / ours:.1f}x" if f in own else "-" for f in forms if f != "ours"]
         used = own["ours"].get("memory")
-        size = "x".join(map(str, case[1]))
         lines.append(
-            f"{case[0]:<28}{size:>14}{case[2]:>7.0%}{ours:>10.3g}"
-            + "".join(f"{cell:>21}" for cell in cells)
-            + f"{'-' if used is None else f'{used:.1f}':>13}"
+            f"{case[0][:19]:<19}{'x'.join(map(str, case[1])):>10}{case[2]:>6.0%}{ours:>8.3g} "
+            f"{own['ours']['backend']:<9}"
+            + "".join(f"{own[f]['ms']['median'] / ours:>9.1f}x" if f in own else f"{'-':>10}" for f in forms)
+            + f"{'-' if used is None else f'{used:.1f}':>7}"
         )
     return "\n".join(lines)
 
@@ -128,19 +149,23 @@ def _progress(cases: list[Case]) -> Iterable[Case]:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Measure all cases."""
+    """Measure all cases; Ctrl-C ends it with what there is."""
     if options.threads:
         torch.set_num_threads(options.threads)
     forms = [form for form in FORMS if options.compile or not form.endswith("compiled")]
     cases = [Case(n, s, v) for n in options.losses for s in options.sizes for v in options.valid]
     rows, said = [], []
     begin = time.monotonic()
-    for case in _progress(cases):
-        found = measure(case, forms, options.device, options.seconds, said.append)
-        for row in found:
-            wanted = not options.no_memory and case.valid == options.valid[0]
-            row["memory"] = memory(case, row["form"], options.device) if wanted else None
-        rows += found
+    try:
+        for case in _progress(cases):
+            found = measure(case, forms, options.device, options.seconds, said.append)
+            for row in found:
+                row["memory"] = None
+                if not options.no_memory and case.valid == options.valid[0]:
+                    row["memory"] = memory(case, row["form"], options.device, said.append)
+            rows += found
+    except KeyboardInterrupt:
+        said.append("all that was not measured yet: stopped by Ctrl-C")
     return {
         "made_by": "depthloss bench",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -152,8 +177,21 @@ def run(options: argparse.Namespace) -> dict:
     }
 
 
+def _place(folder: Path) -> Path:
+    """The folder, made; a result that is in it gets another name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "bench.json"
+    if file.exists():
+        n = next(n for n in itertools.count(1) if not (folder / f"bench.{n}.json").exists())
+        file.rename(folder / f"bench.{n}.json")
+        print(f"the result that was there is {folder / f'bench.{n}.json'} now")
+    part = folder / f".bench.json.{os.getpid()}"
+    part.touch()  # Tells now whether it can be written.
+    return part
+
+
 def main(argv: list[str]) -> int:
-    """Measure, print, write; or compare. 1 if a form of ours was left out, 2 for a file that is no result."""
+    """Measure, print, write; or compare. 1 if a form of ours was left out, 2 for what the user got wrong."""
     options = parse(argv)
     if options.compare:
         try:
@@ -162,23 +200,28 @@ def main(argv: list[str]) -> int:
             print(f"depthloss bench: error: {error}", file=sys.stderr)
             return 2
         return 0
+    try:
+        part = _place(options.out)
+    except OSError as error:
+        print(f"depthloss bench: error: --out {options.out} cannot be written: {error}", file=sys.stderr)
+        return 2
     result = run(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "bench.json"
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
     print(table(result["rows"]))
     where = result["machine"]
     print(
-        f"Forward + backward, float32; the other forms as multiples of our time, medians. "
+        "Forward + backward, float32, medians; the other forms as multiples of our time.\n"
         f"{where['gpu'] or where['cpu']}, {where['threads']} threads, torch {torch.__version__}."
     )
     for text in result["left_out"]:
         print(f"left out: {text}")
-    try:
-        draw(result, options.out / "bench.png")
-        print(f"wrote {file} and {options.out / 'bench.png'}")
-    except ModuleNotFoundError as error:
-        print(f"wrote {file}; no plot, as {error.name} is not installed: pip install 'depthloss[bench]'")
-    return int(any(", ours: " in text for text in result["left_out"]))
+    file, picture = options.out / "bench.json", options.out / "bench.png"
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
+    print(f"wrote {file}")
+    if result["rows"]:
+        try:
+            draw(result, picture)
+            print(f"wrote {picture}")
+        except ModuleNotFoundError as error:
+            print(f"no plot, as {error.name} is not installed: pip install 'depthloss[bench]'")
+    return int(any(", ours: " in text for text in result["left_out"]) or not result["rows"])

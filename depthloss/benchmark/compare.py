@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-_KEY = ("loss", "shape", "valid", "form")
-LEAST = 0.03  # A smaller change is no change, however steady the clock.
+# A smaller change is none: two runs of one program, each steady in itself, lie as far apart.
+LEAST = 0.1
 
 
 def read(path: Path) -> dict:
@@ -19,7 +19,8 @@ def read(path: Path) -> dict:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(result, dict) or result.get("made_by") != "depthloss bench":
+    known = isinstance(result, dict) and result.get("made_by") == "depthloss bench"
+    if not known or not isinstance(result.get("rows"), list) or not isinstance(result.get("machine"), dict):
         raise ValueError(f"{path} is no result of `depthloss bench`")
     return result
 
@@ -35,21 +36,25 @@ def verdict(old: dict, new: dict) -> str:
 
 def compare(a: dict, b: dict) -> str:
     """A table of all that was measured in both, and of what else differs."""
-    rows = [{(*(str(row[k]) for k in _KEY),): row for row in result["rows"]} for result in (a, b)]
-    lines = [f"{'loss':<28}{'size':>14}{'valid':>7}  {'form':<22}{'A ms':>9}{'B ms':>9}  change"]
-    for key in rows[0].keys() & rows[1].keys():
-        old, new = (found[key] for found in rows)
-        b_, h, w = old["shape"]
-        lines.append(
-            f"{old['loss']:<28}{f'{b_}x{h}x{w}':>14}{old['valid']:>7.0%}  {old['form']:<22}"
-            f"{old['ms']['median']:>9.3g}{new['ms']['median']:>9.3g}  {verdict(old['ms'], new['ms'])}"
-        )
-    lines[1:] = sorted(lines[1:])
-    alone = len(rows[0].keys() ^ rows[1].keys())
-    notes = [f"{alone} cases are in one of the two only."] if alone else []
-    notes += [
-        f"{name}: {a['machine'].get(name)} and {b['machine'].get(name)}: the times are not comparable."
-        for name in ("cpu", "gpu", "threads")
-        if a["machine"].get(name) != b["machine"].get(name)
+    rows = [
+        {(row["loss"], *row["shape"], row["valid"], row["form"]): row for row in r["rows"]} for r in (a, b)
     ]
+    lines = [f"{'loss':<21}{'size':>11}{'valid':>6}  {'form':<20}{'A ms':>9}{'B ms':>9}  change"]
+    for case in sorted(rows[0].keys() & rows[1].keys()):
+        old, new = (found[case]["ms"] for found in rows)
+        loss, b_, h, w, valid, form = case
+        lines.append(
+            f"{loss[:21]:<21}{f'{b_}x{h}x{w}':>11}{valid:>6.0%}  {form:<20}"
+            f"{old['median']:>9.3g}{new['median']:>9.3g}  {verdict(old, new)}"
+        )
+    alone = len(rows[0].keys() ^ rows[1].keys())
+    notes = [f"{alone} measurements are in one of the two only."] if alone else []
+    for name in ("cpu", "gpu", "threads", "engine"):
+        one, two = (result["machine"].get(name) for result in (a, b))
+        if one != two:
+            notes.append(f"{name}: {one} and {two}: the times are not comparable.")
+    versions = [result["machine"].get("environment", {}) for result in (a, b)]
+    for name in ("depthloss", "torch", "triton", "python"):
+        if versions[0].get(name) != versions[1].get(name):
+            notes.append(f"{name}: {versions[0].get(name)} and {versions[1].get(name)}.")
     return "\n".join([*lines, *notes])

@@ -19,10 +19,10 @@ def draw(result: dict, path: Path) -> None:
 
     losses = list(dict.fromkeys(row["loss"] for row in result["rows"]))
     valid = result["rows"][0]["valid"]
-    figure, axes = plt.subplots(
-        len(losses), 2, figsize=(9, 2.8 * len(losses)), squeeze=False, constrained_layout=True
-    )
-    for (left, right), loss in zip(axes, losses, strict=True):
+    columns = 2 if any(row.get("memory") is not None for row in result["rows"]) else 1
+    size = (4.5 * columns, 2.8 * len(losses))
+    figure, axes = plt.subplots(len(losses), columns, figsize=size, squeeze=False, constrained_layout=True)
+    for (left, *right), loss in zip(axes, losses, strict=True):
         rows = [row for row in result["rows"] if (row["loss"], row["valid"]) == (loss, valid)]
         for form in dict.fromkeys(row["form"] for row in rows):
             own = sorted((r for r in rows if r["form"] == form), key=lambda r: _pixels(r))
@@ -31,10 +31,11 @@ def draw(result: dict, path: Path) -> None:
             left.plot(x, [r["ms"]["median"] for r in own], **style)
             known = [(a, r["memory"]) for a, r in zip(x, own, strict=True) if r.get("memory") is not None]
             if known:
-                right.plot(*zip(*known, strict=True), **style)
+                right[0].plot(*zip(*known, strict=True), **style)
         left.set(xscale="log", yscale="log", title=f"{loss}, {valid:.0%} valid", ylabel="ms")
-        right.set(xscale="log", title="memory beyond the inputs", ylabel="bytes per pixel", ylim=(0, None))
-        for axis in (left, right):
+        for axis in right:
+            axis.set(xscale="log", title="memory beyond the inputs", ylabel="bytes per pixel", ylim=(0, None))
+        for axis in (left, *right):
             axis.set_xlabel("megapixels in the batch")
             axis.grid(alpha=0.3)
         left.legend(fontsize=8)

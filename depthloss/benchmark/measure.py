@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import depthloss
+from depthloss import ops
 
 from . import rivals
 
@@ -54,6 +55,13 @@ def build(name: str, backend: str, device: str) -> depthloss.losses.base.DepthLo
 def domain_of(name: str) -> str:
     """What the maps of a loss hold."""
     return build(name, "reference", "cpu").input_domain
+
+
+def backend_of(name: str, device: str) -> str:
+    """The backend that ``"auto"`` takes for a loss on a device."""
+    fused = {"cpu": "cpu", "cuda": "triton"}.get(device)
+    runs = fused in build(name, "auto", "cpu").spec.fused and ops.backend_status(fused) is None
+    return fused if runs else "reference"
 
 
 def module_of(name: str, form: str, device: str) -> torch.nn.Module:
@@ -113,12 +121,16 @@ def measure(
     All forms take turns, on inputs that change from call to call. `said` gets what went wrong.
     """
     b, h, w = case.shape
-    maps = inputs((b, 1, h, w), torch.float32, device, case.valid, domain_of(case.loss))
-    count = max(2, min(_MOST_CLONES, _ROTATED_BYTES // (9 * b * h * w)))
-    clones = [tuple(x.clone() for x in maps) for _ in range(count)]
+    try:
+        maps = inputs((b, 1, h, w), torch.float32, device, case.valid, domain_of(case.loss))
+        count = max(2, min(_MOST_CLONES, _ROTATED_BYTES // (9 * b * h * w)))
+        clones = [tuple(x.clone() for x in maps) for _ in range(count)]
+        expected, calls = oracle(case.loss, *maps), {}
+    except (RuntimeError, MemoryError) as reason:
+        said(f"{case.loss} at {b}x{h}x{w}: {reason}"[:300])
+        return []
     for pred, _, _ in clones:
         pred.requires_grad_()
-    expected, calls = oracle(case.loss, *maps), {}
     for form in forms:
         kind = {"ours": "auto"}.get(form.split(",")[0], form.split(",")[0])
         try:
@@ -151,7 +163,11 @@ def measure(
                 times[form].append(1e3 * took / n)
             else:
                 repeats[form] = max(1, int(_SAMPLE_S / took))
-    return [asdict(case) | {"form": form, "ms": spread(values)} for form, values in times.items()]
+    backend = backend_of(case.loss, device) if times else ""
+    return [
+        asdict(case) | {"form": form, "backend": backend if form == "ours" else "", "ms": spread(values)}
+        for form, values in times.items()
+    ]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
