@@ -354,7 +354,7 @@ class LossSpec:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple:
-        """Made anew where it is unpickled."""
+        """Rebuilt where it is unpickled."""
         return parse, (self.text,)
 
     def on_inverse_depth(self) -> LossSpec:
