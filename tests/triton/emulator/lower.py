@@ -32,9 +32,8 @@ class Code:
     end: str  # as `Block.end`
     target: int | None
     guard: tuple[int, bool] | None = None  # of the last instruction: register, negated
-    steps: list[tuple[int, Step, list[int]]] = field(
-        default_factory=list
-    )  # PTX line; registers to drop after it
+    # With their PTX lines, and the registers that nobody reads after them.
+    steps: list[tuple[int, Step, list[int]]] = field(default_factory=list)
 
 
 def bytes_of(t: str) -> int:
@@ -121,9 +120,9 @@ class Program:
             return self.constant(self.kernel.symbols[operand], width), load(t, width)
         raise Unsupported(f"the operand {operand}")
 
-    def address(self, operand: str, t: str) -> Callable[[list], np.ndarray]:
+    def address(self, operand: str, space: str) -> Callable[[list], np.ndarray]:
         """The address in `[register + offset]`."""
-        match = _ADDRESS.match(operand)
+        match, t = _ADDRESS.match(operand), "u64" if space == "global" else "u32"
         if match is None:
             raise Unsupported(f"the address {operand}")
         slot, read = self.source(match[1], t)
@@ -248,10 +247,7 @@ class Program:
                     put(registers, mask, np.frombuffer(data, KINDS[t], 1, int(offset or 0) + n * size))
 
             return parameter
-        address, test = (
-            self.address(i.operands[1], "u64" if space == "global" else "u32"),
-            self.guard(i.guard),
-        )
+        address, test = self.address(i.operands[1], space), self.guard(i.guard)
 
         def step(machine, registers, mask):
             lanes = machine.lanes(mask, test and test(registers))
@@ -264,10 +260,7 @@ class Program:
     def _st(self, i: Instruction) -> Step:
         space, raw = _space(i), f"b{8 * bytes_of(i.type)}"
         values = [self.source(x, raw) for x in _vector(i.operands[1])]
-        address, test = (
-            self.address(i.operands[0], "u64" if space == "global" else "u32"),
-            self.guard(i.guard),
-        )
+        address, test = self.address(i.operands[0], space), self.guard(i.guard)
 
         def step(machine, registers, mask):
             lanes = machine.lanes(mask, test and test(registers))
@@ -282,7 +275,7 @@ class Program:
             raise Unsupported(f"the atomic operation {op}.{t}")
         target, *operands = i.operands if i.op == "atom" else ("_", *i.operands)
         put, test = self.target(target, t, i.guard), self.guard(i.guard)
-        address = self.address(operands[0], "u64" if space == "global" else "u32")
+        address = self.address(operands[0], space)
         values = [self.source(x, t) for x in operands[1:]]
 
         def step(machine, registers, mask):
@@ -336,7 +329,7 @@ class Program:
     def _ldmatrix(self, i: Instruction) -> Step:
         self._whole(i, "sync", "aligned", "m8n8", "x1", "x2", "x4", "shared", "b16")
         puts = [self.target(x, "b32", None) for x in _vector(i.operands[0])]
-        address = self.address(i.operands[1], "u32")
+        address = self.address(i.operands[1], "shared")
 
         def step(machine, registers, mask):
             values = machine.load_matrices(address(registers), len(puts), mask, i.line)
@@ -348,7 +341,7 @@ class Program:
     def _stmatrix(self, i: Instruction) -> Step:
         self._whole(i, "sync", "aligned", "m8n8", "x1", "x2", "x4", "shared", "b16")
         values = [self.source(x, "b32") for x in _vector(i.operands[1])]
-        address = self.address(i.operands[0], "u32")
+        address = self.address(i.operands[0], "shared")
 
         def step(machine, registers, mask):
             given = [read(registers[slot]) for slot, read in values]

@@ -45,9 +45,7 @@ class Shadow:
         self.who = {kind: np.zeros(granules, np.int64) for kind in self.AGAINST}
         self.line = {kind: np.zeros(granules, np.int32) for kind in self.AGAINST}
 
-    def note(
-        self, kind: str, at: np.ndarray, who: np.ndarray, line: int, same: np.ndarray | None
-    ) -> str | None:
+    def note(self, kind: str, at: np.ndarray, who: np.ndarray, line: int, same=None) -> str | None:
         """Note an access; a race is described. `same`: lanes that write what is there already: no race."""
         for other in self.AGAINST[kind]:
             bad = conflict(self.who[other][at], who)
