@@ -97,8 +97,8 @@ class ScaleAdaptiveLoss(DepthLoss):
 
 
 class ProgressiveScaleAdaptiveLoss(DepthLoss):
-    """``sum_s w_s(t) ((1 - lambda) R_s + lambda G_s) + alpha(t) A``: each scale standardised on its own, weighted
-    by progress t.
+    """``sum_s w_s(t) ((1 - lambda) R_s + lambda G_s) + alpha(t) A``: each scale standardised by itself,
+    weighted by progress t.
 
     Source: the integration analysis of packnet-sfm-resnet-san, which names the schedules without defining
     them; the definitions are ours. K evaluations.
