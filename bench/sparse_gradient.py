@@ -105,7 +105,14 @@ def measure(size: tuple[int, int], frames: int) -> Iterator[dict]:
         gt = torch.where(valid, 1 / depth, 0.0)
         for mask, cells in FORMS:
             for levels in LEVELS:
-                spec = depthloss.GradientSpec(mask, cells, "replicate", "level", "mean", levels)
+                spec = depthloss.GradientSpec(
+                    mask=mask,
+                    downsample=cells,
+                    border="replicate",
+                    normalizer="level",
+                    combine="mean",
+                    num_scales=levels,
+                )
                 loss = depthloss.ScaleAdaptiveLoss(gradient=spec)
                 value = {}
                 for kind, pred in (("smooth", smooth), ("sharp", sharp)):

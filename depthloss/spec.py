@@ -27,9 +27,11 @@ def _number(owner: object, name: str, said: str | None = None, **bounds: object)
     object.__setattr__(owner, name, check_number(said or name, getattr(owner, name), **bounds))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GradientSpec:
     """The multi-scale Sobel gradient term of a residual map r, level k = 0..num_scales-1 with factor f = 2^k.
+
+    `GradientSpec.preset` gives the forms that the losses take by default.
 
     Attributes:
         mask: ``"residual"`` zeroes r at invalid pixels and masks no more; ``"centre"`` keeps the responses
@@ -60,6 +62,37 @@ class GradientSpec:
         one_of("normalizer", self.normalizer, ("full", "level"))
         one_of("combine", self.combine, ("sum", "mean"))
         object.__setattr__(self, "num_scales", check_scales("num_scales", self.num_scales))
+
+    @classmethod
+    def preset(cls, name: str, *, num_scales: int = 4) -> GradientSpec:
+        """A form that losses take by default; `dataclasses.replace` changes its other axes.
+
+        Args:
+            name: ``"g2-published"``, ``"g2-document"``, ``"scale-adaptive"`` or ``"sparse"``, see
+                docs/losses.md.
+            num_scales: number of levels, 1 to 6.
+
+        Raises:
+            ValueError: unknown name, or `num_scales` out of range.
+        """
+        mask, downsample, border, normalizer, combine = _GRADIENTS[one_of("name", name, tuple(_GRADIENTS))]
+        return cls(
+            mask=mask,
+            downsample=downsample,
+            border=border,
+            normalizer=normalizer,
+            combine=combine,
+            num_scales=num_scales,
+        )
+
+
+# The presets: mask, downsample, border, normalizer, combine.
+_GRADIENTS = {
+    "g2-published": ("residual", "nearest", "valid", "full", "sum"),
+    "g2-document": ("centre", "average", "zero", "level", "mean"),
+    "scale-adaptive": ("support", "bilinear", "replicate", "level", "mean"),
+    "sparse": ("support", "average", "replicate", "level", "mean"),
+}
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,11 @@ def _lay_out(spec: s.LossSpec) -> Plan:
     structure = next((t.domain for t in (absolute, relative, gradient) if t is not None), None)
     codes = relative is not None or gradient is not None
     # The relative term alone runs the Sobel phase on one level that nothing weights.
-    sobel = gradient.gradient if gradient else s.GradientSpec("residual", "nearest", "zero", num_scales=1)
+    sobel = (
+        gradient.gradient
+        if gradient
+        else s.GradientSpec(mask="residual", downsample="nearest", border="zero", num_scales=1)
+    )
     standardised = relative is not None or (gradient is not None and gradient.standardised)
     normalizer = "kept" if spec.statistics == "all" else sobel.normalizer
     slots = {name: i for i, name in enumerate(spec.metric_names)}

@@ -432,7 +432,14 @@ def test_the_rivals_gradient_term(mask, downsample, border):
     pred, gt = cases.maps(torch.float32)
     m, r = cases.mask("70%"), pred - gt
     for normalizer, combine in (("full", "sum"), ("level", "mean")):
-        spec = dl.GradientSpec(mask, downsample, border, normalizer, combine, num_scales=3)
+        spec = dl.GradientSpec(
+            mask=mask,
+            downsample=downsample,
+            border=border,
+            normalizer=normalizer,
+            combine=combine,
+            num_scales=3,
+        )
         expected = gradient_term(r[:, 0], m[:, 0], spec, 1e-6, keep=torch.ones_like(m[:, 0]))[0]
         torch.testing.assert_close(rivals.Gradient(spec, 1e-6)(r, m.float()), expected, rtol=1e-5, atol=0)
 

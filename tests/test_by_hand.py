@@ -128,6 +128,7 @@ def evaluate(loss: dl.DepthLoss, backend: str, *maps: np.ndarray, **call: object
         return loss(*(tensor(x, None, backend) for x in maps), **call).item()
 
 
+NAMES = ("mask", "downsample", "border", "normalizer", "combine")
 AXES = list(
     itertools.product(
         ("residual", "centre", "support"),
@@ -144,7 +145,7 @@ AXES = list(
 def test_gradient_term(axes, backend):
     """13 x 17 has no valid-border response at k = 3; 7 x 9 has no cell at all there."""
     for shape, num_scales, density in (((2, 13, 17), 4, 0.6), ((2, 7, 9), 4, 0.85), ((2, 13, 17), 2, 0.2)):
-        spec = dl.GradientSpec(*axes, num_scales=num_scales)
+        spec = dl.GradientSpec(**dict(zip(NAMES, axes, strict=True)), num_scales=num_scales)
         pred, gt, mask = scene(shape, density, seed=num_scales)
         # Non-finite values at invalid pixels count as 0 (centre) or not at all.
         invalid = np.argwhere(~mask)
@@ -163,7 +164,7 @@ def test_gradient_term(axes, backend):
 @backends
 @pytest.mark.parametrize("axes", AXES[::5], ids="-".join)
 def test_gradient_term_of_standardised_maps(axes, backend):
-    spec = dl.GradientSpec(*axes, num_scales=3)
+    spec = dl.GradientSpec(**dict(zip(NAMES, axes, strict=True)), num_scales=3)
     pred, gt, mask = scene(density=0.7)
     mask[1] &= np.arange(17) > 8
     pred[1, 4, 3], gt[1, 9, 5] = np.nan, -np.inf  # Invalid: 0 in r, or not read at all.
@@ -181,7 +182,7 @@ def test_scale_adaptive_on_sparse_data(use_inv_depth, backend):
     if not use_inv_depth:
         p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.3, 2.0) for x in (pred, gt))
         assert (p == 0.3).any() and (g == 2.0).any()
-    spec = dl.GradientSpec("support", "bilinear", "replicate", "level", "mean", 4)
+    spec = dl.GradientSpec.preset("scale-adaptive")
     relative, absolute, gradient = structure_by_hand(p, g, mask, spec)
     bounds = {"min_depth": 0.3, "max_depth": 2.0}
     loss = dl.ScaleAdaptiveLoss(use_inv_depth=use_inv_depth, **bounds)
@@ -205,7 +206,7 @@ def test_progressive_scale_adaptive(scale_schedule, downsample, alpha_schedule, 
     # Here 13 rows make 6 and 3 of them; the nearest rows are floor(j 13/6) and floor(j 13/3).
     pred, gt, mask = scene()
     p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.1, 100.0) for x in (pred, gt))
-    spec = dl.GradientSpec("support", "bilinear", "replicate", "level", "mean", 1)
+    spec = dl.GradientSpec.preset("scale-adaptive", num_scales=1)
     levels = []
     for s in range(3):
         if downsample == "bilinear":
@@ -249,7 +250,7 @@ def test_ssi_silog_with_gradient(backend):
     pred, gt, mask = scene(density=0.7)
     ssi, silog = scale_by_hand(pred, gt, mask, 0.4, 3.0)
     p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.4, 3.0) for x in (pred, gt))
-    spec = dl.GradientSpec("support", "average", "replicate", "level", "mean", 4)
+    spec = dl.GradientSpec.preset("sparse")
     gradient = gradient_by_hand(p - g, mask, spec, 1e-8)[0]
     loss = dl.SSISilogLoss(
         ssi_weight=0.4, silog_weight=0.4, gradient_weight=0.2, silog_scale=10.0, min_depth=0.4, max_depth=3.0
@@ -270,7 +271,7 @@ def test_multi_domain(use_inv_depth, backend):
     p, g = pred, gt
     if not use_inv_depth:
         p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.4, 3.0) for x in (pred, gt))
-    spec = dl.GradientSpec("support", "bilinear", "replicate", "level", "mean", 4)
+    spec = dl.GradientSpec.preset("scale-adaptive")
     relative, absolute, gradient = structure_by_hand(p, g, mask, spec)
     ssi, silog = scale_by_hand(pred, gt, mask, 0.4, 3.0)
     structure, scale = relative + absolute + 0.1 * gradient, 0.7 * ssi + 0.3 * silog
@@ -296,7 +297,7 @@ def test_multi_domain_without_enough_pixels_for_the_scale_part(kind, backend):
     pred, gt, mask = scene(density=0.2)
     assert 0 < mask.sum() < 100
     p, g = (np.clip(1.0 / np.maximum(x, 1e-6), 0.05, 100.0) for x in (pred, gt))
-    spec = dl.GradientSpec("support", "bilinear", "replicate", "level", "mean", 4)
+    spec = dl.GradientSpec.preset("scale-adaptive")
     relative, absolute, gradient = structure_by_hand(p, g, mask, spec)
     structure = relative + absolute + 0.1 * gradient
     if kind == "fixed":

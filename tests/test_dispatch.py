@@ -290,7 +290,7 @@ def test_the_gradient_term_under_the_prefix_sparse(name):
     assert _gradients(sparse) == expected
     if "gradient" not in inspect.signature(LOSSES[name]).parameters:
         return
-    explicit = dl.GradientSpec("support", "bilinear", num_scales=3)
+    explicit = dl.GradientSpec(mask="support", downsample="bilinear", num_scales=3)
     for loss in (
         dl.build_loss(f"sparse-{name}", gradient=explicit, **keywords),
         dl.SupervisedLoss(f"sparse-{name}", gradient=explicit, **keywords).loss_func,

@@ -137,7 +137,14 @@ def test_gradient_at_another_progress(name, progress):
 def test_gradient_term(mask, downsample, border):
     """Both normalisers and both combinations; 9 x 11 has a level that is too small for the valid border."""
     for i, (normalizer, combine) in enumerate(itertools.product(("full", "level"), ("sum", "mean"))):
-        spec = dl.GradientSpec(mask, downsample, border, normalizer, combine, num_scales=3)
+        spec = dl.GradientSpec(
+            mask=mask,
+            downsample=downsample,
+            border=border,
+            normalizer=normalizer,
+            combine=combine,
+            num_scales=3,
+        )
         check(dl.MultiScaleGradientLoss(gradient=spec), shape=(2, 1, 7, 9), wrt_gt=i == 0, fast=i > 0)
     check(dl.G2Loss(gradient=spec), fast=True)
 

@@ -118,7 +118,9 @@ def test_ssi_trim_is_invariant_within_its_bounds():
 EXACT = {
     "g2 published": lambda: dl.G2Loss(),
     "g2 document": lambda: dl.G2Loss("document"),
-    "g2 support": lambda: dl.G2Loss(gradient=dl.GradientSpec("support", "average", "zero")),
+    "g2 support": lambda: dl.G2Loss(
+        gradient=dl.GradientSpec(mask="support", downsample="average", border="zero")
+    ),
     "scale-adaptive": lambda: dl.ScaleAdaptiveLoss(),
     "scale-adaptive inverse": lambda: dl.ScaleAdaptiveLoss(use_inv_depth=True),
     "scale-adaptive all": lambda: dl.ScaleAdaptiveLoss(statistics="all"),
@@ -221,7 +223,9 @@ def test_a_constant_error_has_no_support_gradient(density, border, downsample, b
     gt = (gt * 1024).round() / 1024
     values = {}
     for kind in ("support", "residual"):
-        loss = dl.MultiScaleGradientLoss(gradient=dl.GradientSpec(kind, downsample, border))
+        loss = dl.MultiScaleGradientLoss(
+            gradient=dl.GradientSpec(mask=kind, downsample=downsample, border=border)
+        )
         values[kind], grad = call(loss, backend, gt + 0.5, gt, mask)
         if kind == "support":
             # The mean over the valid pixels of a cell rounds where it is a third, a fifth, ...
@@ -242,7 +246,9 @@ def test_sparse_prefix(name, backend):
     pred, gt, mask = scene()
     sparse = dl.build_loss(f"sparse-{name}")
     # Cells of the gradient term that find sparse points; else the prefix is the mask alone.
-    cells = {"gradient": dl.GradientSpec("support", "average")} if name in SPARSE_CELLS else {}
+    cells = (
+        {"gradient": dl.GradientSpec(mask="support", downsample="average")} if name in SPARSE_CELLS else {}
+    )
     half = torch.rand(mask.shape, generator=torch.Generator().manual_seed(9)) < 0.8
     values = []
     # gt > 0 and finite is the mask: 0, NaN, Inf and negative values are holes.

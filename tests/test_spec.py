@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
-from depthloss.spec import DifferenceMoments, Group, LossSpec, parse
+import depthloss
+from depthloss.spec import DifferenceMoments, Gradient, GradientSpec, Group, LossSpec, parse
 
 from . import cases
 
@@ -26,6 +28,50 @@ def test_a_spec_comes_back_from_its_text(name):
         assert found == changed and found.text == changed.text and found.terms == changed.terms
         assert pickle.loads(pickle.dumps(changed)) == changed
     assert len({replace(spec, gt_range=(0, high)).text for high in (None, 1, 1.0, 2)}) == 3
+
+
+PRESETS = {
+    "g2-published": ("residual", "nearest", "valid", "full", "sum"),
+    "g2-document": ("centre", "average", "zero", "level", "mean"),
+    "scale-adaptive": ("support", "bilinear", "replicate", "level", "mean"),
+    "sparse": ("support", "average", "replicate", "level", "mean"),
+}
+TAKEN = {
+    "g2": "g2-published",
+    "gradient": "g2-document",
+    "scale-adaptive": "scale-adaptive",
+    "sparse-scale-adaptive": "sparse",
+    "ssi-silog": "sparse",
+    "sparse-ssi-silog": "sparse",
+    "adaptive-multi-domain": "scale-adaptive",
+    "sparse-adaptive-multi-domain": "sparse",
+    "fixed-multi-domain": "scale-adaptive",
+    "sparse-fixed-multi-domain": "sparse",
+}
+
+
+def test_the_presets_of_the_gradient_term():
+    """Their axes, here, in the code and in docs/losses.md."""
+    axes = [field.name for field in fields(GradientSpec)]
+    for name, values in PRESETS.items():
+        for levels in (1, 4):
+            found = GradientSpec.preset(name, num_scales=levels)
+            assert found == GradientSpec(**dict(zip(axes, (*values, levels), strict=True)))
+    assert GradientSpec() == GradientSpec.preset("sparse")
+    text = (Path(__file__).parents[1] / "docs/losses.md").read_text()
+    for name, values in PRESETS.items():
+        assert f"| `{name}` | {' | '.join(values)} |" in text
+    for loss, name in TAKEN.items():
+        spec = depthloss.build_loss(loss, **({"gradient_weight": 1.0} if "ssi-silog" in loss else {})).spec
+        (gradient,) = (term.gradient for term in spec.terms if isinstance(term, Gradient))
+        assert gradient == GradientSpec.preset(name)
+    document = depthloss.G2Loss("document", num_scales=2).spec
+    assert document.terms[2].gradient == GradientSpec.preset("g2-document", num_scales=2)
+    names = ", ".join(map(repr, PRESETS))
+    with pytest.raises(ValueError, match=re.escape(f"name must be one of {names}; got 'g2'")):
+        GradientSpec.preset("g2")
+    with pytest.raises(TypeError, match="positional argument"):
+        GradientSpec("support")
 
 
 def test_equal_specs_have_equal_texts():

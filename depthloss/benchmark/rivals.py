@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from depthloss import GradientSpec
 
-PUBLISHED = GradientSpec("residual", "nearest", "valid", "full", "sum")
-DOCUMENT = GradientSpec("centre", "average", "zero", "level", "mean")
-SUPPORT = GradientSpec("support", "bilinear", "replicate", "level", "mean")
+PUBLISHED = GradientSpec.preset("g2-published")
+DOCUMENT = GradientSpec.preset("g2-document")
+SUPPORT = GradientSpec.preset("scale-adaptive")
 # The point of the training at which scheduled losses are compared.
 PROGRESS, EPOCH = 0.5, 15
 
@@ -141,7 +141,7 @@ class _ScaleAdaptive(nn.Module):
 class _Progressive(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.gradient = Gradient(GradientSpec("support", "bilinear", "replicate", num_scales=1), 1e-6)
+        self.gradient = Gradient(GradientSpec.preset("scale-adaptive", num_scales=1), 1e-6)
 
     def forward(self, p: Tensor, g: Tensor, m: Tensor) -> Tensor:
         p, g = to_depth(p, 0.1, 100.0), to_depth(g, 0.1, 100.0)

@@ -44,17 +44,15 @@ def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> Non
         )
 
 
-def resolve_gradient(
-    gradient: GradientSpec | None, num_scales: int | None, preset: GradientSpec
-) -> GradientSpec:
-    """The gradient spec of a loss: `gradient`, else its preset with `num_scales` levels.
+def resolve_gradient(gradient: GradientSpec | None, num_scales: int | None, preset: str) -> GradientSpec:
+    """The gradient spec of a loss: `gradient`, else the preset of that name with `num_scales` levels.
 
     Raises:
         TypeError: `gradient` is not a `GradientSpec`.
         ValueError: `num_scales` is given beside `gradient` and differs from it.
     """
     if gradient is None:
-        return preset if num_scales is None else replace(preset, num_scales=num_scales)
+        return GradientSpec.preset(preset, num_scales=4 if num_scales is None else num_scales)
     if not isinstance(gradient, GradientSpec):
         raise TypeError(f"gradient must be a depthloss.GradientSpec or None; got {type(gradient).__name__}")
     if num_scales is not None and num_scales != gradient.num_scales:

@@ -9,9 +9,6 @@ from ..checks import check_scales, one_of
 from ..spec import Absolute, Gradient, GradientSpec, GtRange, Relative
 from .base import DepthLoss, resolve_gradient, single_group
 
-PUBLISHED = GradientSpec("residual", "nearest", "valid", "full", "sum")
-DOCUMENT = GradientSpec("centre", "average", "zero", "level", "mean")
-
 
 class G2Loss(DepthLoss):
     """``A + R + 0.5 G`` of depth: absolute L1, L1 after robust standardisation, multi-scale Sobel of the
@@ -53,7 +50,7 @@ class G2Loss(DepthLoss):
             raise ValueError(f"weights must be three numbers, of A, R and G; got {weights!r}")
         published = one_of("variant", variant, ("published", "document")) == "published"
         reduction = "pixels" if published else "images"
-        gradient = resolve_gradient(gradient, num_scales, PUBLISHED if published else DOCUMENT)
+        gradient = resolve_gradient(gradient, num_scales, f"g2-{variant}")
         spec = single_group(
             Absolute(name="absolute", reduction=reduction, eps=eps),
             Relative(name="relative", reduction=reduction, eps=eps),
@@ -110,6 +107,6 @@ class MultiScaleGradientLoss(DepthLoss):
             num_scales = check_scales("len(scales)", len(scales))
             if tuple(scales) != tuple(1 << k for k in range(num_scales)):
                 raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {scales!r}")
-        gradient = resolve_gradient(gradient, num_scales, DOCUMENT)
+        gradient = resolve_gradient(gradient, num_scales, "g2-document")
         spec = single_group(Gradient(name="gradient", gradient=gradient, standardised=False))
         super().__init__(spec, gt_range=gt_range, backend=backend, process_group=process_group)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import check_bounds, check_number
 from ..spec import GradientSpec, Group, GtRange, LossSpec
 from .base import DepthLoss, resolve_gradient
-from .scale_adaptive import PRESET, depth_domain, structure_terms
+from .scale_adaptive import depth_domain, structure_terms
 from .ssi import scale_terms
 
 
@@ -31,7 +31,7 @@ def _spec(
     """The spec and the weights of its terms, which both multi-domain losses share."""
     pixel, sobel = structure_terms(
         depth_domain(use_inv_depth, min_depth, max_depth),
-        resolve_gradient(gradient, num_scales, PRESET),
+        resolve_gradient(gradient, num_scales, "scale-adaptive"),
         1e-8,
         use_absolute,
     )

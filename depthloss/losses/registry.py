@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from .aligned import AffineInvariantLoss, ScaleShiftInvariantLoss, SSITrimLoss
 from .base import DepthLoss, check_keywords, did_you_mean, resolve_gradient
 from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
-from .scale_adaptive import PRESET, SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
+from .scale_adaptive import SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
 from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 
 _log = logging.getLogger("depthloss")
@@ -38,9 +37,7 @@ LOSSES: dict[str, type[DepthLoss]] = {
 _ALIASES = {"abs_rel": "abs-rel"}
 # What takes the place of a preset gradient term under "sparse-": a bilinear cell looks at four of its pixels,
 # and finds next to nothing on sparse ground truth (bench/results/sparse_gradient.md).
-_SPARSE_GRADIENT = dict.fromkeys(
-    ("scale-adaptive", "adaptive-multi-domain", "fixed-multi-domain"), replace(PRESET, downsample="average")
-)
+_TAKE_THE_SPARSE_GRADIENT = ("scale-adaptive", "adaptive-multi-domain", "fixed-multi-domain")
 
 
 def available_losses() -> tuple[str, ...]:
@@ -85,9 +82,8 @@ def build_loss(name: str, **kwargs: object) -> DepthLoss:
         base = "scale-adaptive-progressive"
         _log.info("%s with a schedule builds %s%s", name, prefix, base)
     check_keywords(base, LOSSES[base], kwargs)
-    if prefix and base in _SPARSE_GRADIENT and kwargs.get("gradient") is None:
-        preset = _SPARSE_GRADIENT[base]
-        kwargs["gradient"] = resolve_gradient(None, kwargs.get("num_scales"), preset)
+    if prefix and base in _TAKE_THE_SPARSE_GRADIENT and kwargs.get("gradient") is None:
+        kwargs["gradient"] = resolve_gradient(None, kwargs.get("num_scales"), "sparse")
     loss = LOSSES[base](**kwargs)
     if prefix:
         loss.require_positive_gt()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch.distributed as dist
 from torch import Tensor
 
@@ -23,7 +21,6 @@ from ..spec import (
 )
 from .base import DepthLoss, resolve_gradient
 
-PRESET = GradientSpec("support", "bilinear", "replicate", "level", "mean")
 SCHEDULES = {"alpha_schedule": ("linear", "constant", "none"), "scale_schedule": ("linear", "constant")}
 
 
@@ -87,7 +84,7 @@ class ScaleAdaptiveLoss(DepthLoss):
     ) -> None:
         pixel, sobel = structure_terms(
             depth_domain(use_inv_depth, min_depth, max_depth),
-            resolve_gradient(gradient, num_scales, PRESET),
+            resolve_gradient(gradient, num_scales, "scale-adaptive"),
             epsilon,
             use_absolute,
         )
@@ -148,7 +145,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         self.alpha_schedule, self.scale_schedule = alpha_schedule, scale_schedule
         self.downsample = one_of("downsample", downsample, ("bilinear", "average"))
         check_number("eps", eps, low=0.0, strict=True)
-        one_level = replace(PRESET, num_scales=1)
+        one_level = GradientSpec.preset("scale-adaptive", num_scales=1)
         groups = [
             Group(
                 (

@@ -21,7 +21,6 @@ from ..spec import (
 )
 from .base import DepthLoss, did_you_mean, resolve_gradient, single_group
 
-PRESET = GradientSpec("support", "average", "replicate", "level", "mean")
 _SILOG = {
     "lam": 0.85,
     "scale": 10.0,
@@ -225,7 +224,7 @@ class SSISilogLoss(DepthLoss):
     ) -> None:
         terms: tuple[Term, ...] = scale_terms(alpha, silog_ratio2, silog_scale, min_depth, max_depth)
         weights = (check_number("ssi_weight", ssi_weight), check_number("silog_weight", silog_weight))
-        gradient = resolve_gradient(gradient, None, PRESET)
+        gradient = resolve_gradient(gradient, None, "sparse")
         if check_number("gradient_weight", gradient_weight, low=0.0):
             terms += (
                 Gradient(

@@ -99,9 +99,9 @@ def test_any_number_of_threads_gives_the_same_bits(name, dtype, threads):
 
 
 LARGE = {  # levels of every way of downsampling, six of them the deepest there are
-    "nearest": GradientSpec("residual", "nearest", "valid", "full", "sum"),
-    "average": GradientSpec("centre", "average", "zero", "level", "mean", num_scales=6),
-    "bilinear": GradientSpec("support", "bilinear", "replicate", "level", "mean", num_scales=6),
+    "nearest": GradientSpec.preset("g2-published"),
+    "average": GradientSpec.preset("g2-document", num_scales=6),
+    "bilinear": GradientSpec.preset("scale-adaptive", num_scales=6),
 }
 
 

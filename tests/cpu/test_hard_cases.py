@@ -263,7 +263,7 @@ def test_a_view_that_negates_is_read_as_its_values():
 @pytest.mark.parametrize("border", ("valid", "zero", "replicate"))
 def test_narrow_images(dtype, border):
     """Widths about the engine's blocks of 16 pixels; an image of no size is a loss of 0."""
-    gradient = GradientSpec("residual", "average", border, num_scales=3)
+    gradient = GradientSpec(mask="residual", downsample="average", border=border, num_scales=3)
     terms = (Absolute(name="absolute"), Gradient(name="gradient", gradient=gradient, standardised=False))
     spec = LossSpec((Group(terms),))
     for h in (0, 1, 2, 3, 5, 65):

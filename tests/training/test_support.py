@@ -49,7 +49,7 @@ def said(caplog):
         (5, {}, FOUR, ""),
         (2, {"num_scales": 1, "supervised_num_scales": 1}, "scale_0: level 1", NONE),
         (5, {"lambda_sg": 0.0}, None, ""),  # It weighs nothing.
-        (5, {"gradient": depthloss.GradientSpec("residual")}, None, ""),
+        (5, {"gradient": depthloss.GradientSpec(mask="residual")}, None, ""),
         (2, {"method": "sparse-scale-adaptive-progressive", "num_scales": 2}, "scale_0: level 1", ""),
         (5, {"method": "sparse-scale-adaptive-progressive", "lambda_sg": 0.0}, None, ""),
         (5, {"method": "sparse-adaptive-multi-domain", "num_scales": 2}, FOUR, NONE),

@@ -48,7 +48,7 @@ def run(loss: torch.nn.Module, pred: torch.Tensor, gt: torch.Tensor, mask: torch
 
 
 def structure(m: str, d: str, b: str, kinds: str = "ARG", **options: object) -> LossSpec:
-    gradient = dl.GradientSpec(m, d, b, num_scales=3)
+    gradient = dl.GradientSpec(mask=m, downsample=d, border=b, num_scales=3)
     return LossSpec((Group(tuple(families.structure_terms(kinds, gradient, **options))),))
 
 

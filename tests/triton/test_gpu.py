@@ -93,7 +93,7 @@ def test_an_image_of_more_than_two_to_the_31_elements():
     for big, part in zip((pred, gt, mask), small[:3], strict=True):
         big[..., -corner:, -corner:] = part
     # Outside the mask nothing is covered, so the corner's inner edges add no response.
-    loss = dl.G2Loss(gradient=dl.GradientSpec("support", "average", "zero"))
+    loss = dl.G2Loss(gradient=dl.GradientSpec(mask="support", downsample="average", border="zero"))
     arguments = numbers(loss)
     expected = evaluate("triton", small, *arguments)
     result = evaluate("triton", Inputs(pred, gt, mask), *arguments)

@@ -67,7 +67,9 @@ def test_a_small_residual_does_not_cancel(mask):
     rng = torch.Generator().manual_seed(0)
     gt = 80.0 + torch.rand(1, 1, 24, 32, generator=rng)
     pred = gt + 1e-3 * torch.rand(gt.shape, generator=rng)
-    loss = dl.MultiScaleGradientLoss(gradient=dl.GradientSpec(mask, "average", "replicate", num_scales=3))
+    loss = dl.MultiScaleGradientLoss(
+        gradient=dl.GradientSpec(mask=mask, downsample="average", border="replicate", num_scales=3)
+    )
     valid = torch.rand(gt.shape, generator=rng) < 0.8
     (value, grad), (got, got_grad) = both(loss, pred, gt, valid)
     assert got.item() == pytest.approx(value.item(), rel=2e-6)

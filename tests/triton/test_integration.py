@@ -71,7 +71,7 @@ def test_saved_bytes(name):
 @pytest.mark.parametrize("downsample", ("nearest", "average", "bilinear"))
 def test_saved_bytes_of_every_gradient_term(mask, downsample):
     for levels in range(1, 7):
-        loss = dl.G2Loss(gradient=dl.GradientSpec(mask, downsample, num_scales=levels))
+        loss = dl.G2Loss(gradient=dl.GradientSpec(mask=mask, downsample=downsample, num_scales=levels))
         for b, h, w in BARS:
             assert 2.0 < engine.code_count(loss.spec, b, h, w) / (b * h * w) <= 2.5
 
