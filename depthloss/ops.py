@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -49,8 +50,17 @@ _FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
-_override: str | None = None
 _loaded: dict[str, ModuleType] = {"reference": reference}
+
+
+class _Choice(threading.local):
+    """What `use_backend` chose in this thread. Not a ContextVar: Dynamo cannot trace one, and guards this."""
+
+    def __init__(self) -> None:
+        self.backend: str | None = None  # Not of the class, where Dynamo would read it for every thread.
+
+
+_choice = _Choice()
 
 
 def check_backend(name: str) -> str:
@@ -74,8 +84,13 @@ def check_group(group: object) -> dist.ProcessGroup | None:
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every loss of the process inside the block on one backend, whatever the modules' own `backend`
-    says.
+    """Run every loss that this thread calls inside the block on one backend, whatever the modules' own
+    `backend` says.
+
+    As `torch.no_grad`, it holds for the thread that enters it: other threads, those started inside the block
+    too, run what their modules say. So does a checkpoint that is recomputed in the backward of a GPU, which
+    has a thread of its own: give `backend=` to such a loss. Compiled losses follow the block, and compile
+    once more for it.
 
     Args:
         name: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
@@ -83,12 +98,11 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    global _override
-    previous, _override = _override, check_backend(name)
+    previous, _choice.backend = _choice.backend, check_backend(name)
     try:
         yield
     finally:
-        _override = previous
+        _choice.backend = previous
 
 
 @functools.cache
@@ -246,7 +260,7 @@ def backend_for(
     maps: tuple[Tensor | None, ...], spec: LossSpec, log_vars: Sequence[Tensor], backend: str
 ) -> tuple[str, str]:
     """`choose` for the loss `spec` of (pred, gt, mask, abs_mask)."""
-    return choose(_override or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
+    return choose(_choice.backend or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
 
 
 def evaluate(

@@ -9,6 +9,8 @@ import logging
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -111,6 +113,54 @@ def test_auto_takes_the_fused_backend_of_the_device(caplog, monkeypatch):
         dl.SSILoss(backend="cpu")(pred, gt)
     with pytest.raises(RuntimeError, match="pred lies on 'cpu'"):
         dl.L1Loss(backend="triton")(pred, gt.detach())
+
+
+def test_use_backend_holds_for_its_thread():
+    """Also in a compiled loss, and where blocks of several threads end in another order than they began."""
+    pred, gt = cases.maps(torch.float32)
+    trim = dl.SSITrimLoss()  # Has no fused form: fails wherever "cpu" is asked for by name.
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(trim, fullgraph=True, backend=counter)
+    outer, inner = threading.Event(), threading.Event()
+
+    def other():
+        found = trim(pred, gt)
+        compiled(pred, gt)
+        with dl.use_backend("reference"):
+            inner.set()
+            assert outer.wait(10)
+            compiled(pred, gt)
+        return found
+
+    compiled(pred, gt)
+    with ThreadPoolExecutor(1) as pool:
+        with dl.use_backend("cpu"):
+            running = pool.submit(other)
+            assert inner.wait(60)
+            for loss in (trim, compiled):
+                with pytest.raises(Exception, match="backend='cpu' cannot run: this loss has no fused form"):
+                    loss(pred, gt)
+            with dl.use_backend("auto"):
+                trim(pred, gt)
+        outer.set()
+        assert torch.equal(running.result(60), compiled(pred, gt))
+    assert counter.frame_count == 2  # Without a choice, and for "reference" of the other thread.
+
+
+def test_use_backend_inside_a_compiled_function():
+    pred, gt = cases.maps(torch.float32)
+    loss = dl.SSITrimLoss(backend="cpu")
+
+    def total(pred, gt):
+        with dl.use_backend("reference"):
+            return loss(pred, gt)
+
+    torch._dynamo.reset()
+    value = torch.compile(total, fullgraph=True, backend="aot_eager")(pred, gt)
+    torch.testing.assert_close(value, total(pred, gt))
+    with pytest.raises(RuntimeError, match="backend='cpu' cannot run"):
+        loss(pred, gt)
 
 
 def test_environment_report():
