@@ -22,7 +22,7 @@ from torch.compiler import is_compiling
 from . import fused, reference, transforms
 from .reference.pyramid import bilinear, masked_average, nearest
 from .reference.statistics import convert, select, valid_pixels, working_dtype
-from .spec import LossSpec
+from .spec import Backend, LossSpec
 from .transforms import plain
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
@@ -83,7 +83,7 @@ def check_group(group: object) -> dist.ProcessGroup | None:
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: Backend) -> Iterator[None]:
     """Run every loss that this thread calls inside the block on one backend, whatever the modules' own
     `backend` says.
 
@@ -223,8 +223,12 @@ def check_inputs(
 
 def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | None) -> str:
     """What does not fit, or ""."""
-    shape, device, masks = pred.shape, pred.device, (("mask", mask), ("abs_mask", abs_mask))
-    if gt.device != device or any([x is not None and x.device != device for _, x in masks]):
+    shape, device = pred.shape, pred.device
+    if (
+        gt.device != device
+        or (mask is not None and mask.device != device)
+        or (abs_mask is not None and abs_mask.device != device)
+    ):
         return "all inputs must be on one device"
     if len(shape) != 3 and (len(shape) != 4 or shape[1] != 1):
         return "pred must be [B, 1, H, W] or [B, H, W]"
@@ -234,10 +238,10 @@ def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | N
         return (
             "pred and gt must be float16, bfloat16, float32 or float64; convert integer depth with .float()"
         )
-    for name, x in masks:
+    for name, x in (("mask", mask), ("abs_mask", abs_mask)):
         if x is not None and x.shape != shape and _image_shape(x) != _image_shape(pred):
             return f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
-        if x is not None and x.is_complex():
+        if x is not None and x.dtype.is_complex:
             return f"{name} must be bool, uint8 or float holding 0/1"
     return ""
 
@@ -272,13 +276,13 @@ def evaluate(
     weights: Sequence[float],
     log_vars: Sequence[Tensor] = (),
     process_group: dist.ProcessGroup | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor | None]:
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
     """Evaluate the loss `spec` on [B, 1, H, W] or [B, H, W] inputs with the backend asked for.
 
     Returns:
-        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names, or None for
-        it where a transform has made it something else (`transforms.plain`).
+        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names; both may be
+        wrapped by a transform of torch.func (`plain`).
 
     Raises:
         ValueError: inputs that do not fit, or an unknown backend.
@@ -294,8 +298,7 @@ def evaluate(
         if process_group is not None and (reason := transforms.differentiation()):
             raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")
         maps = map(transforms.saveable, map(as_maps, maps))
-        total, terms = reference.evaluate(*maps, spec, weights, log_vars, process_group)
-        return total, plain(terms)
+        return reference.evaluate(*maps, spec, weights, log_vars, process_group)
     if spec.gt_range is not None:  # Kernels know it as a part of the masks.
         g = as_maps(gt)
         if abs_mask is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from .checks import check_bounds, check_flag, check_number, check_range, check_scales, check_whole, one_of
 from .text import dataclass_of, text_of
@@ -19,7 +19,9 @@ EVERYWHERE = frozenset({"cpu", "triton"})
 TRITON_ONLY = frozenset({"triton"})
 NOWHERE: frozenset[str] = frozenset()
 # (low, high), None at an open end; None = every gt.
-GtRange = tuple[float | None, float | None] | None
+GtRange: TypeAlias = tuple[float | None, float | None] | None
+Backend: TypeAlias = Literal["auto", "reference", "cpu", "triton"]
+GradientPreset: TypeAlias = Literal["g2-published", "g2-document", "scale-adaptive", "sparse"]
 
 
 def _number(owner: object, name: str, said: str | None = None, **bounds: object) -> None:
@@ -48,11 +50,11 @@ class GradientSpec:
         ValueError: an axis has a value that is not listed above.
     """
 
-    mask: str = "support"
-    downsample: str = "average"
-    border: str = "replicate"
-    normalizer: str = "level"
-    combine: str = "mean"
+    mask: Literal["residual", "centre", "support"] = "support"
+    downsample: Literal["nearest", "average", "bilinear"] = "average"
+    border: Literal["valid", "zero", "replicate"] = "replicate"
+    normalizer: Literal["full", "level"] = "level"
+    combine: Literal["sum", "mean"] = "mean"
     num_scales: int = 4
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class GradientSpec:
         object.__setattr__(self, "num_scales", check_scales("num_scales", self.num_scales))
 
     @classmethod
-    def preset(cls, name: str, *, num_scales: int = 4) -> GradientSpec:
+    def preset(cls, name: GradientPreset, *, num_scales: int = 4) -> GradientSpec:
         """A form that losses take by default; `dataclasses.replace` changes its other axes.
 
         Args:
@@ -75,23 +77,22 @@ class GradientSpec:
         Raises:
             ValueError: unknown name, or `num_scales` out of range.
         """
-        mask, downsample, border, normalizer, combine = _GRADIENTS[one_of("name", name, tuple(_GRADIENTS))]
-        return cls(
-            mask=mask,
-            downsample=downsample,
-            border=border,
-            normalizer=normalizer,
-            combine=combine,
-            num_scales=num_scales,
-        )
+        return replace(_GRADIENTS[one_of("name", name, tuple(_GRADIENTS))], num_scales=num_scales)
 
 
-# The presets: mask, downsample, border, normalizer, combine.
 _GRADIENTS = {
-    "g2-published": ("residual", "nearest", "valid", "full", "sum"),
-    "g2-document": ("centre", "average", "zero", "level", "mean"),
-    "scale-adaptive": ("support", "bilinear", "replicate", "level", "mean"),
-    "sparse": ("support", "average", "replicate", "level", "mean"),
+    "g2-published": GradientSpec(
+        mask="residual", downsample="nearest", border="valid", normalizer="full", combine="sum"
+    ),
+    "g2-document": GradientSpec(
+        mask="centre", downsample="average", border="zero", normalizer="level", combine="mean"
+    ),
+    "scale-adaptive": GradientSpec(
+        mask="support", downsample="bilinear", border="replicate", normalizer="level", combine="mean"
+    ),
+    "sparse": GradientSpec(
+        mask="support", downsample="average", border="replicate", normalizer="level", combine="mean"
+    ),
 }
 
 

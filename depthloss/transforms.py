@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _NAMES = ("pred", "gt", "mask", "abs_mask")
 _NO_DISPATCH = Tensor.__torch_dispatch__
 _interpreter = _functorch.peek_interpreter_stack
+_is_wrapped = _functorch.is_functorch_wrapped_tensor
+_is_legacy = _functorch.is_legacy_batchedtensor
 
 
 def functorch() -> str:
@@ -28,7 +31,7 @@ functorch._dynamo_marked_constant = True  # As in ops: what Dynamo compiles unde
 
 def differentiation() -> str:
     """Which transform of torch.func or forward-mode AD is active, as a reason; "" = neither."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+    if is_compiling() or forward_ad._current_level < 0:
         return functorch()
     return "forward-mode AD is active"
 
@@ -112,22 +115,27 @@ def saveable(x: Tensor | None) -> Tensor | None:
     """`x`, or where a gradient may be wanted a copy of what was made under inference mode: autograd saves no
     such tensor.
     """
-    if x is None or torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.is_inference()):
+    if x is None or is_compiling() or not (torch.is_grad_enabled() and x.is_inference()):
         return x
     return x.clone()
 
 
-def plain(x: Tensor) -> Tensor | None:
-    """`x` without the wrappers of torch.func, which do not outlive their transform; None where ``vmap`` has
-    made several numbers of one, and while Dynamo traces a transform.
+def plain(found: dict[str, Tensor] | Tensor) -> dict[str, Tensor] | Tensor:
+    """A tensor, or the named ones, without the wrappers of torch.func, which do not outlive their transform;
+    {} where ``vmap`` has made several numbers of one, and while Dynamo traces a transform.
     """
-    if torch.compiler.is_compiling():
-        return None if functorch() else x
-    while _functorch.is_functorch_wrapped_tensor(x) and not _batched(x):
-        x = _functorch.get_unwrapped(x)
-    return None if _batched(x) else x
+    if is_compiling():
+        return {} if functorch() else found
+    if isinstance(found, Tensor) and not (_is_wrapped(found) or _is_legacy(found)):
+        return found  # The usual answer first: every call of a loss pays for it.
+    if isinstance(found, dict):
+        named = {name: plain(x) for name, x in found.items()}
+        return named if all(isinstance(x, Tensor) for x in named.values()) else {}
+    while _is_wrapped(found) and not _batched(found):
+        found = _functorch.get_unwrapped(found)
+    return {} if _batched(found) else found
 
 
 def _batched(x: Tensor) -> bool:
     """Whether ``vmap`` holds `x`, or the older one of torch.autograd."""
-    return _functorch.is_batchedtensor(x) or _functorch.is_legacy_batchedtensor(x)
+    return _functorch.is_batchedtensor(x) or _is_legacy(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import inspect
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +45,14 @@ FUSED = {
     "affine-invariant": set(),
     "adaptive-multi-domain": EVERYWHERE,
     "fixed-multi-domain": EVERYWHERE,
+}
+
+
+TWINS = {
+    cls: twin
+    for cls in LOSSES.values()
+    for twin in (getattr(functional, name) for name in functional.__all__)
+    if twin.__doc__ == f"`depthloss.{cls.__name__}` as a function."
 }
 
 
@@ -227,13 +237,35 @@ def test_functional_twins_compile():
             functional.g2_loss(pred, gt, m, variant="document", weights=[1, 2, 3])
             + functional.enhanced_ssi_loss(pred, gt, m, progress=0.3)
             + functional.adaptive_multi_domain_loss(pred, gt, m, log_var_scale=log_var)
+            + functional.g2_loss(pred, gt, m, gradient=spec)
+            + functional.ssi_loss(pred, gt, return_metrics=True)[1]["ssi_component"]
         )
+
+    spec = dl.GradientSpec(border="zero", num_scales=2)
 
     expected = total(pred, gt, gt > 0.4, log_var)
     (expected_grad,) = torch.autograd.grad(expected, log_var)
+    functional.kept._modules.clear()  # They are built while Dynamo traces.
+    vars(functional.kept._traced).clear()
     value = torch.compile(total, fullgraph=True, backend="aot_eager")(pred, gt, gt > 0.4, log_var)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(torch.autograd.grad(value, log_var)[0], expected_grad, rtol=1e-5, atol=0)
+
+
+def test_a_schedule_does_not_recompile_a_functional_twin():
+    """Nor do modules that others ask for in between, though they push the kept one out."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(functional.enhanced_ssi_loss, fullgraph=True, backend=counter)
+    pred, gt = cases.maps(torch.float32)
+    for epoch in range(12):
+        value = compiled(pred, gt, progress=epoch / 11, epoch=epoch)
+        expected = functional.enhanced_ssi_loss(pred, gt, progress=epoch / 11, epoch=epoch)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    for step in range(functional.kept._MAX_MODULES):
+        functional.ssi_loss(pred, gt, alpha=step / 100)
+    compiled(pred, gt, progress=1.0, epoch=12)
+    assert counter.frame_count <= 3
 
 
 @pytest.mark.parametrize("error", [OSError("no libcpu.so"), ImportError("undefined symbol")])
@@ -257,12 +289,49 @@ def test_functional_twins(name):
     cls = LOSSES[name]
     pred, gt = cases.maps(torch.float64)
     m = cases.mask("70%")
-    functions = [f for f in vars(functional).values() if getattr(f, "__doc__", "") and callable(f)]
-    (twin,) = [f for f in functions if f"`depthloss.{cls.__name__}` as a function" in (f.__doc__ or "")]
-    keywords = set(inspect.signature(twin).parameters)
-    assert set(inspect.signature(cls).parameters) <= keywords
-    assert {"pred", "gt", "mask", "progress", "epoch"} <= keywords
-    assert torch.equal(twin(pred, gt, m, progress=0.5, epoch=3), cls()(pred, gt, m, progress=0.5, epoch=3))
+    twin = TWINS[cls]
+    loss = cls()
+    expected = loss(pred, gt, m, progress=0.5, epoch=3)
+    assert torch.equal(twin(pred, gt, m, progress=0.5, epoch=3), expected)
+    total, metrics = twin(pred, gt, m, progress=0.5, epoch=3, return_metrics=True)
+    assert torch.equal(total, expected) and list(metrics) == list(loss.metrics)
+    assert all(torch.equal(x, loss.metrics[key]) for key, x in metrics.items())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_signatures_of_the_functional_twins(name):
+    """Each is that of its class and of its forward, with the same defaults and types, three times."""
+    cls = LOSSES[name]
+    twin = TWINS[cls]
+    forward = list(inspect.signature(cls.forward).parameters.values())[1:]
+    keywords = [p for p in (*forward, *inspect.signature(cls).parameters.values())]
+    expected = {p.name: (p.default, _type(p)) for p in keywords}
+    for log_var in dict(cls().named_parameters()):
+        expected[log_var] = (None, "Tensor | None")
+    found = inspect.signature(twin).parameters
+    assert {p.name: (p.default, _type(p)) for p in found.values() if p.name != "unknown"} == expected
+    positional = [p.name for p in found.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["pred", "gt", "mask"]
+    written = [
+        node
+        for path in (Path(functional.__file__).parent).glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == twin.__name__
+    ]
+    assert [ast.unparse(node.returns) for node in written] == [
+        "Tensor",
+        "tuple[Tensor, Metrics]",
+        "Tensor | tuple[Tensor, Metrics]",
+    ]
+    arguments = [ast.unparse(node.args) for node in written]
+    assert arguments[0] == arguments[2].replace(
+        "return_metrics: bool=False, **unknown: object", "return_metrics: Literal[False]=False"
+    )
+    assert arguments[1] == arguments[0].replace("Literal[False]=False", "Literal[True]")
+
+
+def _type(parameter):
+    return parameter.annotation.replace("dist.ProcessGroup | None", "Ranks")
 
 
 def test_functional_twins_take_keywords():
@@ -305,9 +374,28 @@ def test_functional_twins_do_not_pile_up():
     pred, gt = cases.maps(torch.float32)
     for step in range(100):
         functional.scale_adaptive_loss(pred, gt, lambda_sg=step / 100)
-    assert len(functional._modules) == functional._MAX_MODULES
+    assert len(functional.kept._modules) == functional.kept._MAX_MODULES
     expected = dl.ScaleAdaptiveLoss(lambda_sg=0.0)(pred, gt)
     assert torch.equal(functional.scale_adaptive_loss(pred, gt, lambda_sg=0.0), expected)
+
+
+def test_functional_twins_keep_no_bad_argument_and_no_number_of_a_call():
+    """A flag is not the number that equals it, also inside of a tuple; a kept module holds no tensor."""
+    pred, gt = cases.maps(torch.float32)
+    for weights in ((1.0, 1.0, 0.5), [1.0, 1.0, 0.5]):
+        functional.g2_loss(pred, gt, weights=weights)
+    functional.scale_adaptive_loss(pred, gt, use_absolute=True)
+    with pytest.raises(ValueError, match="weights must be a finite number; got True"):
+        functional.g2_loss(pred, gt, weights=(True, 1.0, 0.5))
+    with pytest.raises(ValueError, match="use_absolute must be True or False; got 1"):
+        functional.scale_adaptive_loss(pred, gt, use_absolute=1)
+    with pytest.raises(ValueError, match="weights must be three numbers, of A, R and G; got {}"):
+        functional.g2_loss(pred, gt, weights={})
+    with pytest.raises(TypeError, match="gradient must be a depthloss.GradientSpec or None; got tuple"):
+        functional.g2_loss(pred, gt, gradient=("support", "average", "replicate", "level", "mean", 4))
+    with pytest.raises(TypeError, match="SSILoss has no keyword 'abs_mask'"):
+        functional.ssi_loss(pred, gt, abs_mask=gt > 0)
+    assert all(loss.metrics == {} for _, loss in functional.kept._modules.values())
 
 
 def test_metrics_are_those_of_the_last_call_and_may_be_replaced():

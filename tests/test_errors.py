@@ -303,6 +303,14 @@ def test_the_progress_is_a_number(loss, progress):
         loss(P, P, progress=progress)
 
 
+@pytest.mark.parametrize("bad", ["yes", 1, None])
+def test_return_metrics_is_a_flag(bad):
+    for loss in (dl.L1Loss(), dl.G2Loss(), dl.ProgressiveScaleAdaptiveLoss()):
+        with raises(ValueError, f"return_metrics must be True or False; got {bad!r}"):
+            loss(P, P, return_metrics=bad)
+        assert isinstance(loss(P, P, return_metrics=np.bool_(True)), tuple)
+
+
 def test_the_epoch_is_a_number():
     with raises(ValueError, "epoch must be a number; got '3'"):
         dl.build_loss("progressive-ssi")(P, P, epoch="3")

@@ -148,6 +148,46 @@ def test_what_a_program_with_a_fused_loss_cannot_give_is_an_error():
         slope.sum().backward()
 
 
+def exported_with_metrics(loss):
+    """No state is written, so there is nothing to warn about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return torch.export.export(loss, (P, G, M), {"return_metrics": True}).module()
+
+
+METRICS = {
+    "alone": lambda loss: loss,
+    "export": exported_with_metrics,
+    "torch.compile": USES["torch.compile"],
+    "checkpoint": USES["checkpoint"],
+    "checkpoint in a compiled graph": lambda loss: torch.compile(
+        partial(checkpoint, loss, use_reentrant=False), fullgraph=True, backend="aot_eager"
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+@pytest.mark.parametrize("use", METRICS)
+def test_return_metrics(use, name, backend):
+    """(loss, metrics), the same numbers as without; the module's own metrics are left as they are."""
+    torch._dynamo.reset()
+    loss = dl.build_loss(name, backend=backend)
+    expected = with_gradient(loss)
+    metrics, loss.metrics = loss.metrics, {}
+    call = METRICS[use](loss)
+    found = {}
+
+    def total(*inputs):
+        value, named = call(*inputs, return_metrics=True)
+        found.update(named)
+        return value
+
+    torch.testing.assert_close(with_gradient(total), expected, rtol=1e-9, atol=1e-12)
+    assert loss.metrics == {} and list(found) == list(metrics)
+    torch.testing.assert_close(found, metrics, rtol=1e-9, atol=1e-12)
+    assert not any(x.requires_grad or x.dim() for x in found.values())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_saved_program_needs_nothing_of_the_process_that_made_it(backend, tmp_path):
     loss = dl.build_loss("ssi", alpha=0.123456, backend=backend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -244,6 +245,20 @@ def test_metrics_outlive_a_transform(name):
             loss(p, g, m)
             run()
             assert loss.metrics == {}
+
+
+def test_returned_metrics_of_a_transform():
+    """Of vmap, those of every sample; the module's own stay as they are."""
+    loss = dl.build_loss("g2", backend="reference")
+    _, expected = loss(P, G, M, return_metrics=True)
+    call = partial(loss, return_metrics=True)
+    _, found = torch.func.grad(lambda p: call(p, G, M), has_aux=True)(P)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    _, found = vmap(lambda p: call(p, G, M))(torch.stack((P, P)))
+    torch.testing.assert_close(found, {k: torch.stack((x, x)) for k, x in expected.items()})
+    compiled = torch.compile(vmap(lambda p: call(p, G, M)[1]), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(torch.stack((P, P))), found)
+    assert loss.metrics == {}
 
 
 def test_a_transform_within_a_compiled_graph():

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch.distributed as dist
 
 from ..checks import check_number
-from ..spec import GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment
+from ..spec import Backend, GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment
 from .base import DepthLoss, single_group
 
 
@@ -34,7 +34,7 @@ class SSITrimLoss(DepthLoss):
         epsilon: float = 1e-6,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class ScaleShiftInvariantLoss(DepthLoss):
         num_scales: int = 4,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         spec = single_group(
@@ -106,7 +106,7 @@ class AffineInvariantLoss(DepthLoss):
         trim: float = 0.0,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(

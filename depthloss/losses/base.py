@@ -8,14 +8,16 @@ import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import ops
-from ..checks import check_number
-from ..spec import Gradient, GradientSpec, Group, GtRange, LossSpec, Term
+from ..checks import check_flag, check_number
+from ..spec import Backend, Gradient, GradientSpec, Group, GtRange, LossSpec, Term
+
+Metrics: TypeAlias = dict[str, Tensor]
 
 
 def _nearest(name: object, known: Iterable[str]) -> str | None:
@@ -81,7 +83,8 @@ class DepthLoss(nn.Module):
         spec: what the loss computes.
         input_domain: what `pred` and `gt` hold: ``"depth"`` (metres), ``"inverse depth"`` (1/metre) or
             ``"either"``.
-        metrics: after each call, detached 0-dim tensors under the names that each class lists.
+        metrics: after each call without `return_metrics`, detached 0-dim tensors under the names that each
+            class lists.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``.
         process_group: if set, the loss of the joined batch of these ranks; gradients with respect to `pred`
             then carry a factor world size, so that DistributedDataParallel's mean equals one process on the
@@ -103,7 +106,7 @@ class DepthLoss(nn.Module):
         weights: tuple[float, ...] = (),
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -111,19 +114,22 @@ class DepthLoss(nn.Module):
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
         self.backend = ops.check_backend(backend)
         self.process_group = ops.check_group(process_group)
-        self._metrics: dict[str, Tensor] | Tensor = {}  # or the vector that they are made of when asked for
+        self._metrics: Metrics | Tensor = {}  # or the vector that they are made of when asked for
 
     @property
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self) -> Metrics:
         """Metrics of the last call, detached 0-dim tensors under their names; empty before the first."""
-        found = self._metrics
-        if isinstance(found, Tensor):
-            self._metrics = found = dict(zip(self.spec.metric_names, found.unbind(), strict=True))
+        self._metrics = found = self._named(self._metrics)
         return found
 
     @metrics.setter
-    def metrics(self, metrics: dict[str, Tensor]) -> None:
+    def metrics(self, metrics: Metrics) -> None:
         self._metrics = metrics
+
+    def _named(self, found: Metrics | Tensor) -> Metrics:
+        if not isinstance(found, Tensor):
+            return found
+        return dict(zip(self.spec.metric_names, found.unbind(), strict=True))
 
     def __deepcopy__(self, memo: dict) -> DepthLoss:
         """A copy that works with the same ranks: a process group itself cannot be copied."""
@@ -177,6 +183,32 @@ class DepthLoss(nn.Module):
         if self.input_domain == "depth":
             self.spec, self.input_domain = self.spec.on_inverse_depth(), "inverse depth"
 
+    if TYPE_CHECKING:  # nn.Module's own returns Any.
+
+        @overload
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            *,
+            progress: float | None = 0.0,
+            epoch: int = 0,
+            return_metrics: Literal[False] = False,
+        ) -> Tensor: ...
+        @overload
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            *,
+            progress: float | None = 0.0,
+            epoch: int = 0,
+            return_metrics: Literal[True],
+        ) -> tuple[Tensor, Metrics]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
+
     def forward(
         self,
         pred: Tensor,
@@ -185,7 +217,8 @@ class DepthLoss(nn.Module):
         *,
         progress: float | None = 0.0,
         epoch: int = 0,
-    ) -> Tensor:
+        return_metrics: bool = False,
+    ) -> Tensor | tuple[Tensor, Metrics]:
         """Evaluate the loss.
 
         Args:
@@ -194,15 +227,30 @@ class DepthLoss(nn.Module):
             mask: [B, 1, H, W] or [B, H, W] bool, uint8 or float, non-zero = valid; None = every pixel.
             progress: fraction of the training done, 0 to 1, a plain number.
             epoch: epoch of the training.
+            return_metrics: return the metrics beside the loss, and leave `metrics` as it is: the call then
+                changes nothing of the module, which graphs, checkpoints and transforms like better.
 
         Returns:
-            The loss, 0-dim.
+            The loss, 0-dim; with `return_metrics` (loss, metrics), the latter detached 0-dim tensors under
+            their names.
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit.
             RuntimeError: a backend asked for by name that cannot run this loss here.
         """
-        return self._evaluate(pred, gt, mask, None, progress, epoch)
+        result = self._evaluate(pred, gt, mask, None, progress, epoch, self.log_vars(), self.process_group)
+        return self._finish(result, return_metrics)
+
+    def _finish(
+        self, result: tuple[Tensor, Metrics | Tensor], return_metrics: bool
+    ) -> Tensor | tuple[Tensor, Metrics]:
+        """What `forward` returns of the loss and its metrics, keeping the latter where it does not."""
+        total, found = result
+        if return_metrics is not False and check_flag("return_metrics", return_metrics):
+            return total, self._named(found)
+        # nn.Module's own setattr looks for parameters first: 5 µs
+        object.__setattr__(self, "_metrics", ops.plain(found))
+        return total
 
     def _evaluate(
         self,
@@ -212,18 +260,18 @@ class DepthLoss(nn.Module):
         abs_mask: Tensor | None,
         progress: float | None,
         epoch: int,
-    ) -> Tensor:
-        total, terms = ops.evaluate(
+        log_vars: tuple[Tensor, ...],
+        process_group: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Metrics | Tensor]:
+        """The loss, and its metrics: named, or the vector that `spec.metric_names` names. Writes nothing."""
+        return ops.evaluate(
             pred,
             gt,
             mask,
             abs_mask,
             self.spec,
             self.weights(progress, epoch),
-            self.log_vars(),
-            self.process_group,
+            log_vars,
+            process_group,
             self.backend,
         )
-        terms = {} if terms is None else terms
-        object.__setattr__(self, "_metrics", terms)  # nn.Module's own looks for parameters first: 5 µs
-        return total

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Literal, overload
+
 import torch.distributed as dist
 from torch import Tensor
 
 from ..checks import check_scales, one_of
-from ..spec import Absolute, Gradient, GradientSpec, GtRange, Relative
-from .base import DepthLoss, resolve_gradient, single_group
+from ..spec import Absolute, Backend, Gradient, GradientSpec, GtRange, Relative
+from .base import DepthLoss, Metrics, resolve_gradient, single_group
 
 
 class G2Loss(DepthLoss):
@@ -36,14 +38,14 @@ class G2Loss(DepthLoss):
 
     def __init__(
         self,
-        variant: str = "published",
+        variant: Literal["published", "document"] = "published",
         num_scales: int | None = None,
         eps: float = 1e-6,
         weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
         gradient: GradientSpec | None = None,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(weights, (tuple, list)) or len(weights) != 3:
@@ -60,6 +62,34 @@ class G2Loss(DepthLoss):
             spec, (*weights, 1.0), gt_range=gt_range, backend=backend, process_group=process_group
         )
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            *,
+            progress: float | None = 0.0,
+            epoch: int = 0,
+            abs_mask: Tensor | None = None,
+            return_metrics: Literal[False] = False,
+        ) -> Tensor: ...
+        @overload
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            *,
+            progress: float | None = 0.0,
+            epoch: int = 0,
+            abs_mask: Tensor | None = None,
+            return_metrics: Literal[True],
+        ) -> tuple[Tensor, Metrics]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
+
     def forward(
         self,
         pred: Tensor,
@@ -69,11 +99,13 @@ class G2Loss(DepthLoss):
         progress: float | None = 0.0,
         epoch: int = 0,
         abs_mask: Tensor | None = None,
-    ) -> Tensor:
+        return_metrics: bool = False,
+    ) -> Tensor | tuple[Tensor, Metrics]:
         """As `DepthLoss.forward`, with `abs_mask`: the pixels of A (upstream: where the sparse *input* has
         depth).
         """
-        return self._evaluate(pred, gt, mask, abs_mask, progress, epoch)
+        result = self._evaluate(pred, gt, mask, abs_mask, progress, epoch, (), self.process_group)
+        return self._finish(result, return_metrics)
 
 
 class MultiScaleGradientLoss(DepthLoss):
@@ -97,7 +129,7 @@ class MultiScaleGradientLoss(DepthLoss):
         gradient: GradientSpec | None = None,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         num_scales = None

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..checks import check_bounds, check_number
-from ..spec import GradientSpec, Group, GtRange, LossSpec
+from ..spec import Backend, GradientSpec, Group, GtRange, LossSpec
 from .base import DepthLoss, resolve_gradient
 from .scale_adaptive import depth_domain, structure_terms
 from .ssi import scale_terms
@@ -108,7 +108,7 @@ class AdaptiveMultiDomainLoss(DepthLoss):
         gradient: GradientSpec | None = None,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         bounds = check_bounds("log_var_bounds", log_var_bounds)
@@ -172,7 +172,7 @@ class FixedMultiDomainLoss(DepthLoss):
         gradient: GradientSpec | None = None,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         spec, weights = _spec(

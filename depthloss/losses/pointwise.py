@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.distributed as dist
 
 from ..checks import one_of
-from ..spec import GtRange, Pointwise
+from ..spec import Backend, GtRange, Pointwise
 from .base import DepthLoss, single_group
 
 
@@ -22,7 +24,7 @@ class L1Loss(_Pointwise):
         self,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
@@ -42,7 +44,7 @@ class MSELoss(_Pointwise):
         self,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
@@ -67,10 +69,10 @@ class AbsRelLoss(_Pointwise):
 
     def __init__(
         self,
-        variant: str = "standard",
+        variant: Literal["standard", "packnet"] = "standard",
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         packnet = one_of("variant", variant, ("standard", "packnet")) == "packnet"
@@ -98,10 +100,10 @@ class BerHuLoss(_Pointwise):
     def __init__(
         self,
         threshold: float = 0.2,
-        variant: str = "laina",
+        variant: Literal["laina", "packnet"] = "laina",
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         packnet = one_of("variant", variant, ("laina", "packnet")) == "packnet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from .aligned import AffineInvariantLoss, ScaleShiftInvariantLoss, SSITrimLoss
 from .base import DepthLoss, check_keywords, did_you_mean, resolve_gradient
@@ -63,7 +64,7 @@ def find_loss(name: str) -> tuple[str, str]:
     return prefix, base
 
 
-def build_loss(name: str, **kwargs: object) -> DepthLoss:
+def build_loss(name: str, **kwargs: Any) -> DepthLoss:
     """Build a loss by its registry name.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from ..spec import (
     IDENTITY,
     INVERSE_DEPTH_FLOOR,
     Absolute,
+    Backend,
     Domain,
     Gradient,
     GradientSpec,
@@ -19,7 +22,7 @@ from ..spec import (
     LossSpec,
     Relative,
 )
-from .base import DepthLoss, resolve_gradient
+from .base import DepthLoss, Metrics, resolve_gradient
 
 SCHEDULES = {"alpha_schedule": ("linear", "constant", "none"), "scale_schedule": ("linear", "constant")}
 
@@ -75,11 +78,11 @@ class ScaleAdaptiveLoss(DepthLoss):
         use_inv_depth: bool = False,
         min_depth: float | None = None,
         max_depth: float | None = None,
-        statistics: str = "masked",
+        statistics: Literal["masked", "all"] = "masked",
         gradient: GradientSpec | None = None,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         pixel, sobel = structure_terms(
@@ -128,14 +131,14 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         max_depth: float | None = 100.0,
         lambda_sg: float = 0.5,
         use_inv_depth: bool = False,
-        alpha_schedule: str = "linear",
-        scale_schedule: str = "linear",
+        alpha_schedule: Literal["linear", "constant", "none"] = "linear",
+        scale_schedule: Literal["linear", "constant"] = "linear",
         num_scales: int = 4,
         eps: float = 1e-6,
-        downsample: str = "bilinear",
+        downsample: Literal["bilinear", "average"] = "bilinear",
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         for name, value in (("alpha_schedule", alpha_schedule), ("scale_schedule", scale_schedule)):
@@ -193,16 +196,17 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         size = p.shape[1] >> s, p.shape[2] >> s
         return ops.bilinear(p, 1 << s), ops.nearest(g, *size), ops.nearest(m, *size)
 
-    def forward(
+    def _evaluate(
         self,
         pred: Tensor,
         gt: Tensor,
-        mask: Tensor | None = None,
-        *,
-        progress: float | None = 0.0,
-        epoch: int = 0,
-    ) -> Tensor:
-        """As `DepthLoss.forward`."""
+        mask: Tensor | None,
+        abs_mask: Tensor | None,
+        progress: float | None,
+        epoch: int,
+        log_vars: tuple[Tensor, ...],
+        process_group: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Metrics]:
         ops.check_inputs(pred, gt, mask)
         alpha, shares = self.schedules(progress)
         dtype = ops.working_dtype(pred, gt)
@@ -225,15 +229,11 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
                 shares[s],
                 *((1.0,) if s == 0 else ()),
             )
-            loss, terms = ops.evaluate(*maps, None, spec, weights, (), self.process_group, self.backend)
+            loss, terms = ops.evaluate(*maps, None, spec, weights, (), process_group, self.backend)
             total = loss if total is None else total + loss
-            if terms is None:
-                continue
             level = dict(zip(spec.metric_names, terms.unbind(), strict=True))
             level[f"gradient/support_{s + 1}"] = level.pop("gradient/support_1")
             del level["gradient/scale_1"]
             for name, value in level.items():
                 metrics.setdefault(name, value)
-        total_loss = ops.plain(total.detach())
-        self.metrics = {} if total_loss is None else metrics | {"total_loss": total_loss}
-        return total
+        return total, metrics | {"total_loss": total.detach()}

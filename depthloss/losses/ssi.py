@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch.distributed as dist
 
 from ..checks import as_float, check_flag, check_number, fraction_done
 from ..spec import (
+    Backend,
     DifferenceMoments,
     Domain,
     Gradient,
@@ -21,7 +22,10 @@ from ..spec import (
 )
 from .base import DepthLoss, did_you_mean, resolve_gradient, single_group
 
-_SILOG = {
+SILogPreset: TypeAlias = Literal[
+    "packnet", "bts", "adabins", "zoedepth", "depth-anything-v2", "mmseg", "toolbox-sig", "unidepth"
+]
+_SILOG: dict[str, Any] = {
     "lam": 0.85,
     "scale": 10.0,
     "eps": 1e-8,
@@ -32,7 +36,7 @@ _SILOG = {
     "positive_gt": False,
 }
 # What differs from that in the form of a published project; docs/losses.md has their sources.
-SILOG_PRESETS: dict[str, dict[str, object]] = {
+SILOG_PRESETS: dict[str, dict[str, Any]] = {
     "packnet": {"eps": 0.0},
     "bts": {"eps": 0.0},
     "adabins": {"eps": 0.0, "unbiased": True},
@@ -66,7 +70,7 @@ class SSILoss(DepthLoss):
         alpha: float = 0.85,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
@@ -124,12 +128,12 @@ class SILogLoss(DepthLoss):
         eps: float | None = None,
         offset: float | None = None,
         unbiased: bool | None = None,
-        reduction: str | None = None,
+        reduction: Literal["pixels", "images"] | None = None,
         clamp: float | Literal["preset"] | None = "preset",
         *,
-        preset: str | None = None,
+        preset: SILogPreset | None = None,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if preset is not None and (not isinstance(preset, str) or preset not in SILOG_PRESETS):
@@ -150,7 +154,7 @@ class SILogLoss(DepthLoss):
             self.require_positive_gt()
 
     @classmethod
-    def preset(cls, name: str, **overrides: object) -> SILogLoss:
+    def preset(cls, name: SILogPreset, **overrides: Any) -> SILogLoss:
         """``SILogLoss(preset=name, **overrides)``."""
         return cls(preset=name, **overrides)
 
@@ -219,7 +223,7 @@ class SSISilogLoss(DepthLoss):
         min_valid: int = 100,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         terms: tuple[Term, ...] = scale_terms(alpha, silog_ratio2, silog_scale, min_depth, max_depth)
@@ -285,7 +289,7 @@ class EnhancedSSILoss(_SSIWithL1):
         adaptive_weighting: bool = True,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(alpha, gt_range=gt_range, backend=backend, process_group=process_group)
@@ -328,7 +332,7 @@ class ProgressiveEnhancedSSILoss(_SSIWithL1):
         transition_epochs: int = 15,
         *,
         gt_range: GtRange = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(alpha, gt_range=gt_range, backend=backend, process_group=process_group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ class SupervisedLoss(nn.Module):
         supervised_num_scales: int = 4,
         progressive_scaling: float = 0.0,
         *,
-        convention: str | None = None,
-        **kwargs: object,
+        convention: Literal["packnet"] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         if convention not in (None, "packnet"):

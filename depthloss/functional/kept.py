@@ -1,0 +1,99 @@
+"""The modules behind the functional forms, kept by their arguments; nothing is kept of a call."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Hashable
+from types import SimpleNamespace
+from typing import Any, TypeAlias, TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .. import ops
+from ..checks import check_flag
+from ..losses import DepthLoss
+from ..spec import GradientSpec
+
+Ranks: TypeAlias = dist.ProcessGroup | None
+_MAX_MODULES = 64  # A keyword that follows a schedule must not pile them up.
+_K, _V = TypeVar("_K"), TypeVar("_V")
+_modules: dict[tuple[Hashable, ...], tuple[str, DepthLoss]] = {}  # With a name for each.
+_traced = SimpleNamespace()  # Those of compiled graphs, by that name; of a dict, Dynamo would keep a copy.
+_count = itertools.count()
+_SEQUENCES = (tuple, list)
+_AXES = ("mask", "downsample", "border", "normalizer", "combine", "num_scales")
+
+
+def _keep(kept: dict[_K, _V], key: _K, value: _V) -> None:
+    while len(kept) >= _MAX_MODULES:
+        kept.pop(next(iter(kept)), None)
+    kept[key] = value
+
+
+def _typed(values: Collection[Any]) -> tuple[Hashable, ...]:
+    """Arguments as a key, in which True is not 1, nor within a tuple or a list."""
+    return *map(type, values), *[_typed(x) if type(x) in _SEQUENCES else x for x in values]
+
+
+def _find(cls: type[DepthLoss], axes: tuple[object, ...], arguments: dict[str, Any]) -> tuple[str, DepthLoss]:
+    """The module of these arguments and its name, built unless it is there."""
+    key = (cls, axes, *_typed(arguments.values()))
+    try:
+        found = _modules.get(key)
+    except TypeError:  # Something that is no key is no argument of a loss either: building it says which.
+        found = None
+    if found is None:
+        if axes:
+            arguments = arguments | {"gradient": GradientSpec(**dict(zip(_AXES, axes, strict=True)))}
+        found = f"{cls.__name__} {next(_count)}", cls(**arguments)
+        _keep(_modules, key, found)
+    return found
+
+
+def _find_traced(cls: type[DepthLoss], axes: tuple[object, ...], arguments: dict[str, Any]) -> str:
+    """The name of that module, a constant for Dynamo: its graphs guard what `_traced` has under it."""
+    name, loss = _find(cls, axes, arguments)
+    if not hasattr(_traced, name):
+        _keep(vars(_traced), name, loss)
+    return name
+
+
+_find_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # As in ops.
+
+
+def kept(cls: type[DepthLoss], **arguments: Any) -> DepthLoss:
+    """The module ``cls(**arguments)``, the same one for equal arguments of equal types.
+
+    Raises:
+        TypeError, ValueError: what the class raises.
+    """
+    axes: tuple[object, ...] = ()
+    g = arguments.get("gradient")
+    if isinstance(g, GradientSpec):  # Dynamo makes constants of its axes, not of itself.
+        axes = (g.mask, g.downsample, g.border, g.normalizer, g.combine, g.num_scales)
+        arguments["gradient"] = None
+    if is_compiling():
+        return getattr(_traced, _find_traced(cls, axes, arguments))
+    return _find(cls, axes, arguments)[1]
+
+
+def call(
+    loss: DepthLoss,
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    progress: float | None,
+    epoch: int,
+    process_group: Ranks,
+    return_metrics: bool,
+    abs_mask: Tensor | None = None,
+    log_vars: tuple[Tensor, ...] = (),
+) -> Any:
+    """What the module returns, with these ranks and log-variances, leaving it as it is."""
+    group = ops.check_group(process_group)
+    total, found = loss._evaluate(pred, gt, mask, abs_mask, progress, epoch, log_vars, group)
+    if return_metrics is not False and check_flag("return_metrics", return_metrics):
+        return total, loss._named(found)
+    return total
