@@ -20,9 +20,10 @@ test: $(VENV)/.test  ## the tests that need no GPU: make test ARGS="-k golden"
 test-all: $(VENV)/.test  ## these and the long ones, an hour or more: make test-all SHARD=3/24
 	@$(PYTEST) -m "full or not full" $(SPLIT) $(ARGS)
 
-lint: $(VENV)/.test  ## style
+lint: $(VENV)/.test  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 aot: $(VENV)/.test  ## compile the kernels for every architecture, without a GPU: make aot ARGS=--renew
 	$(BIN)/python bench/aot.py $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 MAX_SCALES = 6
 
@@ -26,15 +27,16 @@ def check_number(
     name: str, value: object, *, low: float = -math.inf, high: float = math.inf, strict: bool = False
 ) -> float:
     """`value` as a float inside [low, high], inside (low, high] if strict. Numbers of NumPy are numbers."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number; got {value!r}")
-    if value < low or value > high or (strict and value == low):
-        bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
-        raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
     try:
-        return float(value)
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError as error:
         raise ValueError(f"{name} must be a finite number; got a whole number beyond 1e308") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
+    if number < low or number > high or (strict and number == low):
+        bounds = f"{'(' if strict else '['}{low:g}, {high:g}]"
+        raise ValueError(f"{name} must lie in {bounds}; got {value!r}")
+    return number
 
 
 def check_range(name: str, value: object) -> tuple[float, float] | None:
@@ -67,8 +69,8 @@ def check_whole(name: str, value: object, low: int, high: int | None = None) -> 
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral)
-        or value < low
-        or (high is not None and value > high)
+        or int(value) < low
+        or (high is not None and int(value) > high)
     ):
         bounds = f">= {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be an integer {bounds}; got {value!r}")
@@ -80,7 +82,7 @@ def check_scales(name: str, value: object) -> int:
     return check_whole(name, value, 1, MAX_SCALES)
 
 
-def as_float(name: str, value: object, meaning: str) -> float:
+def as_float(name: str, value: Any, meaning: str) -> float:
     """`value` as a float: a number of Python or NumPy, or a tensor of one; `meaning` is for the error."""
     if type(value) in (int, float):  # The usual case, and what Dynamo traces.
         number = float(value)

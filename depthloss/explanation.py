@@ -6,13 +6,14 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from . import ops
 from .losses import DepthLoss, SupervisedLoss
-from .spec import Gradient
+from .spec import Gradient, LossSpec
 
 # Half of the pixels nearer than this speaks for the other quantity: 1/m read as metres, or metres as 1/m.
 _NEAR = 0.5
@@ -131,7 +132,7 @@ def explain(
     pred: Tensor | Sequence[Tensor],
     gt: Tensor,
     mask: Tensor | None = None,
-    **forward: object,
+    **forward: Any,
 ) -> Explanation:
     """Evaluate a loss on a batch and say what it saw. For a look at a new setup, not for every step: it waits
     for the device.
@@ -155,6 +156,10 @@ def explain(
         return _explain_scales(loss, pred, gt, mask, forward)
     if not isinstance(loss, DepthLoss):
         raise TypeError(f"loss must be a depthloss loss or SupervisedLoss; got {type(loss).__name__}")
+    if not isinstance(pred, Tensor):
+        raise TypeError(f"pred must be a torch.Tensor; got {type(pred).__name__}")
+    if "return_metrics" in forward:
+        raise TypeError("explain reads the metrics by itself; leave out return_metrics")
     if reason := ops.transforms.functorch():
         raise RuntimeError(f"explain reads numbers, and inside a transform there are none: {reason}")
     ops.check_inputs(pred, gt, mask)
@@ -163,7 +168,7 @@ def explain(
     probe = copy.copy(loss)  # Shares the parameters; keeps the metrics of this call to itself.
     probe.process_group = None
     with torch.no_grad(), ops.use_backend(backend):
-        total = probe.forward(pred, gt, mask, **forward).item()
+        total = cast(Tensor, probe.forward(pred, gt, mask, **forward)).item()
     metrics = dict(zip(probe.metrics, torch.stack(list(probe.metrics.values())).tolist(), strict=True))
     at = (forward.get("progress", 0.0), forward.get("epoch", 0))
     p, g = (ops.as_maps(x.detach()).double() for x in (pred, gt))
@@ -208,10 +213,8 @@ def _explain_scales(
     scales = []
     for pred in preds:
         size = tuple(pred.shape[-2:])
-        matched = (
-            x if x is None or tuple(x.shape[-2:]) == size else ops.nearest(x, *size) for x in (gt, mask)
-        )
-        scales.append(explain(loss.loss_func, pred, *matched, **forward))
+        g, m = (x if x is None or tuple(x.shape[-2:]) == size else ops.nearest(x, *size) for x in (gt, mask))
+        scales.append(explain(loss.loss_func, pred, cast(Tensor, g), m, **forward))
     return replace(scales[0], coarser=tuple(scales[1:]))
 
 
@@ -232,10 +235,10 @@ def _terms(loss: DepthLoss, metrics: dict[str, float], total: float, at: tuple) 
     return tuple(Term(name, v, w, v * w / total if total else None) for name, v, w in summands)
 
 
-def _levels(spec: object, metrics: dict[str, float], shape: Sequence[int]) -> tuple[Level, ...]:
+def _levels(spec: LossSpec, metrics: dict[str, float], shape: Sequence[int]) -> tuple[Level, ...]:
     border = next((t.gradient.border for t in spec.terms if isinstance(t, Gradient)), "")
     lost = 2 if border == "valid" else 0
-    levels = []
+    levels: list[Level] = []
     while (name := f"gradient/support_{len(levels) + 1}") in metrics:
         h, w = (max((n >> len(levels)) - lost, 0) for n in shape[1:])
         levels.append(Level(len(levels) + 1, int(metrics[name]), shape[0] * h * w))

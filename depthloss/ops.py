@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import TypeAlias, overload
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from . import fused, reference, transforms
 from .reference.pyramid import bilinear, masked_average, nearest
 from .reference.statistics import convert, select, valid_pixels, working_dtype
 from .spec import Backend, LossSpec
-from .transforms import plain
+from .transforms import constant, plain
 
 # Resampling and conversion serve the losses that are composed of several evaluations.
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "bilinear",
     "check_backend",
     "check_inputs",
+    "constant",
     "convert",
     "evaluate",
     "masked_average",
@@ -46,10 +48,11 @@ __all__ = [
 ]
 
 BACKENDS = ("triton", "cpu", "reference")
-_FUSED_FOR_DEVICE = {"cuda": "triton", "cpu": "cpu"}
+_FUSED_FOR_DEVICE: dict[str, Backend] = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
+Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pred, gt, mask, abs_mask
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
 
@@ -57,13 +60,13 @@ class _Choice(threading.local):
     """What `use_backend` chose in this thread. Not a ContextVar: Dynamo cannot trace one, and guards this."""
 
     def __init__(self) -> None:
-        self.backend: str | None = None  # Not of the class, where Dynamo would read it for every thread.
+        self.backend: Backend | None = None  # Not of the class, where Dynamo would read it for every thread.
 
 
 _choice = _Choice()
 
 
-def check_backend(name: str) -> str:
+def check_backend(name: Backend) -> Backend:
     """Return `name` if it is ``"auto"`` or a backend's, or raise a ValueError."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}; got {name!r}")
@@ -138,7 +141,8 @@ def _say_once(message: str) -> None:
     _log.warning(message)
 
 
-def choose(requested: str, device: str, backends: frozenset[str], obstacle: str) -> tuple[str, str]:
+@constant
+def choose(requested: Backend, device: str, backends: frozenset[str], obstacle: str) -> tuple[Backend, str]:
     """The backend that runs a loss, loaded, and why that one. Where the reference runs instead of a fused
     backend, it is said once.
 
@@ -176,12 +180,6 @@ def choose(requested: str, device: str, backends: frozenset[str], obstacle: str)
     if name is None or name in backends:  # Else by contract this loss has no fused form here.
         _say_once(f"running the reference backend, in plain PyTorch; {why}")
     return "reference", why
-
-
-# What torch.compiler.assume_constant_result sets; calling it would import the whole compiler at import time.
-# It is
-# private: the fullgraph tests say so if torch renames it.
-choose._dynamo_marked_constant = True
 
 
 def _describe(tensors: dict[str, Tensor | None]) -> str:
@@ -246,13 +244,17 @@ def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | N
     return ""
 
 
+@overload
+def as_maps(x: Tensor) -> Tensor: ...
+@overload
+def as_maps(x: Tensor | None) -> Tensor | None: ...
 def as_maps(x: Tensor | None) -> Tensor | None:
     """[B, 1, H, W] as [B, H, W]; anything else as it is."""
     # squeeze, whose adjoint is a view; that of x[:, 0] fills and copies a map.
     return x.squeeze(1) if x is not None and x.dim() == 4 else x
 
 
-def _obstacle(maps: tuple[Tensor | None, ...], log_vars: Sequence[Tensor]) -> str:
+def _obstacle(maps: Maps, log_vars: Sequence[Tensor]) -> str:
     """Why no fused backend can read (pred, gt, mask, abs_mask), or ""."""
     saves = (maps[0].requires_grad or bool(log_vars)) and torch.is_grad_enabled()
     if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
@@ -261,8 +263,8 @@ def _obstacle(maps: tuple[Tensor | None, ...], log_vars: Sequence[Tensor]) -> st
 
 
 def backend_for(
-    maps: tuple[Tensor | None, ...], spec: LossSpec, log_vars: Sequence[Tensor], backend: str
-) -> tuple[str, str]:
+    maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend
+) -> tuple[Backend, str]:
     """`choose` for the loss `spec` of (pred, gt, mask, abs_mask)."""
     return choose(_choice.backend or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
 
@@ -297,8 +299,9 @@ def evaluate(
     if name == "reference":
         if process_group is not None and (reason := transforms.differentiation()):
             raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")
-        maps = map(transforms.saveable, map(as_maps, maps))
-        return reference.evaluate(*maps, spec, weights, log_vars, process_group)
+        p, g = (transforms.saveable(as_maps(x)) for x in (pred, gt))
+        m, a = (transforms.saveable(as_maps(x)) for x in (mask, abs_mask))
+        return reference.evaluate(p, g, m, a, spec, weights, log_vars, process_group)
     if spec.gt_range is not None:  # Kernels know it as a part of the masks.
         g = as_maps(gt)
         if abs_mask is not None:

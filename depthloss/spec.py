@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .checks import check_bounds, check_flag, check_number, check_range, check_scales, check_whole, one_of
 from .text import dataclass_of, text_of
@@ -24,7 +24,7 @@ Backend: TypeAlias = Literal["auto", "reference", "cpu", "triton"]
 GradientPreset: TypeAlias = Literal["g2-published", "g2-document", "scale-adaptive", "sparse"]
 
 
-def _number(owner: object, name: str, said: str | None = None, **bounds: object) -> None:
+def _number(owner: object, name: str, said: str | None = None, **bounds: Any) -> None:
     """Check a number of a frozen dataclass, called `said` in an error, and store it as a float."""
     object.__setattr__(owner, name, check_number(said or name, getattr(owner, name), **bounds))
 
@@ -407,8 +407,8 @@ class LossSpec:
         return replace(self, groups=groups)
 
 
-_TERMS = (Absolute, Relative, Gradient, DifferenceMoments, LogMoments, Pointwise, TrimmedAlignment)
-_TERMS += (MedianAlignment, LeastSquares, GradientMatching)
+_TERMS: tuple[type[Term], ...] = (Absolute, Relative, Gradient, DifferenceMoments, LogMoments, Pointwise)
+_TERMS += (TrimmedAlignment, MedianAlignment, LeastSquares, GradientMatching)
 
 
 @functools.cache

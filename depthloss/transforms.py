@@ -6,6 +6,9 @@ reaches it. The reference consists of operations, and is right under all of thes
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
 import torch
 from torch import Tensor
 from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
@@ -18,15 +21,24 @@ _NO_DISPATCH = Tensor.__torch_dispatch__
 _interpreter = _functorch.peek_interpreter_stack
 _is_wrapped = _functorch.is_functorch_wrapped_tensor
 _is_legacy = _functorch.is_legacy_batchedtensor
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
+def constant(function: _F) -> _F:
+    """Mark a function of constants, whose answer compiled graphs hold.
+
+    torch.compiler.assume_constant_result sets the same, and imports the whole compiler for it. The name is
+    private: the fullgraph tests say so if torch renames it.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant  # What Dynamo compiles under a transform stays under it.
 def functorch() -> str:
     """Which transform of torch.func is active, as a reason; "" = none. Right while Dynamo traces, too."""
     interpreter = _interpreter()
     return "" if interpreter is None else f"torch.func's {interpreter.key().name.lower()!r} is active"
-
-
-functorch._dynamo_marked_constant = True  # As in ops: what Dynamo compiles under a transform stays under it.
 
 
 def differentiation() -> str:
@@ -67,7 +79,7 @@ def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
         return "torch.jit.trace is recording"
     if forward_ad._current_level >= 0:
         return "forward-mode AD is active"
-    name = next(name for name, y in zip(_NAMES, maps, strict=True) if y is x)
+    name, x = next((name, y) for name, y in zip(_NAMES, maps, strict=True) if y is not None and y is x)
     if reason := unreadable(x):
         return f"{name} is {reason}"
     return (
@@ -111,6 +123,10 @@ def check_plain(name: str, x: Tensor) -> None:
         )
 
 
+@overload
+def saveable(x: Tensor) -> Tensor: ...
+@overload
+def saveable(x: Tensor | None) -> Tensor | None: ...
 def saveable(x: Tensor | None) -> Tensor | None:
     """`x`, or where a gradient may be wanted a copy of what was made under inference mode: autograd saves no
     such tensor.
@@ -129,8 +145,8 @@ def plain(found: dict[str, Tensor] | Tensor) -> dict[str, Tensor] | Tensor:
     if isinstance(found, Tensor) and not (_is_wrapped(found) or _is_legacy(found)):
         return found  # The usual answer first: every call of a loss pays for it.
     if isinstance(found, dict):
-        named = {name: plain(x) for name, x in found.items()}
-        return named if all(isinstance(x, Tensor) for x in named.values()) else {}
+        named = {name: y for name, x in found.items() if isinstance(y := plain(x), Tensor)}
+        return named if len(named) == len(found) else {}
     while _is_wrapped(found) and not _batched(found):
         found = _functorch.get_unwrapped(found)
     return {} if _batched(found) else found

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+import math
 import pickle
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from depthloss import functional, ops
 from depthloss.losses.registry import LOSSES
 
 from . import cases
+from .typed import user
 
 EVERYWHERE, TRITON = {"cpu", "triton"}, {"triton"}
 # The last column of the loss table.
@@ -354,6 +356,11 @@ def test_functional_twins_take_keywords():
     value.backward()
     expected.backward()
     torch.testing.assert_close(log_var.grad, module.log_var_scale.grad, rtol=1e-12, atol=0)
+
+
+def test_the_code_that_type_checkers_see_runs():
+    pred, gt = cases.maps(torch.float32)
+    assert math.isfinite(user.main(pred, gt, gt > 0.4))
 
 
 @pytest.mark.parametrize("name", LOSSES)

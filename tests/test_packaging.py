@@ -77,3 +77,4 @@ def test_the_wheel_holds_every_module(site):
     ours = {p.relative_to(ROOT) for p in (ROOT / "depthloss").rglob("*.py")}
     ours |= {Path("depthloss") / p.relative_to(ROOT) for p in (ROOT / "kernels").rglob("*.py")}
     assert {p.relative_to(site) for p in (site / "depthloss").rglob("*.py")} == ours
+    assert (site / "depthloss" / "py.typed").exists()  # Type checkers read the annotations only with it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,8 +18,9 @@ from ..spec import GradientSpec
 
 Ranks: TypeAlias = dist.ProcessGroup | None
 _MAX_MODULES = 64  # A keyword that follows a schedule must not pile them up.
-_K, _V = TypeVar("_K"), TypeVar("_V")
-_modules: dict[tuple[Hashable, ...], tuple[str, DepthLoss]] = {}  # With a name for each.
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_modules: dict[tuple[Any, ...], tuple[str, DepthLoss]] = {}  # With a name for each.
 _traced = SimpleNamespace()  # Those of compiled graphs, by that name; of a dict, Dynamo would keep a copy.
 _count = itertools.count()
 _SEQUENCES = (tuple, list)
@@ -32,14 +33,14 @@ def _keep(kept: dict[_K, _V], key: _K, value: _V) -> None:
     kept[key] = value
 
 
-def _typed(values: Collection[Any]) -> tuple[Hashable, ...]:
+def _typed(values: Collection[Any]) -> tuple[Any, ...]:
     """Arguments as a key, in which True is not 1, nor within a tuple or a list."""
     return *map(type, values), *[_typed(x) if type(x) in _SEQUENCES else x for x in values]
 
 
-def _find(cls: type[DepthLoss], axes: tuple[object, ...], arguments: dict[str, Any]) -> tuple[str, DepthLoss]:
+def _find(cls: type[DepthLoss], axes: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[str, DepthLoss]:
     """The module of these arguments and its name, built unless it is there."""
-    key = (cls, axes, *_typed(arguments.values()))
+    key: tuple[Any, ...] = (cls, axes, *_typed(arguments.values()))
     try:
         found = _modules.get(key)
     except TypeError:  # Something that is no key is no argument of a loss either: building it says which.
@@ -52,15 +53,13 @@ def _find(cls: type[DepthLoss], axes: tuple[object, ...], arguments: dict[str, A
     return found
 
 
-def _find_traced(cls: type[DepthLoss], axes: tuple[object, ...], arguments: dict[str, Any]) -> str:
-    """The name of that module, a constant for Dynamo: its graphs guard what `_traced` has under it."""
+@ops.constant  # Dynamo's graphs guard what `_traced` has under the name.
+def _find_traced(cls: type[DepthLoss], axes: tuple[Any, ...], arguments: dict[str, Any]) -> str:
+    """The name of that module, for a graph."""
     name, loss = _find(cls, axes, arguments)
     if not hasattr(_traced, name):
         _keep(vars(_traced), name, loss)
     return name
-
-
-_find_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]  # As in ops.
 
 
 def kept(cls: type[DepthLoss], **arguments: Any) -> DepthLoss:
@@ -69,7 +68,7 @@ def kept(cls: type[DepthLoss], **arguments: Any) -> DepthLoss:
     Raises:
         TypeError, ValueError: what the class raises.
     """
-    axes: tuple[object, ...] = ()
+    axes: tuple[Any, ...] = ()
     g = arguments.get("gradient")
     if isinstance(g, GradientSpec):  # Dynamo makes constants of its axes, not of itself.
         axes = (g.mask, g.downsample, g.border, g.normalizer, g.combine, g.num_scales)
@@ -90,7 +89,7 @@ def call(
     return_metrics: bool,
     abs_mask: Tensor | None = None,
     log_vars: tuple[Tensor, ...] = (),
-) -> Any:
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """What the module returns, with these ranks and log-variances, leaving it as it is."""
     group = ops.check_group(process_group)
     total, found = loss._evaluate(pred, gt, mask, abs_mask, progress, epoch, log_vars, group)

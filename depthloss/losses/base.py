@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..checks import check_flag, check_number
-from ..spec import Backend, Gradient, GradientSpec, Group, GtRange, LossSpec, Term
+from ..spec import Backend, Gradient, GradientPreset, GradientSpec, Group, GtRange, LossSpec, Term
 
 Metrics: TypeAlias = dict[str, Tensor]
 
@@ -46,7 +46,9 @@ def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> Non
         )
 
 
-def resolve_gradient(gradient: GradientSpec | None, num_scales: int | None, preset: str) -> GradientSpec:
+def resolve_gradient(
+    gradient: GradientSpec | None, num_scales: int | None, preset: GradientPreset
+) -> GradientSpec:
     """The gradient spec of a loss: `gradient`, else the preset of that name with `num_scales` levels.
 
     Raises:
@@ -64,7 +66,7 @@ def resolve_gradient(gradient: GradientSpec | None, num_scales: int | None, pres
     return gradient
 
 
-def single_group(*terms: Term, **options: object) -> LossSpec:
+def single_group(*terms: Term, **options: Any) -> LossSpec:
     """The spec of a loss whose terms form one group."""
     return LossSpec((Group(terms, **options),))
 
@@ -112,7 +114,7 @@ class DepthLoss(nn.Module):
         super().__init__()
         self.spec = replace(spec, gt_range=gt_range)
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
-        self.backend = ops.check_backend(backend)
+        self.backend: Backend = ops.check_backend(backend)
         self.process_group = ops.check_group(process_group)
         self._metrics: Metrics | Tensor = {}  # or the vector that they are made of when asked for
 
@@ -156,7 +158,7 @@ class DepthLoss(nn.Module):
         of_groups = of_terms[len(self.spec.terms) :]
         if bounds is not None:
             log_vars = [min(max(v.item(), bounds[0]), bounds[1]) for v in self.log_vars()]
-            of_groups = [0.5 * math.exp(-v) for v in log_vars]
+            of_groups = tuple(0.5 * math.exp(-v) for v in log_vars)
         groups = [w for group, w in zip(self.spec.groups, of_groups, strict=True) for _ in group.terms]
         return {t.name: w * g for t, w, g in zip(self.spec.terms, of_terms, groups, strict=False)}
 

@@ -52,7 +52,7 @@ class G2Loss(DepthLoss):
             raise ValueError(f"weights must be three numbers, of A, R and G; got {weights!r}")
         published = one_of("variant", variant, ("published", "document")) == "published"
         reduction = "pixels" if published else "images"
-        gradient = resolve_gradient(gradient, num_scales, f"g2-{variant}")
+        gradient = resolve_gradient(gradient, num_scales, "g2-published" if published else "g2-document")
         spec = single_group(
             Absolute(name="absolute", reduction=reduction, eps=eps),
             Relative(name="relative", reduction=reduction, eps=eps),

@@ -138,8 +138,9 @@ class AdaptiveMultiDomainLoss(DepthLoss):
     @torch.no_grad()
     def clamp_parameters_(self) -> None:
         """Clamp both log-variances to `log_var_bounds`, in place."""
-        for parameter in self.log_vars():
-            parameter.clamp_(*self.spec.log_var_bounds)
+        if (bounds := self.spec.log_var_bounds) is not None:
+            for parameter in self.log_vars():
+                parameter.clamp_(*bounds)
 
 
 class FixedMultiDomainLoss(DepthLoss):

@@ -21,6 +21,7 @@ from ..spec import (
     GtRange,
     LossSpec,
     Relative,
+    Term,
 )
 from .base import DepthLoss, Metrics, resolve_gradient
 
@@ -35,10 +36,10 @@ def depth_domain(use_inv_depth: bool, min_depth: float | None, max_depth: float 
 
 def structure_terms(
     domain: Domain, gradient: GradientSpec, epsilon: float, use_absolute: bool
-) -> tuple[tuple[Absolute, ...], Gradient]:
+) -> tuple[tuple[Term, ...], Gradient]:
     """R (and A) and G of the scale-adaptive loss."""
     check_number("epsilon", epsilon, low=0.0, strict=True)
-    pixel = (Relative(name="scale_adaptive/relative", domain=domain, eps=epsilon),)
+    pixel: tuple[Term, ...] = (Relative(name="scale_adaptive/relative", domain=domain, eps=epsilon),)
     if check_flag("use_absolute", use_absolute):
         pixel += (Absolute(name="scale_adaptive/absolute", domain=domain, eps=epsilon),)
     return pixel, Gradient(name="loss_sg", domain=domain, gradient=gradient, eps=epsilon)
@@ -192,7 +193,8 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         if s == 0:
             return p, g, m
         if self.downsample == "average":
-            return ops.masked_average(1 << s, m, p, g)
+            p, g, m = ops.masked_average(1 << s, m, p, g)
+            return p, g, m
         size = p.shape[1] >> s, p.shape[2] >> s
         return ops.bilinear(p, 1 << s), ops.nearest(g, *size), ops.nearest(m, *size)
 
@@ -210,8 +212,8 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         ops.check_inputs(pred, gt, mask)
         alpha, shares = self.schedules(progress)
         dtype = ops.working_dtype(pred, gt)
-        p, g, m = map(ops.as_maps, (pred, gt, mask))
-        m = ops.valid_pixels(g, m, self.spec.positive_gt, self.spec.gt_range)
+        p, g = ops.as_maps(pred), ops.as_maps(gt)
+        m = ops.valid_pixels(g, ops.as_maps(mask), self.spec.positive_gt, self.spec.gt_range)
         read = m
         if self.downsample == "bilinear":
             # Reads the finite predictions at invalid pixels; the others, and those without a depth, count as
@@ -219,7 +221,8 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             read = m | (p.isfinite() if self.domain == IDENTITY else p.isfinite() & (p > INVERSE_DEPTH_FLOOR))
         p = ops.select(read, ops.convert(p.to(dtype), read, self.domain))
         g = ops.convert(g.to(dtype), m, self.domain)
-        total, metrics = None, {}
+        losses: list[Tensor] = []
+        metrics: Metrics = {}
         for s, spec in enumerate(self.levels):
             maps = self._at_scale(s, p, g, m)
             weights = (
@@ -230,10 +233,11 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
                 *((1.0,) if s == 0 else ()),
             )
             loss, terms = ops.evaluate(*maps, None, spec, weights, (), process_group, self.backend)
-            total = loss if total is None else total + loss
+            losses.append(loss)
             level = dict(zip(spec.metric_names, terms.unbind(), strict=True))
             level[f"gradient/support_{s + 1}"] = level.pop("gradient/support_1")
             del level["gradient/scale_1"]
             for name, value in level.items():
                 metrics.setdefault(name, value)
+        total = sum(losses[1:], losses[0])
         return total, metrics | {"total_loss": total.detach()}

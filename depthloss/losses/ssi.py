@@ -138,11 +138,11 @@ class SILogLoss(DepthLoss):
     ) -> None:
         if preset is not None and (not isinstance(preset, str) or preset not in SILOG_PRESETS):
             raise ValueError(f"unknown SILog preset {preset!r}{did_you_mean(preset, SILOG_PRESETS)}")
-        given = {"lam": lam, "scale": scale, "eps": eps, "offset": offset, "unbiased": unbiased}
-        given = {key: value for key, value in (given | {"reduction": reduction}).items() if value is not None}
-        form = (
-            _SILOG | SILOG_PRESETS.get(preset, {}) | given | ({} if clamp == "preset" else {"clamp": clamp})
-        )
+        given: dict[str, Any] = {"lam": lam, "scale": scale, "eps": eps, "offset": offset}
+        given |= {"unbiased": unbiased, "reduction": reduction}
+        form = _SILOG | (SILOG_PRESETS[preset] if preset is not None else {})
+        form |= {key: value for key, value in given.items() if value is not None}
+        form |= {} if clamp == "preset" else {"clamp": clamp}
         positive_gt = form.pop("positive_gt")
         super().__init__(
             single_group(LogMoments(name="silog_component", **form)),
@@ -227,7 +227,10 @@ class SSISilogLoss(DepthLoss):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         terms: tuple[Term, ...] = scale_terms(alpha, silog_ratio2, silog_scale, min_depth, max_depth)
-        weights = (check_number("ssi_weight", ssi_weight), check_number("silog_weight", silog_weight))
+        weights: tuple[float, ...] = (
+            check_number("ssi_weight", ssi_weight),
+            check_number("silog_weight", silog_weight),
+        )
         gradient = resolve_gradient(gradient, None, "sparse")
         if check_number("gradient_weight", gradient_weight, low=0.0):
             terms += (
@@ -250,7 +253,7 @@ class SSISilogLoss(DepthLoss):
 class _SSIWithL1(DepthLoss):
     """``w_s * SSI(inverse depth) + w_l * mean |1/(p + 1e-6) - 1/(g + 1e-6)|``."""
 
-    def __init__(self, alpha: float, **common: object) -> None:
+    def __init__(self, alpha: float, **common: Any) -> None:
         spec = single_group(
             DifferenceMoments(name="ssi_component", weight_name="ssi_weight_used", alpha=alpha),
             Pointwise(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
 from ..checks import check_number, check_whole, fraction_done
+from .base import Metrics
 from .registry import LOSSES, build_loss, find_loss
 
 # The forms of packnet-sfm's own methods.
@@ -27,6 +28,13 @@ _PACKNET_IGNORES = frozenset(
     "occ_reg_weight padding_mode photometric_reduce_op pose_net rotation_mode smooth_loss_weight "
     "ssim_loss_weight supervised_loss_weight upsample_depth_maps velocity_loss_weight weight_rgbd".split()
 )
+
+
+class Supervised(TypedDict):
+    """What `SupervisedLoss` returns."""
+
+    loss: Tensor
+    metrics: Metrics
 
 
 class SupervisedLoss(nn.Module):
@@ -112,6 +120,19 @@ class SupervisedLoss(nn.Module):
         """Bring the loss's learnable parameters back into their bounds. Call it after each optimiser step."""
         self.loss_func.clamp_parameters_()
 
+    if TYPE_CHECKING:  # nn.Module's own returns Any.
+
+        def __call__(  # noqa: D102
+            self,
+            inv_depths: Sequence[Tensor] | Tensor,
+            gt_inv_depth: Tensor,
+            return_logs: bool = False,
+            progress: float | None = 0.0,
+            masks: Tensor | None = None,
+            *,
+            epoch: int = 0,
+        ) -> Supervised: ...
+
     def forward(
         self,
         inv_depths: Sequence[Tensor] | Tensor,
@@ -121,7 +142,7 @@ class SupervisedLoss(nn.Module):
         masks: Tensor | None = None,
         *,
         epoch: int = 0,
-    ) -> dict:
+    ) -> Supervised:
         """Evaluate the loss.
 
         Args:
@@ -142,18 +163,21 @@ class SupervisedLoss(nn.Module):
             raise ValueError("inv_depths must hold at least one prediction; got an empty list")
         if masks is not None and not isinstance(masks, Tensor):
             raise TypeError(f"masks must be one tensor for all scales, or None; got {type(masks).__name__}")
-        losses, metrics = [], {}
+        losses: list[Tensor] = []
+        metrics: Metrics = {}
         scales = min(self.num_scales(progress), len(inv_depths))
         if scales != self._scales:
             self._scales = scales
         for i, pred in enumerate(inv_depths[:scales]):
-            size = tuple(pred.shape[-2:])
-            gt, mask = (
-                x if x is None or tuple(x.shape[-2:]) == size else ops.nearest(x, *size)
-                for x in (gt_inv_depth, masks)
-            )
+            size = pred.shape[-2:]
+            gt = _at_size(gt_inv_depth, size)
+            mask = None if masks is None else _at_size(masks, size)
             losses.append(self.loss_func(pred, gt, mask, progress=progress, epoch=epoch))
             metrics.update((f"scale_{i}/{name}", value) for name, value in self.loss_func.metrics.items())
         loss = torch.stack(losses).mean()
         metrics["supervised_loss"] = loss.detach()
         return {"loss": loss.unsqueeze(0) if self.convention == "packnet" else loss, "metrics": metrics}
+
+
+def _at_size(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x if x.shape[-2:] == size else ops.nearest(x, *size)

@@ -6,6 +6,7 @@ This is what a reader opens to learn what a loss *is*, and what every fused path
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,9 +38,9 @@ class _Batch:
         # The pixels of every term but the absolute one.
         self.structure = torch.ones_like(mask) if self.plain else mask
         self.centre = any(isinstance(t, s.Gradient) and t.gradient.mask == "centre" for t in spec.terms)
-        self._shared: dict[tuple, object] = {}
+        self._shared: dict[tuple, Any] = {}
 
-    def _once(self, key: tuple, compute: Callable[[], object]) -> object:
+    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
         if key not in self._shared:
             self._shared[key] = compute()
         return self._shared[key]
@@ -104,7 +105,7 @@ def _least_squares(t: s.LeastSquares, b: _Batch) -> Tensor:
     return terms.half_mse(b.aligned(t.domain), b.structure, b.ranks)
 
 
-_EVALUATORS = {
+_EVALUATORS: dict[type[s.Term], Callable[..., Any]] = {
     s.Absolute: _absolute,
     s.Relative: _relative,
     s.Gradient: _gradient,
@@ -112,7 +113,7 @@ _EVALUATORS = {
     s.GradientMatching: _gradient_matching,
 }
 # The other terms are a formula of (p, g, mask) and of these fields of the term.
-_FORMULAS = {
+_FORMULAS: dict[type[s.Term] | str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     s.DifferenceMoments: (terms.ssi, ("alpha",)),
     s.LogMoments: (terms.silog, ("lam", "scale", "eps", "offset", "unbiased", "reduction", "clamp")),
     s.TrimmedAlignment: (terms.ssi_trim, ("trim", "eps")),
@@ -140,11 +141,12 @@ def _kendall(
     losses: list[Tensor],
     log_vars: Sequence[Tensor],
     active: list[Tensor],
+    bounds: tuple[float, float],
     spec: s.LossSpec,
     values: dict[str, Tensor],
 ) -> Tensor:
     """Sum of exp(-s)/2 L + s/2 over the active groups (Kendall, Gal, Cipolla 2018, s = ln sigma^2)."""
-    low, high = spec.log_var_bounds
+    low, high = bounds
     # A plain clamp has no gradient outside its bounds, so an overshot parameter would stay there.
     log_vars = [v.to(losses[0].dtype) for v in log_vars]
     log_vars = [v + (v.clamp(low, high) - v).detach() for v in log_vars]
@@ -210,8 +212,9 @@ def evaluate(
         losses.append(loss)
         active.append(n >= max(group.min_valid, 1))
     if spec.log_var_bounds is None:
-        total = sum(weight * loss for weight, loss in zip(term_weights, losses, strict=True))
+        first, *others = [weight * loss for weight, loss in zip(term_weights, losses, strict=True)]
+        total = sum(others, first)
     else:
-        total = _kendall(losses, log_vars, active, spec, values)
+        total = _kendall(losses, log_vars, active, spec.log_var_bounds, spec, values)
     values["num_valid_pixels"], values["total_loss"] = n, total
     return total, torch.stack([values[name].detach() for name in spec.metric_names])

@@ -117,23 +117,25 @@ def gradient_term(
         The term (0-dim), the levels [K] and the number of kept responses of each level [K].
     """
     r = select(m if keep is None or spec.mask != "centre" else keep, residual)
-    zero, sums, norms, kepts = r[:, :0].sum(), [], [], []
+    zero = r[:, :0].sum()
+    values: list[tuple[Tensor, Tensor, Tensor]] = []
     # A valid NaN must show even where no kept response reads it: 0 * NaN, with zero gradient.
     visible = 0.0 * ranks.sum(select(m, residual).sum())
     for level in range(spec.num_scales):
         h, w = r.shape[1] >> level, r.shape[2] >> level
         if min(h, w) < (3 if spec.border == "valid" else 1):
-            sums.append(zero), norms.append(zero), kepts.append(zero)
+            values.append((zero, zero, zero))
             continue
         cells = downsample(r, level, spec.downsample)
         cells, kept, norm = _cover(spec, level, m, cells, r.dtype)
         gx, gy = sobel(pad(cells, spec.border))
         response = gx.abs() + gy.abs()
-        sums.append((response if kept is None else select(kept, response)).sum())
-        norms.append(norm)
-        kepts.append(r.new_full((), response.numel()) if kept is None else kept.sum().to(r.dtype))
-    sums = ranks.sum(torch.stack(sums))
-    norms, kepts = ranks.sum(torch.stack((torch.stack(norms), torch.stack(kepts)))).detach()
+        total = (response if kept is None else select(kept, response)).sum()
+        number = r.new_full((), response.numel()) if kept is None else kept.sum().to(r.dtype)
+        values.append((total, norm, number))
+    sums, norms, kepts = (torch.stack(x) for x in zip(*values, strict=True))
+    sums = ranks.sum(sums)
+    norms, kepts = ranks.sum(torch.stack((norms, kepts))).detach()
     if plain_mean:
         levels = guarded_ratio(sums, kepts)
     else:

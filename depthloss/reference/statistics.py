@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..spec import INVERSE_DEPTH_FLOOR, Domain
+from ..spec import INVERSE_DEPTH_FLOOR, Domain, GtRange
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -69,7 +69,7 @@ def valid_pixels(
     gt: Tensor,
     mask: Tensor | None,
     positive_gt: bool = False,
-    gt_range: tuple[float, float] | None = None,
+    gt_range: GtRange = None,
 ) -> Tensor:
     """Bool mask of the valid pixels: `mask` non-zero (None = all), gt > 0 if `positive_gt`, gt inside the
     closed `gt_range`. The latter two take finite gt only.
@@ -80,8 +80,8 @@ def valid_pixels(
     if gt_range is not None:
         # In float32 or wider: how a 16-bit tensor compares with a number differs between devices.
         gt = gt.to(torch.promote_types(gt.dtype, torch.float32))
-        low, high = gt_range
         limit = torch.finfo(gt.dtype).max
+        low, high = (end if x is None else x for x, end in zip(gt_range, (-limit, limit), strict=True))
         conditions += [gt >= max(low, -limit), gt <= min(high, limit)]
     if not conditions:
         return torch.ones_like(gt, dtype=torch.bool)
