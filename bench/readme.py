@@ -229,8 +229,8 @@ def speed() -> str:
         cells = (f"`{loss.split()[0]}`", f"{100 * density:g}%", f"{_ms(time)} ms")
         lines.append(_line((*cells, *(_ratio(x, "×") for x in slower), *memory)))
     note = (
-        "Forward + backward, float32; the fastest form of each that was measured, as a multiple of our time; "
-        "memory in bytes per pixel beyond the inputs, at the peak."
+        "Forward + backward, float32. eager, torch.compile: the time of the fastest form of each divided by "
+        "ours (– was not measured). Memory: bytes per pixel beyond the inputs, at the peak."
     )
     return "\n".join([*lines, "", f"{note} {_where(files[0])}"])
 

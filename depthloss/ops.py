@@ -12,6 +12,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias, overload
 
@@ -119,6 +120,12 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
     except ModuleNotFoundError as error:
         if error.name != package and not package.startswith(f"{error.name}."):
             return None, f"it needs the package {error.name!r}, which is not installed"
+        clone = Path(__file__).parents[1]
+        if (clone / "kernels").is_dir():
+            return None, (
+                f"depthloss was imported from {clone}, a clone that is not installed in this environment: "
+                "run pip install -e . there, or start from another folder"
+            )
         return None, "this installation does not contain it"
     except (ImportError, OSError) as error:
         return None, f"it does not load: {error}"

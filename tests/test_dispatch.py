@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import logging
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -459,3 +460,18 @@ def test_the_headline_example_has_a_gradient_term():
     kept = [int(loss.metrics[f"gradient/support_{k}"]) for k in range(1, 5)]
     assert kept == [0, 0, 109, 2823]
     assert loss.metrics["loss_sg"] > 0
+
+
+def test_a_clone_that_hides_the_installed_package_says_so(tmp_path):
+    """Its folder comes first on the path, and its engines lie beside the package, not in it."""
+    for name in ("depthloss", "kernels"):
+        (tmp_path / name).symlink_to(Path(__file__).parents[1] / name)
+    code = "from depthloss import ops; print(ops.backend_status('cpu'))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(torch.__file__).parents[1]}"},
+    )  # fmt: skip
+    assert done.stdout == (
+        f"depthloss was imported from {tmp_path}, a clone that is not installed in this environment: "
+        "run pip install -e . there, or start from another folder\n"
+    )

@@ -78,6 +78,11 @@ def test_inputs_that_are_no_tensors():
     ("build", "error", "texts"),
     [
         (
+            lambda: dl.build_loss("sparse-adabins"),
+            ValueError,
+            ("'adabins' is a preset: build_loss('sparse-silog', preset='adabins')",),
+        ),
+        (
             lambda: dl.build_loss("sparse-sill"),
             ValueError,
             ("unknown loss 'sparse-sill'; did you mean 'silog'? Known: g2", "; each also with the prefix"),

@@ -28,6 +28,10 @@ SIZES = ((1, 192, 640), (4, 192, 640), (4, 384, 640), (8, 384, 1280))
 VALID = (1.0, 0.05)
 
 
+def _loss(text: str) -> str:
+    return {"g2": "g2 published"}.get(text, text)
+
+
 def _size(text: str) -> tuple[int, int, int]:
     try:
         b, h, w = (int(n) for n in text.lower().replace("×", "x").split("x"))
@@ -54,15 +58,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "depthloss bench", description="Time and memory of the losses: a table, bench.json and bench.png."
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--losses", nargs="+", choices=RIVALS, default=list(LOSSES), metavar="LOSS",
-                        help=f"of {', '.join(RIVALS)}")  # fmt: skip
+    parser.add_argument("--losses", nargs="+", type=_loss, choices=RIVALS, default=list(LOSSES),
+                        metavar="LOSS", help=f"of {', '.join(RIVALS)}")  # fmt: skip
     parser.add_argument("--sizes", nargs="+", type=_size, default=list(SIZES), metavar="BxHxW")
     parser.add_argument("--valid", nargs="+", type=_share, default=list(VALID), metavar="SHARE",
                         help="share of valid pixels")  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device)
     parser.add_argument("--threads", type=int, help="threads of PyTorch and of the engine on a CPU")
     parser.add_argument("--compile", action="store_true",
-                        help="torch.compile of the other forms too: 10 to 30 s each and size")  # fmt: skip
+                        help="torch.compile of the other forms too: 10 to 30 s for each")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=0.3, help="for each form of each case")
     parser.add_argument(
         "--no-memory",

@@ -11,7 +11,7 @@ from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
 from .scale_adaptive import SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
-from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
+from .ssi import SILOG_PRESETS, EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 
 _log = logging.getLogger("depthloss")
 
@@ -57,6 +57,8 @@ def find_loss(name: str) -> tuple[str, str]:
         raise TypeError(f"name must be the name of a loss, one of {', '.join(LOSSES)}; got {name!r}")
     prefix, base = ("sparse-", name[7:]) if name.startswith("sparse-") else ("", name)
     base = _ALIASES.get(base, base)
+    if base in SILOG_PRESETS:
+        raise ValueError(f"{base!r} is a preset: build_loss('{prefix}silog', preset={base!r})")
     if base not in LOSSES:
         raise ValueError(
             f"unknown loss {name!r}{did_you_mean(base, LOSSES)}; each also with the prefix 'sparse-'"

@@ -17,6 +17,7 @@ from depthloss.training.stored import choose_checkpoint, read_checkpoint
 KEY = "model.init_from"
 # What stands before a network's own names in a checkpoint of train.py, of other Lightning modules, under DDP.
 PREFIXES = ("model.depth_net.", "depth_net.", "model.", "module.", "")
+LEAST_SHARE = 0.01  # With less of its values in a file, the file is of another network.
 SHOWN = 3
 
 
@@ -49,7 +50,9 @@ def init_from(network: nn.Module, source: str) -> str:
     loaded = {name: given[name] for name in own if name in given and name not in wrong}
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
-    if not any(value.is_floating_point() for value in loaded.values()):
+    values = {name: value.numel() for name, value in own.items() if value.is_floating_point()}
+    share = sum(values.get(name, 0) for name in loaded) / max(sum(values.values()), 1)
+    if share < LEAST_SHARE:  # Single numbers fit any network of a kind.
         shapes = f"; of another shape: {_shapes(wrong, given, own)}" if wrong else ""
         raise ConfigError(
             f"{KEY} {path}: nothing in it fits the network {type(network).__name__}: "
@@ -59,7 +62,7 @@ def init_from(network: nn.Module, source: str) -> str:
         raise ConfigError(f"{KEY} {path}: its weights are not finite, such as {names[0]}: take other ones")
     network.load_state_dict(loaded, strict=False)
     rows = [
-        ("loaded", loaded, f"{sum(value.numel() for value in loaded.values()):,} values"),
+        ("loaded", loaded, f"{share:.0%} of the network's values"),
         ("missing", missing, f"as at the start of a new run: {_some(missing)}"),
         ("unexpected", unexpected, f"left out: {_some(unexpected)}"),
         ("wrong shape", wrong, f"as at the start of a new run: {_shapes(wrong, given, own)}"),

@@ -38,7 +38,10 @@ def test_a_file_that_fits(tmp_path, prefix):
     lines = init_from(net, path).splitlines()
     assert same(net.state_dict(), source.state_dict())
     assert lines[0] == f"model.init_from: the network starts from {path} (12 steps, running average)"
-    assert lines[1:3] == ["  loaded          9 tensors, 20 values", "  missing         0 tensors"]
+    assert lines[1:3] == [
+        "  loaded          9 tensors, 100% of the network's values",
+        "  missing         0 tensors",
+    ]
     assert lines[3].startswith(f"  unexpected  {0 if prefix else 1:>5} tensors")
     assert lines[4] == "  wrong shape     0 tensors"
 
@@ -54,6 +57,14 @@ def test_plain_files_of_weights(tmp_path, legacy):
         assert same(net.state_dict(), source.state_dict())
 
 
+def test_single_numbers_are_no_network(tmp_path):
+    """The scalars of ResNetSAN01 fit one of any width."""
+    source, net = (nn.ParameterDict({"a": torch.ones(()), "b": torch.ones(n, 2)}) for n in (7, 80))
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="nothing in it fits the network ParameterDict: .*another shape: b"):
+        init_from(net, str(tmp_path / "a.pt"))
+
+
 def test_what_does_not_fit_stays_and_is_named(tmp_path):
     source, net = Net(width=3, deeper=True), Net()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -64,7 +75,7 @@ def test_what_does_not_fit_stays_and_is_named(tmp_path):
     torch.save(state, tmp_path / "a.pt")
     assert init_from(net, str(tmp_path / "a.pt")).splitlines() == [
         f"model.init_from: the network starts from {tmp_path / 'a.pt'}",
-        "  loaded          1 tensors, 1 values",
+        "  loaded          1 tensors, 5% of the network's values",
         "  missing         1 tensors, as at the start of a new run: norm.num_batches_tracked",
         "  unexpected      2 tensors, left out: more.weight, more.bias",
         "  wrong shape     7 tensors, as at the start of a new run: first.weight (file [3, 3, 1, 1], network "
