@@ -177,7 +177,7 @@ class Forward:
         g, parameters = self.geometry, self.parameters
         npp = up(g.programs)
         # Constants of the image's size only: a batch of another size runs the same kernel.
-        block = 1024 if self.acc == tl.float64 else 2048  # numbers of one block; more would spill
+        block = 256  # numbers of one block: a few a thread, or the loops over them are long code
         bc = max(1, min(16, block // npp))
         args = (
             self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
@@ -186,11 +186,13 @@ class Forward:
         constants = {
             "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
-            "NPP": npp, "BC": bc, "QC": block // 2,
+            "NPP": npp, "BC": bc, "QC": block,
             "QB": max(1, min(up(g.strips), block // bc)), "LEVELS": g.levels, "WORLD": self.world,
             "WP": up(self.world),
         }  # fmt: skip
         options = {"num_warps": parameters.finish_warps, "enable_fp_fusion": False}
+        if parameters.finish_registers:
+            options["maxnreg"] = parameters.finish_registers
         return Launch(k_finish.finish, 1, args, constants, options)
 
 

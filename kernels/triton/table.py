@@ -24,6 +24,8 @@ class Parameters:
         columns: its columns.
         column_warps: its warps.
         finish_warps: warps of the one program that finishes.
+        finish_registers: the most registers of its threads, or None: as many as the compiler likes, which may
+            spill in order to have fewer. NVIDIA only.
     """
 
     tile: tuple[int, int] = (64, 64)
@@ -36,12 +38,13 @@ class Parameters:
     columns: int = 128
     column_warps: int = 2
     finish_warps: int = 8
+    finish_registers: int | None = None
 
 
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
-    (0, float("inf"), Parameters()),
+    (0, float("inf"), Parameters(finish_registers=128)),
     ("gfx9", float("inf"), Parameters(strip_warps=1, column_warps=1)),
 )
 
