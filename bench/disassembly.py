@@ -34,6 +34,7 @@ ABOUT = {
     "ffma, dfma": "fused multiply-adds in the machine code; on AMD packed ones count once",
     "fma": "in LLVM's IR, per thread: exact = by a power of two or a sign; inexact; library = in a log; "
     "free = operations that may be fused. ptx = what came of it, null for AMD",
+    "loose_divisions": "of float32 in the PTX, off by up to 2 units in the last place; finish has none",
     "bytes_per_pixel": "every tensor that the compiled kernel touches, once, / pixels of the batch",
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -154,6 +155,8 @@ def roundings(r: dict) -> list[str]:
         wrong.append(f"{fma['free']} operations are free to be fused")
     if fma["inexact"]:
         wrong.append(f"{fma['inexact']} fused multiply-adds whose product is not exact")
+    if r["kernel"] == "finish" and r.get("loose_divisions"):
+        wrong.append(f"{r['loose_divisions']} divisions that are not rounded to nearest")
     if r["kernel"] != "sobel" and fma["exact"]:
         wrong.append(f"{fma['exact']} fused multiply-adds where there should be none")
     expected = fma["exact"] + fma["inexact"] + fma["library"]
@@ -281,6 +284,7 @@ def nvidia(kernel: CompiledKernel, branches: bool) -> dict:
         "barriers": count(r"BAR\b"),
         "ffma": count(r"FFMA"),
         "dfma": count(r"DFMA"),
+        "loose_divisions": kernel.asm["ptx"].count("div.full.f32"),
     }
 
 

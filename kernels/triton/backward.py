@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import KAPPA
-from .device import NUMBERS, SIZES
+from .device import NUMBERS, SIZES, divide
 from .levels import locate
 
 
@@ -67,7 +67,7 @@ def coarse(
     kappa = tl.load(coefficients + KAPPA + level)
     if PLAN.sobel_mask != "support":
         if PLAN.downsample == "average":
-            kappa = kappa / (1 << (2 * level)).to(ACC)
+            kappa = divide(kappa, (1 << (2 * level)).to(ACC))
         elif PLAN.downsample == "bilinear":
             kappa = kappa * 0.25
     HIGH: tl.constexpr = PLAN.wide_counts and LEVELS > 3

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .coefficients import LOG_VAR
+from .device import divide
 
 
 @triton.jit
@@ -127,7 +128,7 @@ def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l,
             total += tl.where(on, 0.5 * precision * loss + 0.5 * v, 0.0)
             tl.store(coefficients + LOG_VAR + i, tl.where(on, 0.5 - 0.5 * precision * loss, 0.0))
             tl.store(terms + PLAN.groups[i].sigma_slot, tl.exp(0.5 * v))
-            tl.store(terms + PLAN.groups[i].weight_slot, precision / precisions)
+            tl.store(terms + PLAN.groups[i].weight_slot, divide(precision, precisions))
         else:
             total += factor * loss
     tl.store(terms + PLAN.count_slot, n)

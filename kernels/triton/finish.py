@@ -30,7 +30,7 @@ from .coefficients import (
     SIGN_WEIGHT,
 )
 from .combine import combine
-from .device import NUMBERS, SIZES, share
+from .device import NUMBERS, SIZES, divide, share
 from .joined import gradient_levels, joined, joined_moments, norm_l1, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
@@ -63,7 +63,7 @@ from .totals import (
 def _over(x, n):
     """x / n, and 0 for n = 0; NaN stays NaN."""
     on = n != 0
-    return tl.where(on, x / tl.where(on, n, 1.0), 0.0)
+    return tl.where(on, divide(x, tl.where(on, n, 1.0)), 0.0)
 
 
 @triton.jit
@@ -121,7 +121,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             norm_a = joined(totals, T_ABS_FLOORED, WORLD, WP) + ABS.eps
         else:
             norm_a = norm_l1(joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
-        a = joined(totals, T_ABSOLUTE, WORLD, WP) / norm_a
+        a = divide(joined(totals, T_ABSOLUTE, WORLD, WP), norm_a)
     if PLAN.has_relative:
         REL: tl.constexpr = PLAN.relative
         norm_r = norm_l1(n_all, size, REL, PLAN.plain)
@@ -129,7 +129,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             norm_r = tl.where(n_all > 1, n_all, 1.0)
         elif PLAN.plain:
             norm_r = tl.where(size > 1, size, 1.0)
-        r = joined(totals, T_RELATIVE, WORLD, WP) / norm_r
+        r = divide(joined(totals, T_RELATIVE, WORLD, WP), norm_r)
     if PLAN.has_gradient:
         g, levels, kept, kappa = gradient_levels(totals, n_all, PLAN, WORLD, WP, ACC)
         g += joined(totals, T_VISIBLE, WORLD, WP)
@@ -140,7 +140,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
     if PLAN.has_log:
         LOG: tl.constexpr = PLAN.log
         if LOG.reduction == "images":
-            log = LOG.scale * joined(totals, T_LOG_MEAN, WORLD, WP) / tl.where(size > 1, size, 1.0)
+            log = divide(LOG.scale * joined(totals, T_LOG_MEAN, WORLD, WP), tl.where(size > 1, size, 1.0))
         else:
             log_mean, spread = joined_moments(totals, T_LOG_MEAN, T_LOG_SPREAD, WORLD, WP)
             x, log_factor = radicand(n_all, log_mean, spread, LOG)
@@ -152,7 +152,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
         if POINT.kind == "berhu-packnet":
             norm_p += joined(totals, T_POINT_COUNT, WORLD, WP)
         norm_p = tl.where(norm_p > 1, norm_p, 1.0)
-        point = joined(totals, T_POINT, WORLD, WP) / norm_p
+        point = divide(joined(totals, T_POINT, WORLD, WP), norm_p)
     f_a, f_r, f_g, f_d, f_l, f_p = combine(
         terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, log, point, levels, kept, PLAN,
         BY_POINTER, ACC
@@ -171,16 +171,17 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             here = b < B
             row = coefficients + HEAD + b.to(tl.int64) * COEFFICIENTS
             if PLAN.has_absolute:
-                w_a = tl.zeros([BC], ACC) + f_a / norm_a
+                w_a = tl.zeros([BC], ACC) + divide(f_a, norm_a)
                 if ABS.reduction == "images" and not PLAN.plain:
-                    w_a = w_a / tl.maximum(per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP), 1).to(ACC)
+                    n_abs = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
+                    w_a = divide(w_a, tl.maximum(n_abs, 1).to(ACC))
                 tl.store(row + ABS_WEIGHT, w_a, mask=here)
             if PLAN.codes:
-                w_r = tl.zeros([BC], ACC) + f_r / norm_r
+                w_r = tl.zeros([BC], ACC) + divide(f_r, norm_r)
                 if PLAN.has_relative:
                     if REL.reduction == "images":
                         n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
-                        w_r = w_r / tl.maximum(n_b, 1).to(ACC)
+                        w_r = divide(w_r, tl.maximum(n_b, 1).to(ACC))
                 one, z, rel_one, rel_z = _adjoints(
                     sums, b, here, kappa, w_r, H, W, NQ, (tl.full((), 0, tl.int64) + NQ) * B, PLAN, ACC, TH,
                     S, BC, QB, LEVELS
@@ -207,7 +208,9 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
             if PLAN.has_log:
                 if LOG.reduction == "images":
                     m_b, centre, root_b, factor_b = log_of_images(moments, b, B, NP, R, NPP, LOG, ACC)
-                    slope_l = _over(_over(f_l * LOG.scale / tl.where(size > 1, size, 1.0), m_b), root_b)
+                    slope_l = _over(
+                        _over(divide(f_l * LOG.scale, tl.where(size > 1, size, 1.0)), m_b), root_b
+                    )
                 else:
                     centre = tl.zeros([BC], ACC) + log_mean
                     factor_b = tl.zeros([BC], ACC) + log_factor
@@ -219,7 +222,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                 tl.store(row + LOG_CENTRE, centre, mask=here)
                 tl.store(row + LOG_SHIFT, slope_l * (1.0 - LOG.lam) * centre, mask=here)
             if PLAN.has_pointwise:
-                tl.store(row + POINT_WEIGHT, tl.zeros([BC], ACC) + f_p / norm_p, mask=here)
+                tl.store(row + POINT_WEIGHT, tl.zeros([BC], ACC) + divide(f_p, norm_p), mask=here)
                 if PLAN.berhu:
                     tl.store(row + POINT_THRESHOLD, tl.zeros([BC], ACC) + tl.load(threshold), mask=here)
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .device import share, spread_about
+from .device import divide, share, spread_about
 from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
 
 
@@ -53,15 +53,15 @@ def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.c
     on = (norm > 0) & (kept > 0) & (k < PLAN.levels)
     if PLAN.normalizer != "kept":
         norm = norm + PLAN.gradient_eps
-    inverse = tl.where(on, 1.0 / tl.where(on, norm, 1.0), 0.0)
+    inverse = tl.where(on, divide(1.0, tl.where(on, norm, 1.0)), 0.0)
     levels = tl.where(on, response * inverse, 0.0)
     if PLAN.combine == "mean":
         if PLAN.sobel_mask == "support":
             counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
         else:
             counted = tl.full((), PLAN.levels, ACC)
-        inverse = inverse / counted
-        value = tl.sum(levels) / counted
+        inverse = divide(inverse, counted)
+        value = divide(tl.sum(levels), counted)
     else:
         value = tl.sum(levels)
     return value, levels, kept, inverse
@@ -72,7 +72,7 @@ def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
     """D_k(m) of one valid pixel: 1 over the pixels that a cell samples."""
     one = tl.full((), 1.0, ACC)
     if PLAN.downsample == "average":
-        return one / (1 << (2 * k)).to(ACC)
+        return divide(one, (1 << (2 * k)).to(ACC))
     elif PLAN.downsample == "bilinear":
         return tl.where(k > 0, 0.25 * one, one)
     else:

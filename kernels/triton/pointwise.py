@@ -9,7 +9,7 @@ Nothing is saved for them: the backward reads p, g and m again.
 import triton
 import triton.language as tl
 
-from .device import slope, to_domain
+from .device import divide, slope, to_domain
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def log_ratio(p, g, m, T: tl.constexpr):
         g = tl.where(tl.abs(g) < inf, tl.where(g < T.clamp, T.clamp, g), float("nan"))
     p = p + T.offset
     g = g + T.offset
-    ratio = tl.log(p / tl.where(g >= 0, g, float("nan")))
+    ratio = tl.log(divide(p, tl.where(g >= 0, g, float("nan"))))
     return tl.where((p == g) & (g > 0), 0.0, ratio)  # x / x need not be 1 on a GPU
 
 
@@ -34,9 +34,9 @@ def point(p, g, m, T: tl.constexpr):
     if T.kind == "mse":
         return e * e
     elif T.kind == "abs-rel":
-        return tl.abs(e) / tl.where(m, g, 1.0)
+        return divide(tl.abs(e), tl.where(m, g, 1.0))
     elif T.kind == "abs-rel-packnet":
-        return tl.abs(e) / tl.where(m, p, 1.0)
+        return divide(tl.abs(e), tl.where(m, p, 1.0))
     elif T.kind == "berhu-packnet":
         return tl.where(m, e, float("-inf"))
     else:
@@ -66,7 +66,7 @@ def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, 
         if T.clamp is not None:
             inside = on & (p_d >= T.clamp)
             p_d = tl.where(p_d < T.clamp, T.clamp, p_d)
-        total += tl.where(inside, d / (tl.where(inside, p_d, 1.0) + T.offset), 0.0) * slope(p, on, D_LOG)
+        total += tl.where(inside, divide(d, tl.where(inside, p_d, 1.0) + T.offset), 0.0) * slope(p, on, D_LOG)
     if PLAN.has_pointwise:
         POINT: tl.constexpr = PLAN.pointwise
         D_POINT: tl.constexpr = PLAN.pointwise_domain
@@ -78,13 +78,13 @@ def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, 
         if POINT.kind == "mse":
             d = 2.0 * e
         elif POINT.kind == "abs-rel":
-            d = d / tl.where(on, g_d, 1.0)
+            d = divide(d, tl.where(on, g_d, 1.0))
         elif POINT.kind == "abs-rel-packnet":
-            q = 1.0 / tl.where(on, p_d, 1.0)
+            q = divide(1.0, tl.where(on, p_d, 1.0))
             d = d * q - tl.abs(e) * q * q
         elif POINT.kind == "berhu":
             c = threshold + zero
-            d = tl.where(tl.abs(e) <= c, d, e / tl.where(c > 0, c, 1.0))
+            d = tl.where(tl.abs(e) <= c, d, divide(e, tl.where(c > 0, c, 1.0)))
         elif POINT.kind == "berhu-packnet":
             d = tl.where(tl.abs(e) > threshold, d + 2.0 * e, d)
         total += d * point_weight * slope(p, on, D_POINT)

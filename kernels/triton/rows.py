@@ -8,7 +8,7 @@ At level 0 from p, g and m, at the others from the cells of phase 2.
 import triton
 import triton.language as tl
 
-from .device import image, image_count, image_total, to_domain, valid
+from .device import divide, image, image_count, image_total, to_domain, valid
 from .moments import STATISTICS
 from .pyramid import DEV_G, DEV_P, DEV_SIGN, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
 
@@ -18,12 +18,12 @@ def image_statistics(moments, deviations, images, b, first, NP, R, PLAN: tl.cons
                      ACC: tl.constexpr):  # fmt: skip
     """1/S of p and of g (0 for an empty image); the image's first program stores what later phases need."""
     n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
-    inv_n = tl.where(n > 0, 1.0 / tl.where(n > 0, n, 1.0), 0.0)
+    inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)
     inv_p = tl.full((), 1.0, ACC)
     inv_g = inv_p
     if PLAN.standardised:
-        inv_p = 1.0 / (image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
-        inv_g = 1.0 / (image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
+        inv_p = divide(1.0, image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
+        inv_g = divide(1.0, image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
     # An empty image has no z.
     inv_p = tl.where(n > 0, inv_p, 0.0)
     inv_g = tl.where(n > 0, inv_g, 0.0)

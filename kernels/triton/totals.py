@@ -9,7 +9,7 @@ sums.
 import triton
 import triton.language as tl
 
-from .device import share, spread_about
+from .device import divide, share, spread_about
 from .levels import level_of
 from .moments import (
     ABS_COUNT,
@@ -73,7 +73,7 @@ def radicand(n, mean, spread, T: tl.constexpr):
     """V + (1 - lam) mean^2 + eps of SILog, and the factor n/(n - 1) that V holds if unbiased."""
     factor = n * 0.0 + 1.0
     if T.unbiased:
-        factor = n / tl.where(n > 2, n - 1.0, 1.0)
+        factor = divide(n, tl.where(n > 2, n - 1.0, 1.0))
     return share(spread, n) * factor + (1.0 - T.lam) * mean * mean + T.eps, factor
 
 
@@ -83,7 +83,7 @@ def root(x, n):
     on = (n > 0) & (x != 0)
     x = tl.where(on, x, 1.0)
     r = tl.sqrt(x)  # an approximation in float32: one step of Newton's method
-    return tl.where(on, tl.where(r > 0, 0.5 * (r + x / r), r), 0.0)
+    return tl.where(on, tl.where(r > 0, 0.5 * (r + divide(x, r)), r), 0.0)
 
 
 @triton.jit
@@ -175,7 +175,7 @@ def collect(
             a = per_image(moments, ABSOLUTE, b, B, NP, R, NPP)
             ABS: tl.constexpr = PLAN.absolute
             if ABS.reduction == "images" and not PLAN.plain:
-                a = a / tl.maximum(n_abs, 1).to(ACC)
+                a = divide(a, tl.maximum(n_abs, 1).to(ACC))
             absolute += tl.sum(a)
         if PLAN.has_relative:
             r = tl.zeros([BC], ACC)
@@ -187,7 +187,7 @@ def collect(
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
             RELATIVE: tl.constexpr = PLAN.relative
             if RELATIVE.reduction == "images":
-                r = r / tl.maximum(n, 1).to(ACC)
+                r = divide(r, tl.maximum(n, 1).to(ACC))
             relative += tl.sum(r)
         if PLAN.standardised:
             means = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)

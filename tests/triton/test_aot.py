@@ -150,6 +150,7 @@ def test_growth_fails_unless_renewed():
             "1 fused multiply-adds where there should be none",
         ),
         ("pyramid", {"fma": FMA | {"ptx": 4}}, "4 fma in the PTX, but 0 in the program"),
+        ("finish", {"loose_divisions": 3}, "3 divisions that are not rounded to nearest"),
     ],
 )
 def test_a_fused_multiply_add_that_rounds_fails(kernel, changes, expected):
