@@ -59,10 +59,10 @@ LOSSES = {
     "l1": ("l1", {}),
 }
 SHAPE = SHAPES[0]
-# Few rows to unroll, which compile in a tenth of the time; the losses have every kernel between them.
+# Few rows to unroll, which compile faster; the losses have every kernel between them.
 SMALL = table.Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=32)
 SMALL_LOSSES = ("g2 document", "ssi-silog", "berhu")
-UNROLLED = ("sobel", "coarse", "gradient")
+UNROLLED = ("coarse", "gradient")
 WITHOUT_SPILLS = ("sm_80", "sm_90", "sm_100")
 GROWTH, SAVED, PEAK, LAUNCHES = 1.05, 2.5, 8.0, {"forward": 4, "backward": 2}
 ORDER = {
@@ -140,6 +140,11 @@ def tile_of(step: launch.Launch) -> tuple[tuple[int, int], tuple[int, int]] | No
     return None if name == "finish" else ((c["TH"], c["TW"]), (0, 1))
 
 
+def rounds_of(step: launch.Launch) -> int | None:
+    """Rounds of the Sobel phase's loop, which takes two rows, over a full tile and the rows around it."""
+    return (step.constants["TH"] + 3) // 2 if step.kernel.__name__ == "sobel" else None
+
+
 def row(job: Job) -> dict:
     """Compile one launch and describe it; a failure becomes the row's `error`."""
     step, target = job.step, TARGETS[job.target]
@@ -150,7 +155,7 @@ def row(job: Job) -> dict:
     }  # fmt: skip
     try:
         kernel, arguments = disassembly.compiled(step, target)
-        found = disassembly.describe(kernel, branches=name == "sobel")
+        found = disassembly.describe(kernel, rounds_of(step))
     except Exception as error:
         while error.__cause__:
             error = error.__cause__

@@ -23,10 +23,10 @@ from triton.runtime.jit import create_function_from_signature
 WITHOUT_FUSION = ("moments", "berhu", "pyramid", "sobel", "finish")
 ABOUT = {
     "instructions": "of the compiled kernel, each once, also in a loop; no padding, no subroutine",
-    "looped": "of those, in a loop: over tiles or partial sums, which ends after one round at the bar shapes",
-    "paths": "of the instructions, what a program of the Sobel phase can meet at level 0, and coarser",
-    "per_pixel": "instructions (Sobel: of path level 0; AMD: of both) x threads / pixels of a program's tile",
-    "issued_per_pixel": "instructions x threads x programs of all levels / pixels of the batch",
+    "looped": "of those, in a loop: over rows, or over tiles or partial sums, which end soon at bar shapes",
+    "paths": "of the Sobel phase, what a warp executes in a full tile of level 0, and of a coarser one",
+    "per_pixel": "instructions (of the path, if any) x threads / pixels of a program's tile",
+    "issued_per_pixel": "the same x programs of all levels / pixels of the batch",
     "tile": "rows and columns that one program works on; levels: the pyramid levels first..last - 1",
     "spills": "instructions that load or store local memory; AMD: spilled vector registers",
     "shared": "bytes of shared memory per program",
@@ -228,10 +228,12 @@ def _looped(code: list[tuple]) -> set[int]:
     return {i for i in result if code[i][0] != "NOP"}
 
 
-def two_paths(code: list[tuple]) -> dict[str, int] | None:
-    """Instructions that a program can meet at level 0 and at a coarser one: all but those of the other arm of
-    the largest branch. The arm of level 0 is the one that stores codes of 16 bits.
+def two_paths(code: list[tuple], rounds: int = 1) -> dict[str, int] | None:
+    """Instructions that a warp executes at level 0 and at a coarser one: all but those of the other arm of
+    the largest branch, those of a loop `rounds` times. The arm of level 0 stores codes of 16 bits.
     """
+    looped = _looped(code)
+    count = lambda found: len(found) + (rounds - 1) * len(found & looped)  # noqa: E731
     every, best = _reached(code), (0, set(), set())
     for i in every:
         if len(set(code[i][2])) == 2:
@@ -241,7 +243,7 @@ def two_paths(code: list[tuple]) -> dict[str, int] | None:
     if wide[0] == wide[1]:
         return None
     level0, coarse = best[1:] if wide[0] else best[:0:-1]
-    return {"level 0": len(every) - len(coarse), "coarse": len(every) - len(level0)}
+    return {"level 0": count(every - coarse), "coarse": count(every - level0)}
 
 
 def _widths(names: list[str], pattern: str, suffixes: tuple[tuple[str, int], ...]) -> dict[str, int]:
@@ -262,7 +264,7 @@ def _tool(name: str, option: str, binary: bytes) -> str:
     return done.stdout
 
 
-def nvidia(kernel: CompiledKernel, branches: bool) -> dict:
+def nvidia(kernel: CompiledKernel, rounds: int | None) -> dict:
     """What cuobjdump and nvdisasm tell of a kernel."""
     usage = _tool("cuobjdump", "--dump-resource-usage", binary=kernel.asm["cubin"])
     code = instructions_of(_tool("nvdisasm", "-c", binary=kernel.asm["cubin"]))
@@ -276,7 +278,7 @@ def nvidia(kernel: CompiledKernel, branches: bool) -> dict:
         "shared": kernel.metadata.shared,
         "instructions": len(names),
         "looped": len(_looped(code)),
-        "paths": two_paths(code) if branches else None,
+        "paths": two_paths(code, rounds) if rounds else None,
         "loads": _widths(names, r"LDG\b", suffixes),
         "stores": _widths(names, r"STG\b", suffixes),
         "shared_accesses": count(r"(LDS|STS)\b"),
@@ -317,6 +319,6 @@ def amd(kernel: CompiledKernel) -> dict:
     }
 
 
-def describe(kernel: CompiledKernel, branches: bool) -> dict:
-    """The numbers of a kernel; `branches`: one whose programs take one of two ways."""
-    return nvidia(kernel, branches) if "cubin" in kernel.asm else amd(kernel)
+def describe(kernel: CompiledKernel, rounds: int | None = None) -> dict:
+    """The numbers of a kernel; `rounds` of its loop over rows, where programs take one of two ways."""
+    return nvidia(kernel, rounds) if "cubin" in kernel.asm else amd(kernel)

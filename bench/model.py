@@ -6,7 +6,8 @@
 
 Assumptions, all but the last on the fast side: a prediction is what could be reached, not what will be.
 * Every instruction of a program's path is issued once, whatever pipe it needs: no stalls, no bank conflicts,
-  no limit by occupancy. Loops count once, which holds for the bar shapes but for the sums in `finish`.
+  no limit by occupancy. A loop over rows counts by its rounds, others once, which holds for the bar shapes
+  but for the sums in `finish`.
 * A launch of fewer programs than multiprocessors uses as many multiprocessors as it has programs.
 * Each tensor that a kernel touches moves once; halos and samples read again hit the first-level cache.
 * The first kernel reads its inputs from HBM: who made them has used the cache since, and the benchmark sees

@@ -42,7 +42,7 @@ GRID = {
     ),
     "strip": (
         ("strip_rows", "strips", "strip_warps"),
-        tuple((rows, n, n) for rows in (8, 16, 32) for n in (1, 2, 4, 8)),
+        tuple((rows, n, n) for rows in (16, 32, 64) for n in (1, 2, 4, 8)),
         "forward",
     ),
     "column": (

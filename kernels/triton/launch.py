@@ -156,7 +156,7 @@ class Forward:
         )
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (
-            *self.maps, self.abs_map, self.moments, deviations, self.images, level_p, level_g, info, code0,
+            *self.maps, self.abs_map, deviations, self.images, level_p, level_g, info, code0,
             code, high, self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
         )  # fmt: skip
         constants = {

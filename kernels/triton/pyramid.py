@@ -12,7 +12,18 @@ phase 3.
 import triton
 import triton.language as tl
 
-from .device import NUMBERS, SIZES_BUT_WIDTH, image_count, image_mean, pixels, sign, tile, to_domain, valid
+from .device import (
+    NUMBERS,
+    SIZES_BUT_WIDTH,
+    divide,
+    image_count,
+    image_mean,
+    pixels,
+    sign,
+    tile,
+    to_domain,
+    valid,
+)
 from .moments import MEAN_G, MEAN_P, STATISTICS
 
 DEV_P = tl.constexpr(0)
@@ -147,11 +158,15 @@ def pyramid(
     zero = tl.full((), 0.0, ACC)
     mu_p = zero
     mu_g = zero
-    if PLAN.standardised:
+    n = zero
+    first = i_p == b * NP
+    if PLAN.standardised or first:
         n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
+    if PLAN.standardised:
         mu_p = image_mean(moments, STATISTICS, MEAN_P, n, b, NP, R, NPP)
         mu_g = image_mean(moments, STATISTICS, MEAN_G, n, b, NP, R, NPP)
-    first = i_p == b * NP
+    inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)
+    tl.store(images + b * IMAGE + INV_N, inv_n, mask=first)
     tl.store(images + b * IMAGE + MU_P, mu_p, mask=first)
     tl.store(images + b * IMAGE + MU_G, mu_g, mask=first)
     sum_p = zero

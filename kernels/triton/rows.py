@@ -8,30 +8,28 @@ At level 0 from p, g and m, at the others from the cells of phase 2.
 import triton
 import triton.language as tl
 
-from .device import divide, image, image_count, image_total, to_domain, valid
-from .moments import STATISTICS
+from .device import divide, image_total, to_domain, valid
 from .pyramid import DEV_G, DEV_P, DEV_SIGN, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
 
 
 @triton.jit
-def image_statistics(moments, deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr,
+def image_statistics(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr,
                      ACC: tl.constexpr):  # fmt: skip
     """1/S of p and of g (0 for an empty image); the image's first program stores what later phases need."""
-    n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
-    inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)
+    row = images + b * IMAGE
+    inv_n = tl.load(row + INV_N)
     inv_p = tl.full((), 1.0, ACC)
     inv_g = inv_p
     if PLAN.standardised:
         inv_p = divide(1.0, image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
         inv_g = divide(1.0, image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
     # An empty image has no z.
-    inv_p = tl.where(n > 0, inv_p, 0.0)
-    inv_g = tl.where(n > 0, inv_g, 0.0)
-    row = images + b * IMAGE
-    tl.store(row + INV_P, inv_p, mask=first)
-    tl.store(row + INV_G, inv_g, mask=first)
-    tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n, mask=first)
-    tl.store(row + INV_N, inv_n, mask=first)
+    inv_p = tl.where(inv_n > 0, inv_p, 0.0)
+    inv_g = tl.where(inv_n > 0, inv_g, 0.0)
+    if first:
+        tl.store(row + INV_P, inv_p)
+        tl.store(row + INV_G, inv_g)
+        tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n)
     return inv_p, inv_g
 
 
@@ -43,24 +41,23 @@ def unit_sign(x):
 
 
 @triton.jit
-def pixel_row(pred, gt, mask, abs_mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
-                HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask of one row; all taps inside."""
-    everywhere = x >= 0
-    p = tl.load(image(pred, b) + y * pred[2] + x * pred[3]).to(ACC)
-    g = tl.load(image(gt, b) + y * gt[2] + x * gt[3]).to(ACC)
+def pixel_row(pred, gt, mask, abs_mask, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
+              HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask; all pointers are inside."""
+    p = tl.load(pred).to(ACC)
+    g = tl.load(gt).to(ACC)
+    everywhere = tl.full(p.shape, True, tl.int1)
     m = ok
     v = ok
     if HAS_MASK or PLAN.positive_gt:
-        v = ok & valid(image(mask, b) + y * mask[2] + x * mask[3], g, everywhere, HAS_MASK, PLAN.positive_gt)
+        v = ok & valid(mask, g, everywhere, HAS_MASK, PLAN.positive_gt)
         if not PLAN.plain:
             m = v
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
     e = tl.zeros_like(p)
     if PLAN.has_absolute:
         if HAS_ABS:
-            o = y * abs_mask[2] + x * abs_mask[3]
-            v = valid(image(abs_mask, b) + o, g, everywhere, True, PLAN.positive_gt)
+            v = valid(abs_mask, g, everywhere, True, PLAN.positive_gt)
         D: tl.constexpr = PLAN.structure
         e = tl.where(v, to_domain(p, v, D) - to_domain(g, v, D), 0.0)
     return dev_p, dev_g, m, keep, e

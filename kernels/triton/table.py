@@ -31,8 +31,8 @@ class Parameters:
     tile: tuple[int, int] = (64, 64)
     tile_warps: int = 4
     pyramid_warps: int = 8
-    strip_rows: int = 16
-    strips: int = 4
+    strip_rows: int = 32
+    strips: int = 2
     strip_warps: int = 2
     rows: int = 16
     columns: int = 128

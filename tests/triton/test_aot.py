@@ -86,7 +86,7 @@ def test_the_committed_table_is_whole():
     for r in sobel:
         # One code path and what precedes it is less than both; every tap is an exact product.
         assert r["fma"]["exact"] > 0 and r["fma"]["inexact"] == 0
-        if r["target"] != "gfx942":
+        if r["looped"] == 0:
             assert max(r["paths"].values()) < r["instructions"] < sum(r["paths"].values())
 
 
@@ -114,7 +114,8 @@ def test_a_spill_fails_where_there_may_be_none(target):
 
 def test_a_loop_fails_where_rows_are_counted():
     assert aot.failures(table(row("moments", looped=700)), None) == []
-    text = only(table(row("sobel", looped=700)))
+    assert aot.failures(table(row("sobel", looped=700)), None) == []
+    text = only(table(row("gradient", looped=700)))
     assert text.endswith("700 instructions in a loop, of which per_pixel counts one round")
 
 
@@ -230,6 +231,10 @@ def test_the_paths_of_a_program_are_told_apart():
     # Reached: all but the endless loop behind the code, the subroutine and the padding.
     assert len(disassembly._reached(code)) == 11
     assert disassembly.two_paths(code) == {"level 0": 7, "coarse": 6}
+    # A loop of two instructions, in the arm of level 0, nine times.
+    sass = SASS.replace("        /*0020*/", ".L_x_9:\n        /*0020*/")
+    code = disassembly.instructions_of(sass.replace("FADD R1, R1, R3", "@P2 BRA `(.L_x_9)"))
+    assert disassembly.two_paths(code, rounds=9) == {"level 0": 7 + 8 * 2, "coarse": 6}
 
 
 LOOP = """
