@@ -59,10 +59,10 @@ LOSSES = {
     "l1": ("l1", {}),
 }
 SHAPE = SHAPES[0]
-# Few rows to unroll, which compile faster; the losses have every kernel between them.
+# Small tiles compile faster; the losses have every kernel between them.
 SMALL = table.Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=32)
 SMALL_LOSSES = ("g2 document", "ssi-silog", "berhu")
-UNROLLED = ("coarse", "gradient")
+ROLLED = ("sobel", "coarse", "gradient")
 WITHOUT_SPILLS = ("sm_80", "sm_90", "sm_100")
 GROWTH, SAVED, PEAK, LAUNCHES = 1.05, 2.5, 8.0, {"forward": 4, "backward": 2}
 ORDER = {
@@ -141,8 +141,8 @@ def tile_of(step: launch.Launch) -> tuple[tuple[int, int], tuple[int, int]] | No
 
 
 def rounds_of(step: launch.Launch) -> int | None:
-    """Rounds of the Sobel phase's loop, which takes two rows, over a full tile and the rows around it."""
-    return (step.constants["TH"] + 3) // 2 if step.kernel.__name__ == "sobel" else None
+    """Rounds of a loop over rows, which takes two at a time, over a full tile and the rows around it."""
+    return (step.constants["TH"] + 3) // 2 if step.kernel.__name__ in ROLLED else None
 
 
 def row(job: Job) -> dict:
@@ -155,7 +155,7 @@ def row(job: Job) -> dict:
     }  # fmt: skip
     try:
         kernel, arguments = disassembly.compiled(step, target)
-        found = disassembly.describe(kernel, rounds_of(step))
+        found = disassembly.describe(kernel, rounds_of(step), branches=name == "sobel")
     except Exception as error:
         while error.__cause__:
             error = error.__cause__
@@ -307,8 +307,6 @@ def failures(new: dict, old: dict | None, growth: bool = True) -> list[str]:
             continue
         if r["spills"] and r["target"] in WITHOUT_SPILLS:
             wrong.append(f"{name}: {r['spills']} spills, {r['registers']} registers")
-        if r["looped"] and r["kernel"] in UNROLLED:
-            wrong.append(f"{name}: {r['looped']} instructions in a loop, of which per_pixel counts one round")
         wrong += [f"{name}: {text}" for text in disassembly.roundings(r)]
         if comparable and "error" not in known.get(key, {"error": ""}):
             measure = "per_pixel" if r["tile"] else "instructions"

@@ -24,7 +24,7 @@ WITHOUT_FUSION = ("moments", "berhu", "pyramid", "sobel", "finish")
 ABOUT = {
     "instructions": "of the compiled kernel, each once, also in a loop; no padding, no subroutine",
     "looped": "of those, in a loop: over rows, or over tiles or partial sums, which end soon at bar shapes",
-    "paths": "of the Sobel phase, what a warp executes in a full tile of level 0, and of a coarser one",
+    "paths": "of kernels with a loop over rows: what a warp executes in a full tile of level 0, or coarser",
     "per_pixel": "instructions (of the path, if any) x threads / pixels of a program's tile",
     "issued_per_pixel": "the same x programs of all levels / pixels of the batch",
     "tile": "rows and columns that one program works on; levels: the pyramid levels first..last - 1",
@@ -264,10 +264,14 @@ def _tool(name: str, option: str, binary: bytes) -> str:
     return done.stdout
 
 
-def nvidia(kernel: CompiledKernel, rounds: int | None) -> dict:
+def nvidia(kernel: CompiledKernel, rounds: int | None, branches: bool) -> dict:
     """What cuobjdump and nvdisasm tell of a kernel."""
     usage = _tool("cuobjdump", "--dump-resource-usage", binary=kernel.asm["cubin"])
     code = instructions_of(_tool("nvdisasm", "-c", binary=kernel.asm["cubin"]))
+    paths = two_paths(code, rounds) if branches else None
+    if rounds and not branches:
+        looped = len(_looped(code) & _reached(code))
+        paths = dict.fromkeys(("level 0", "coarse"), len(_reached(code)) + (rounds - 1) * looped)
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|SHARED|LOCAL):(\d+)", usage)}
     names = [code[i][0] for i in sorted(_reached(code))]
     count = lambda pattern: sum(bool(re.match(pattern, name)) for name in names)  # noqa: E731
@@ -278,7 +282,7 @@ def nvidia(kernel: CompiledKernel, rounds: int | None) -> dict:
         "shared": kernel.metadata.shared,
         "instructions": len(names),
         "looped": len(_looped(code)),
-        "paths": two_paths(code, rounds) if rounds else None,
+        "paths": paths,
         "loads": _widths(names, r"LDG\b", suffixes),
         "stores": _widths(names, r"STG\b", suffixes),
         "shared_accesses": count(r"(LDS|STS)\b"),
@@ -319,6 +323,6 @@ def amd(kernel: CompiledKernel) -> dict:
     }
 
 
-def describe(kernel: CompiledKernel, rounds: int | None = None) -> dict:
-    """The numbers of a kernel; `rounds` of its loop over rows, where programs take one of two ways."""
-    return nvidia(kernel, rounds) if "cubin" in kernel.asm else amd(kernel)
+def describe(kernel: CompiledKernel, rounds: int | None = None, branches: bool = False) -> dict:
+    """The numbers of a kernel; `rounds` of its loop over rows; `branches`: programs take one of two ways."""
+    return nvidia(kernel, rounds, branches) if "cubin" in kernel.asm else amd(kernel)

@@ -13,32 +13,43 @@ from .coefficients import KAPPA
 from .device import NUMBERS, SIZES, divide
 from .levels import locate
 
+SMOOTH = tl.constexpr(4.0 * 2**23 + 16.0)  # four fields, each of a sign + 1, times 4
+
 
 @triton.jit
-def code_row(code, o):
+def _field(c, MASK: tl.constexpr):
+    """2^23 + a field of the code c, in float32; integers that a loop carries LLVM packs in halves."""
+    return (c & MASK | 0x4B000000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def code_row(code):
     """Of one row of codes: adjoint differences of sx and smooth sums of sy along x, and the codes themselves.
 
-    Sx^T: left neighbour less right; Sy^T: 1 2 1. The offset of sy (4 a unit, 16 in all) cancels between rows.
+    Sx^T: left neighbour less right; Sy^T: 1 2 1. The offset of sy, SMOOTH in all, cancels between rows.
     """
-    c_l = tl.load(code + o - 1).to(tl.int32)
-    c = tl.load(code + o).to(tl.int32)
-    c_r = tl.load(code + o + 1).to(tl.int32)
-    return (c_l & 3) - (c_r & 3), (c_l & 12) + (c_r & 12) + 2 * (c & 12), c
+    c_l = tl.load(code - 1).to(tl.int32)
+    c = tl.load(code).to(tl.int32)
+    c_r = tl.load(code + 1).to(tl.int32)
+    # Multiples of 4, 2^23 above small ones: exact below 2^26.
+    ends = _field(c_l, 12) + _field(c_r, 12)
+    middle = _field(c, 12)
+    return _field(c_l, 3) - _field(c_r, 3), ends + (middle + middle), c
 
 
 @triton.jit
-def beyond(d, s, d_edge, s_edge, outside, PLAN: tl.constexpr):
-    """The row's d and s, or what stands for a row outside the image next to the edge row."""
+def beyond(d, s, outside, PLAN: tl.constexpr):
+    """The row's d and s; of a row outside the image, which are the edge row's, what stands for it."""
     if PLAN.border == "replicate":
-        return tl.where(outside, d_edge, d), tl.where(outside, 32 - s_edge, s)
+        return d, tl.where(outside, 2 * SMOOTH - s, s)
     else:
-        return tl.where(outside, 0, d), tl.where(outside, 16, s)
+        return tl.where(outside, 0.0, d), tl.where(outside, SMOOTH, s)
 
 
 @triton.jit
 def adjoint(d0, d1, d2, s0, s2):
-    """Sx^T sx + Sy^T sy from three rows' differences and smooth sums, exact integers."""
-    return d0 + d2 + 2 * d1 + ((s0 - s2) >> 2)
+    """Sx^T sx + Sy^T sy from three rows' differences and smooth sums, whole numbers."""
+    return (d0 + d2) + (d1 + d1) + 0.25 * (s0 - s2)
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
@@ -63,7 +74,8 @@ def coarse(
     level, h, w, y0, x0, o_cells, o_codes, o_highs = locate(i_p - b * NQ, b, B, H, W, 1, LEVELS, TH, TW)
     x = x0 + tl.arange(0, TW)
     x_c = tl.minimum(x, w - 1)
-    stored_rows = tl.where(x < w, h, 0)
+    end = tl.minimum(y0 + TH, h)
+    stored_rows = tl.where(x < w, end, 0)
     kappa = tl.load(coefficients + KAPPA + level)
     if PLAN.sobel_mask != "support":
         if PLAN.downsample == "average":
@@ -71,34 +83,30 @@ def coarse(
         elif PLAN.downsample == "bilinear":
             kappa = kappa * 0.25
     HIGH: tl.constexpr = PLAN.wide_counts and LEVELS > 3
+    # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
     zero = tl.zeros([TW], tl.int32)
-    d0 = zero
-    s0 = zero
-    d1 = zero
-    s1 = zero
-    c1 = zero
-    e1 = zero
-    for i in tl.static_range(TH + 2):
-        y = y0 + (i - 1)
-        y_c = tl.minimum(tl.maximum(y, 0), h - 1).to(tl.int64)
-        o = y_c * (w + 2) + x_c + 1
-        d2, s2, c2 = code_row(code + o_codes, o)
-        e2 = zero
-        if HIGH and i >= 1 and i <= TH:
-            e2 = tl.load(high + o_highs + o, mask=(x_c >= 0) & (level > 2), other=0).to(tl.int32)
-        if i == 0:
-            d2, s2 = beyond(d2, s2, d2, s2, y < 0, PLAN)
-        else:
-            d2, s2 = beyond(d2, s2, d1, s1, y >= h, PLAN)
-        if i >= 2:
-            a = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
-            if PLAN.sobel_mask == "support":
-                a = a / ((c1 >> 4) + 1 + 16 * e1).to(ACC)
-            o_a = (y - 1).to(tl.int64) * w + x
-            tl.store(cells + o_cells + o_a, a, mask=y - 1 < stored_rows)
-        d0 = d1
-        d1 = d2
-        s0 = s1
-        s1 = s2
-        c1 = c2
-        e1 = e2
+    d0 = tl.zeros([TW], tl.float32)
+    s0 = d0
+    d1 = tl.zeros([TW], tl.float32)
+    s1, c1, e1 = d1, zero, zero
+    code += o_codes
+    high += o_highs
+    o = tl.maximum(y0 - 1, 0).to(tl.int64) * (w + 2) + x_c + 1
+    o_a = o_cells + y0.to(tl.int64) * w + x
+    for pair in tl.range(0, (end - y0 + 3) // 2, num_stages=1):
+        for i in tl.static_range(2):
+            y = y0 + (2 * pair + i - 1)
+            d2, s2, c2 = code_row(code + o)
+            d2, s2 = beyond(d2, s2, (y < 0) | (y >= h), PLAN)
+            e2 = zero
+            if HIGH:
+                e2 = tl.load(high + o, mask=(x_c >= 0) & (level > 2), other=0).to(tl.int32)
+            # A row outside the image is its edge row.
+            o += ((y >= 0) & (y < h - 1)).to(tl.int64) * (w + 2)
+            if pair > 0:
+                a = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                if PLAN.sobel_mask == "support":
+                    a = a / ((c1 >> 4) + 1 + 16 * e1).to(ACC)
+                tl.store(cells + o_a, a, mask=y - 1 < stored_rows)
+                o_a += w
+            d0, s0, d1, s1, c1, e1 = d1, s1, d2, s2, c2, e2

@@ -36,22 +36,22 @@ from .sobel import READ_BIT, VALID_BIT
 
 
 @triton.jit
-def _cells_of_row(cells, old, b, B, H, W, y, x, ROW: tl.constexpr, K: tl.constexpr, PLAN: tl.constexpr,
-                  DIVIDES: tl.constexpr, TH: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """What level K adds to the pixels x of row y = (a multiple of TH) + ROW; `old` is that of row y - 1.
+def _cells_of_row(cells, old, b, B, H, W, y, first, x, K: tl.constexpr, PLAN: tl.constexpr,
+                  DIVIDES: tl.constexpr):  # fmt: skip
+    """What level K adds to the pixels x of row y; `old` is that of row y - 1, unless y is the `first` row.
 
-    Average: every pixel of a cell; bilinear: its central 2x2; nearest: the pixel that it samples. Where tiles
-    hold whole cells the rows of a level are known to the compiler.
+    Average: every pixel of a cell; bilinear: its central 2x2; nearest: the pixel that it samples.
     """
     F: tl.constexpr = 2**K
     FIRST: tl.constexpr = F // 2 - 1 if PLAN.downsample == "bilinear" else 0
     ROWS: tl.constexpr = F if PLAN.downsample == "average" else (2 if PLAN.downsample == "bilinear" else 1)
-    KNOWN: tl.constexpr = TH % F == 0 and (DIVIDES or PLAN.downsample != "nearest")
-    if KNOWN and (ROW - FIRST) % F >= ROWS:
-        return tl.zeros_like(old)
-    elif KNOWN and (ROW - FIRST) % F > 0:
-        return old
-    else:
+    KNOWN: tl.constexpr = DIVIDES or PLAN.downsample != "nearest"
+    row_of_cell = (y - FIRST) & (F - 1)
+    found = old
+    new = first | (row_of_cell == 0)
+    if not KNOWN:
+        new = y >= 0
+    if new:
         zero = tl.full((), 0, tl.int32)
         h = (zero + H) >> K
         w = (zero + W) >> K
@@ -59,19 +59,21 @@ def _cells_of_row(cells, old, b, B, H, W, y, x, ROW: tl.constexpr, K: tl.constex
         x_k = x >> K
         hit_y = y_k < h
         hit_x = x_k < w
-        if PLAN.downsample == "nearest" and not DIVIDES:
+        if not KNOWN:
             y_k = ((y.to(tl.int64) * h + H - 1) // H).to(tl.int32)
             x_k = ((x.to(tl.int64) * w + W - 1) // W).to(tl.int32)
             hit_y = (y_k < h) & (y_k.to(tl.int64) * H // h == y)
             hit_x = (x_k < w) & (x_k.to(tl.int64) * W // w == x)
         elif ROWS < F:
-            if not KNOWN:
-                hit_y = hit_y & (((y - FIRST) & (F - 1)) < ROWS)
+            hit_y = hit_y & (row_of_cell < ROWS)
             hit_x = hit_x & (((x - FIRST) & (F - 1)) < ROWS)
         base = b.to(tl.int64) * h * w + y_k.to(tl.int64) * w
         for k in tl.static_range(1, K):
             base += ((zero + H) >> k).to(tl.int64) * ((zero + W) >> k) * B
-        return tl.load(cells + base + x_k, mask=hit_x & hit_y, other=0.0)
+        found = tl.load(cells + base + x_k, mask=hit_x & hit_y, other=0.0)
+    elif row_of_cell >= ROWS:
+        found = tl.zeros_like(old)
+    return found
 
 
 @triton.jit
@@ -136,7 +138,7 @@ def gradient(
     x = t % tiles_x * TW + tl.arange(0, TW)
     x_c = tl.minimum(x, W - 1)
     x_o = x.to(tl.int64)
-    rows = tl.where(x < W, H, 0)
+    rows = tl.where(x < W, tl.minimum(y0 + TH, H), 0)
     upstream = tl.load(grad_output).to(ACC)
     G: tl.constexpr = PLAN.num_log_vars
     for i in tl.static_range(G):
@@ -170,81 +172,80 @@ def gradient(
         point_weight = tl.load(image_row + POINT_WEIGHT)
     if PLAN.berhu:
         threshold = tl.load(image_row + POINT_THRESHOLD)
-    code0 += b64 * H * (W + 2)
-    d0 = tl.zeros([TW], tl.int32)
+    p_code = code0 + (b64 * H + tl.maximum(y0 - 1, 0)) * (W + 2)
+    p_out = image(out, b) + y0.to(tl.int64) * out[2]
+    # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
+    d0 = tl.zeros([TW], tl.float32)
     s0 = d0
-    d1 = d0
-    s1 = d0
-    c1 = d0
+    d1 = tl.zeros([TW], tl.float32)
+    s1 = d1
+    c1 = tl.zeros([TW], tl.int32)
     a1 = tl.zeros([TW], ACC)
     a2 = a1
     a3 = a1
     a4 = a1
     a5 = a1
-    for i in tl.static_range(TH + 2):
-        y = y0 + (i - 1)
-        d2 = d0
-        s2 = s0
-        c2 = c1
-        if PLAN.codes:
-            y_c = tl.minimum(tl.maximum(y, 0), H - 1).to(tl.int64)
-            d2, s2, c2 = code_row(code0, y_c * (W + 2) + x_c + 1)
-            if i == 0:
-                d2, s2 = beyond(d2, s2, d2, s2, y < 0, PLAN)
-            else:
-                d2, s2 = beyond(d2, s2, d1, s1, y >= H, PLAN)
-        if i >= 2:
-            y_o = (y - 1).to(tl.int64)
-            ok = y - 1 < rows
-            g = tl.zeros([TW], ACC)
-            total = g
-            if PLAN.reads_pred:
-                p = tl.load(image(pred, b) + y_o * pred[2] + x_o * pred[3], mask=ok, other=0.0).to(ACC)
-            if PLAN.reads_inputs:
-                g = tl.load(image(gt, b) + y_o * gt[2] + x_o * gt[3], mask=ok, other=0.0).to(ACC)
-                o_m = y_o * mask[2] + x_o * mask[3]
-                v = valid(image(mask, b) + o_m, g, ok, HAS_MASK, PLAN.positive_gt)
-                m = v
-                if PLAN.plain:
-                    m = ok
-                total = pointwise_gradient(
-                    p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift,
-                    point_weight, threshold, PLAN
-                )  # fmt: skip
-            if PLAN.has_structure:
-                if PLAN.codes:
-                    u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
-                    if LEVELS > 1:
-                        a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, x, i - 2, 1, PLAN, DIVIDES, TH, ACC)
-                        u += a1
-                    if LEVELS > 2:
-                        a2 = _cells_of_row(cells, a2, b, B, H, W, y - 1, x, i - 2, 2, PLAN, DIVIDES, TH, ACC)
-                        u += a2
-                    if LEVELS > 3:
-                        a3 = _cells_of_row(cells, a3, b, B, H, W, y - 1, x, i - 2, 3, PLAN, DIVIDES, TH, ACC)
-                        u += a3
-                    if LEVELS > 4:
-                        a4 = _cells_of_row(cells, a4, b, B, H, W, y - 1, x, i - 2, 4, PLAN, DIVIDES, TH, ACC)
-                        u += a4
-                    if LEVELS > 5:
-                        a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, x, i - 2, 5, PLAN, DIVIDES, TH, ACC)
-                        u += a5
-                    d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
-                    touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
-                else:
-                    if HAS_ABS:
-                        o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
-                        v = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
-                    e = to_domain(p, v, STRUCTURE) - to_domain(g, v, STRUCTURE)
-                    d = sign(e, v).to(ACC) * w_a
-                    touched = v
-                if STRUCTURE.conversion != "identity":
-                    d = d * slope(p, touched, STRUCTURE)
-                total += d
-            p_out = image(out, b) + y_o * out[2] + x_o * out[3]
-            tl.store(p_out, (total * upstream).to(out[0].dtype.element_ty), mask=ok)
-        d0 = d1
-        d1 = d2
-        s0 = s1
-        s1 = s2
-        c1 = c2
+    end = tl.minimum(y0 + TH, H)
+    for pair in tl.range(0, (end - y0 + 3) // 2, num_stages=1):
+        for i in tl.static_range(2):
+            y = y0 + (2 * pair + i - 1)
+            d2 = d0
+            s2 = s0
+            c2 = c1
+            if PLAN.codes:
+                d2, s2, c2 = code_row(p_code + (x_c + 1))
+                d2, s2 = beyond(d2, s2, (y < 0) | (y >= H), PLAN)
+                # A row outside the image is its edge row.
+                p_code += ((y >= 0) & (y < H - 1)).to(tl.int64) * (W + 2)
+            if pair > 0:
+                y_o = (y - 1).to(tl.int64)
+                ok = y - 1 < rows
+                g = tl.zeros([TW], ACC)
+                total = g
+                if PLAN.reads_pred:
+                    p = tl.load(image(pred, b) + y_o * pred[2] + x_o * pred[3], mask=ok, other=0.0).to(ACC)
+                if PLAN.reads_inputs:
+                    g = tl.load(image(gt, b) + y_o * gt[2] + x_o * gt[3], mask=ok, other=0.0).to(ACC)
+                    o_m = y_o * mask[2] + x_o * mask[3]
+                    v = valid(image(mask, b) + o_m, g, ok, HAS_MASK, PLAN.positive_gt)
+                    m = v
+                    if PLAN.plain:
+                        m = ok
+                    total = pointwise_gradient(
+                        p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift,
+                        point_weight, threshold, PLAN
+                    )  # fmt: skip
+                if PLAN.has_structure:
+                    if PLAN.codes:
+                        u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                        first = y - 1 == y0
+                        if LEVELS > 1:
+                            a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, first, x, 1, PLAN, DIVIDES)
+                            u += a1
+                        if LEVELS > 2:
+                            a2 = _cells_of_row(cells, a2, b, B, H, W, y - 1, first, x, 2, PLAN, DIVIDES)
+                            u += a2
+                        if LEVELS > 3:
+                            a3 = _cells_of_row(cells, a3, b, B, H, W, y - 1, first, x, 3, PLAN, DIVIDES)
+                            u += a3
+                        if LEVELS > 4:
+                            a4 = _cells_of_row(cells, a4, b, B, H, W, y - 1, first, x, 4, PLAN, DIVIDES)
+                            u += a4
+                        if LEVELS > 5:
+                            a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, first, x, 5, PLAN, DIVIDES)
+                            u += a5
+                        d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
+                        touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
+                    else:
+                        if HAS_ABS:
+                            o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
+                            v = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
+                        e = to_domain(p, v, STRUCTURE) - to_domain(g, v, STRUCTURE)
+                        d = sign(e, v).to(ACC) * w_a
+                        touched = v
+                    if STRUCTURE.conversion != "identity":
+                        d = d * slope(p, touched, STRUCTURE)
+                    total += d
+                tl.store(p_out + x_o * out[3], (total * upstream).to(out[0].dtype.element_ty), mask=ok)
+                p_out += out[2]
+            d0, s0, d1, s1, c1 = d1, s1, d2, s2, c2

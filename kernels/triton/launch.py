@@ -240,5 +240,7 @@ def backward_launches(
     )  # fmt: skip
     masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
     constants = {**shared, **masks, "DIVIDES": g.divides}
+    # As in the forward: logarithms and spreads beside the structure terms fill the registers.
+    options = {"num_warps": p.column_warps * (1 + (plan.has_structure and plan.reads_inputs))}
     launches.append(Launch(k_gradient.gradient, g.b * tiles, args, constants, options))
     return launches, out, log_vars

@@ -36,7 +36,7 @@ class Parameters:
     strip_warps: int = 2
     rows: int = 16
     columns: int = 128
-    column_warps: int = 2
+    column_warps: int = 1
     finish_warps: int = 8
     finish_registers: int | None = None
 
@@ -45,7 +45,7 @@ class Parameters:
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
     (0, float("inf"), Parameters(finish_registers=128)),
-    ("gfx9", float("inf"), Parameters(strip_warps=1, column_warps=1)),
+    ("gfx9", float("inf"), Parameters(strip_warps=1)),
 )
 
 

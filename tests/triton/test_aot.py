@@ -112,13 +112,6 @@ def test_a_spill_fails_where_there_may_be_none(target):
         assert only(new) == f"sobel (g2 document, {target}, float32, 4x384x640): 3 spills, 64 registers"
 
 
-def test_a_loop_fails_where_rows_are_counted():
-    assert aot.failures(table(row("moments", looped=700)), None) == []
-    assert aot.failures(table(row("sobel", looped=700)), None) == []
-    text = only(table(row("gradient", looped=700)))
-    assert text.endswith("700 instructions in a loop, of which per_pixel counts one round")
-
-
 def test_growth_fails_unless_renewed():
     old = table(row("sobel"), row("finish", tile=None, instructions=1000))
     assert aot.failures(table(row("sobel", per_pixel=104.9)), old) == []
