@@ -53,6 +53,8 @@ _FUSED_FOR_DEVICE: dict[str, Backend] = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
+_NAMES = ("pred", "gt", "mask", "abs_mask")
+_STRIDED = torch.strided
 Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pred, gt, mask, abs_mask
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
@@ -218,9 +220,9 @@ def check_inputs(
             kind = "torch.Tensor or None" if "mask" in name else "torch.Tensor"
             if not isinstance(x, _MASK if "mask" in name else Tensor):
                 raise TypeError(f"{name} must be a {kind}; got {type(x).__name__}")
-    for name, x in (("pred", pred), ("gt", gt), ("mask", mask), ("abs_mask", abs_mask)):
-        if x is not None and (x.layout is not torch.strided or x.is_nested or type(x) is not Tensor):
-            transforms.check_plain(name, x)
+    for i, x in enumerate((pred, gt, mask, abs_mask)):
+        if x is not None and (x.layout is not _STRIDED or x.is_nested or type(x) is not Tensor):
+            transforms.check_plain(_NAMES[i], x)
     if problem := _problem(pred, gt, mask, abs_mask):
         found = _describe({"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask})
         raise ValueError(f"{problem}; got {found}")
