@@ -122,15 +122,20 @@ def test_a_preset_and_a_range_of_the_loss(tmp_path):
     assert built() == depthloss.SILogLoss(preset="mmseg", gt_range=(0.02, None)).spec
     (term,) = built("--model.loss.lam=0.85", "--model.loss.clamp=null").terms
     assert (term.lam, term.scale, term.eps, term.reduction, term.clamp) == (0.85, 1.0, 0.0, "images", None)
-    with pytest.raises(ConfigError, match="model.loss: unknown SILog preset 'mmsg'; did you mean 'mmseg'?"):
+    with pytest.raises(
+        ConfigError, match="model.loss.preset: one of 'packnet', .* or null is needed, got mmsg"
+    ):
         built("--model.loss.preset=mmsg")
     assert "model.loss.preset" in refusal("--supervised-method=l1", "--model.loss.preset=mmseg")
 
 
 def test_a_schedule_opens_the_progressive_loss():
-    cfg = effective("--model.loss.alpha_schedule=cosine")
-    assert (cfg["model.loss.alpha_schedule"], cfg["model.loss.scale_schedule"]) == ("cosine", "linear")
+    cfg = effective("--model.loss.alpha_schedule=constant")
+    assert (cfg["model.loss.alpha_schedule"], cfg["model.loss.scale_schedule"]) == ("constant", "linear")
     assert "model.loss.epsilon" not in cfg
+    assert "'linear', 'constant', 'none' is needed, got cosine" in refusal(
+        "--model.loss.alpha_schedule=cosine"
+    )
 
 
 def test_another_loss_than_the_file_s(tmp_path, caplog):
