@@ -90,7 +90,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
     def values(x: str, depth: int = 0) -> set[str]:
         """What a tree of selections selects from."""
         if x.startswith("<"):  # A constant vector.
-            return set(re.findall(r" (-?[^ ,>]+)", x))
+            return set(re.findall(r"\w+ (\S+?)[,>]", x))
         kind, _, rest = made.get(x, "").partition(" ")
         if kind in ("select", "insertelement", "shufflevector", "extractelement") and depth < 12:
             operands = _operands(rest)

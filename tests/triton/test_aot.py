@@ -184,6 +184,8 @@ def test_products_by_powers_of_two_and_signs_are_exact():
   %5 = tail call float @llvm.fma.f32(float %2, float 2.000000e+00, float %4), !dbg !1
   %6 = tail call float @llvm.fma.f32(float %4, float %5, float 0.000000e+00), !dbg !1
   %7 = call <2 x float> @llvm.fma.v2f32(<2 x float> splat (float 4.0e+00), <2 x float> %v, <2 x float> %w)
+  %71 = call <2 x float> @llvm.fma.v2f32(<2 x float> %v, <2 x float> <float 4.0e+0, float 2.0e+0>, %w)
+  %72 = call <2 x float> @llvm.fma.v2f32(<2 x float> %v, <2 x float> <float 4.0e+0, float 3.0e+0>, %w)
   %8 = tail call float @llvm.fma.f32(float %2, float 3.000000e+00, float %4), !dbg !1
   %9 = tail call float @llvm.fma.f32(float %2, float %5, float %4), !dbg !1
   %10 = tail call float @llvm.nvvm.fma.rn.ftz.f(float %2, float %5, float %4)
@@ -193,7 +195,7 @@ def test_products_by_powers_of_two_and_signs_are_exact():
 """
     ptx = "\tfma.rn.f32 \t%r1, %r2, 0f40000000, %r3;\n\tfma.rn.f32x2 \t%rd1, %rd2, %rd3, %rd4;\n"
     found = disassembly.fused_operations(llir, ptx)
-    assert found == {"exact": 4, "inexact": 2, "library": 1, "free": 1, "ptx": 3}
+    assert found == {"exact": 6, "inexact": 4, "library": 1, "free": 1, "ptx": 3}
 
 
 SASS = """
