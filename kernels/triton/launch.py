@@ -123,13 +123,16 @@ class Forward:
         # Logarithms and spreads beside the structure terms fill the registers.
         heavy = plan.has_structure and plan.reads_inputs
         warps = {"num_warps": parameters.tile_warps * (1 + heavy), **exact}
+        first = warps
+        if parameters.moments_registers and plan.has_log and plan.has_difference and not heavy:
+            first = {**warps, "maxnreg": parameters.moments_registers}
         sizes = (g.h, g.w, g.tiles_x, g.tiles, g.programs, r)
         self.first = Launch(
             k_moments.moments,
             r,
             (*self.maps, self.abs_map, self.moments, *sizes),
             {**tile, **self.has_abs},
-            warps,
+            first,
         )
         self.middle = []
         if plan.berhu:
@@ -164,6 +167,8 @@ class Forward:
             "S": parameters.strips, **self.masks, **self.has_abs, **levels
         }  # fmt: skip
         options = {"num_warps": parameters.strip_warps, **exact}
+        if parameters.strip_registers and self.total.dtype == torch.float32:  # float64 takes twice as many.
+            options["maxnreg"] = parameters.strip_registers
         return [pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
 
     def threshold_of_rank(self) -> Launch:

@@ -26,6 +26,8 @@ class Parameters:
         finish_warps: warps of the one program that finishes.
         finish_registers: the most registers of its threads, or None: as many as the compiler likes, which may
             spill in order to have fewer. NVIDIA only.
+        strip_registers: likewise of the Sobel phase, in float32.
+        moments_registers: likewise of moments where a loss has logarithms and differences, but no structure.
     """
 
     tile: tuple[int, int] = (64, 64)
@@ -39,12 +41,14 @@ class Parameters:
     column_warps: int = 1
     finish_warps: int = 8
     finish_registers: int | None = None
+    strip_registers: int | None = None
+    moments_registers: int | None = None
 
 
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
-    (0, float("inf"), Parameters(finish_registers=128)),
+    (0, float("inf"), Parameters(finish_registers=128, strip_registers=64, moments_registers=255)),
     ("gfx9", float("inf"), Parameters(strip_warps=1)),
 )
 
