@@ -154,7 +154,9 @@ def equal_maps_are_exactly_zero(form: tuple[str, str, str], dtype: str) -> None:
     _, gt = cases.maps(fused_cases.DTYPES[dtype][0], (1, 1, 14, 19), seed=3)
     gt, mask = 7.3 * gt, cases.mask("70%", gt.shape)
     gt = gt.masked_fill(~mask & (torch.rand(gt.shape) < 0.5), torch.nan)
-    terms = families.structure_terms("ARG", dl.GradientSpec(*form, num_scales=3))
+    mask_form, downsample, border = form
+    gradient = dl.GradientSpec(mask=mask_form, downsample=downsample, border=border, num_scales=3)
+    terms = families.structure_terms("ARG", gradient)
     spec = LossSpec((Group(tuple(terms)),))
     result = compare.evaluate("triton", compare.Inputs(gt, gt.clone(), mask), spec, families.weights(spec))
     assert result.total == 0 and not result.grad.any()
