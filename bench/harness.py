@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import platform
 import re
 import subprocess
 import time
@@ -18,9 +17,10 @@ from depthloss.kernels import cpu
 from torch import Tensor
 
 import depthloss
-from depthloss.benchmark.measure import DTYPES, build, inputs  # noqa: F401
+from depthloss.benchmark.measure import DTYPES, build, inputs, oracle  # noqa: F401
+from depthloss.benchmark.measure import error as errors  # noqa: F401
 from depthloss.benchmark.rivals import EPOCH, PROGRESS
-from depthloss.env import report
+from depthloss.env import cpu_name, report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -37,12 +37,6 @@ def _first_line(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return next(iter(done.stdout.splitlines()), "").strip() if done.returncode == 0 else ""
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
-    return names[0] if names else platform.machine()
 
 
 @functools.cache
@@ -234,21 +228,6 @@ class LossSubject:
         """The loss and its gradients, on the next inputs."""
         loss, targets = self.start("backward")
         return loss.detach().double(), [g.double() for g in self._backward(loss, targets)]
-
-
-def oracle(name: str, pred: Tensor, gt: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Loss and gradients of the reference backend in float64, on the values of the inputs as they are."""
-    module = build(name, "reference", pred.device.type).double()
-    return LossSubject(module, [(pred.double(), gt.double(), mask)]).evaluate()
-
-
-def errors(got: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> dict[str, float]:
-    """Relative error of the loss, and of the gradients in the Euclidean norm; NaN never passes."""
-    tiny = 1e-30
-    loss = (got[0] - expected[0]).abs() / expected[0].abs().clamp(min=tiny)
-    pairs = zip(got[1], expected[1], strict=True)
-    gradient = max(float((a - b).norm() / b.norm().clamp(min=tiny)) for a, b in pairs)
-    return {"loss": float(loss), "gradient": gradient}
 
 
 def green(found: dict[str, float], eager: dict[str, float], dtype: torch.dtype) -> bool:

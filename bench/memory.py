@@ -13,8 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from depthloss.benchmark.memory import Process
 
-SMALL = (1, 1, 64, 96)
-
 
 def peak_bytes(subject: LossSubject) -> int:
     """Most memory that torch gave out at a time during forward and backward; the gradient counts."""

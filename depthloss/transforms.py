@@ -63,12 +63,8 @@ def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
     if not (_len_torch_dispatch_stack() or _is_tracing() or forward_ad._current_level >= 0):
         for x in maps:
             if x is not None and (
-                type(x) is not Tensor
-                and unreadable(x)
-                or saves
-                and x.is_inference()
-                or not x.data_ptr()
-                and unreadable(x)
+                ((type(x) is not Tensor or not x.data_ptr()) and unreadable(x))
+                or (saves and x.is_inference())
             ):
                 break
         else:

@@ -92,11 +92,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def machine(device: str) -> dict:
     """Where this runs."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else env.report()["platform"],
+        "cpu": env.cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if device == "cuda" else None,

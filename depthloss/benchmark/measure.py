@@ -99,7 +99,7 @@ def error(got: tuple, expected: tuple) -> dict[str, float]:
 def oracle(name: str, pred: Tensor, gt: Tensor, mask: Tensor) -> tuple:
     """Loss and gradients of the reference in float64."""
     module = build(name, "reference", pred.device.type).double()
-    pred = pred.double().requires_grad_()
+    pred = pred.detach().double().requires_grad_()
     loss = module(pred, gt.double(), mask, progress=rivals.PROGRESS, epoch=rivals.EPOCH)
     return loss.detach(), torch.autograd.grad(loss, [pred, *module.parameters()])
 

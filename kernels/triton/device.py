@@ -7,7 +7,7 @@ shape. Prefixes: i_ program index, o_ offsets, m_ mask.
 import triton
 import triton.language as tl
 
-# Arguments by whose value no kernel is compiled anew: batches come in many sizes, and so do images, except
+# Arguments by whose value no kernel is compiled again: batches come in many sizes, and so do images, except
 # where it takes the width's divisibility to load several pixels at once.
 SIZES_BUT_WIDTH = ("B", "H", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
 SIZES = (*SIZES_BUT_WIDTH, "W")
