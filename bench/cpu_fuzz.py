@@ -40,7 +40,7 @@ from torch import Tensor
 import depthloss as dl
 from depthloss import ops
 from depthloss.reference.statistics import convert, mean_per_image, select, standardise
-from depthloss.spec import IDENTITY, Gradient, Relative
+from depthloss.spec import IDENTITY, Gradient, Moments
 from tests.fused import compare
 from tests.fused.compare import ROUNDING, Result, assert_agrees, evaluate, near_kinks
 
@@ -101,12 +101,12 @@ def sizes(case: Case) -> tuple[float, float, float]:
     p, g = (ops.as_maps(x) for x in case.inputs.double()[:2])
     (m, _), number, gradient, steepest = cpu_cases.valid(case), 0.0, 0.0, 0.0
     for t in case.spec.terms:
-        if not isinstance(t, (Relative, Gradient)):
+        if isinstance(t, Moments) or (t.align == "none" and not isinstance(t, Gradient)):
             continue
         for x in (convert(x, m, t.domain) for x in (p, g)):
             read = m | x.isfinite()
-            if getattr(t, "standardised", True):
-                z, n = standardise(x, m, t.eps, read), m.sum((1, 2)).clamp(min=1)
+            if t.align == "mean":
+                z, n = standardise(x, m, t.align_eps, read), m.sum((1, 2)).clamp(min=1)
                 deviation = select(m, x - mean_per_image(x, m)[:, None, None]).abs().sum((1, 2)) / n
                 slope = 1.0 if t.domain == IDENTITY else largest(select(m, x)) ** 2
                 gradient = max(gradient, slope * largest(1.0 / (n * (deviation + t.eps))))
@@ -205,8 +205,8 @@ def hold(case: Case, number: int) -> str:
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
         return "out of range"
-    pair = [t for t in spec.terms if isinstance(t, (Relative, Gradient))]
-    statistics = any(getattr(t, "standardised", True) for t in pair)
+    pair = [t for t in spec.terms if isinstance(t, Gradient) or getattr(t, "align", "none") == "mean"]
+    statistics = any(t.align == "mean" for t in pair)
     number_size, gradient_size, steepest = sizes(case)
     result = settled(case, number_size, result, oracle)
     wide = result.terms.dtype == F64

@@ -39,6 +39,11 @@ def check_number(
     return number
 
 
+def set_number(owner: object, name: str, said: str | None = None, **bounds: Any) -> None:
+    """Check a number of a frozen dataclass, called `said` in an error, and store it as a float."""
+    object.__setattr__(owner, name, check_number(said or name, getattr(owner, name), **bounds))
+
+
 def check_range(name: str, value: object) -> tuple[float, float] | None:
     """A pair (low, high) as floats, None at an end as infinity; or None."""
     if value is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthloss import spec as s
+from depthloss.spec.fused import roles_of
+from depthloss.spec.penalty import OF_LARGEST
 
 # Kinds of terms, in the order of the finishing kernel's arguments.
-KINDS = (s.Absolute, s.Relative, s.Gradient, s.DifferenceMoments, s.LogMoments, s.Pointwise)
+KINDS = ("absolute", "relative", "gradient", "difference", "log", "pointwise")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Plan:
     structure: s.Domain | None
     standardised: bool
     eps: float  # of the standardisation
-    absolute: s.Absolute | None
-    relative: s.Relative | None
+    absolute: s.Pixel | None
+    relative: s.Pixel | None
     codes: bool  # whether phases 2 and 3 run
     sobel_mask: str
     reads_invalid: bool  # whether invalid pixels get a gradient, as finite neighbours under mask centre
@@ -62,11 +64,11 @@ class Plan:
     counts_cells: bool  # whether the level's own normaliser is wanted
     wide_counts: bool  # whether a coarse count can need more than 4 bits
     # The terms that re-read their inputs in the backward.
-    difference: s.DifferenceMoments | None
+    difference: s.Moments | None
     difference_domain: s.Domain | None
-    log: s.LogMoments | None
+    log: s.Moments | None
     log_domain: s.Domain | None
-    pointwise: s.Pointwise | None
+    pointwise: s.Pixel | None
     pointwise_domain: s.Domain | None
     berhu: bool
     reads_pred: bool
@@ -93,9 +95,14 @@ def make_plan(spec: s.LossSpec) -> Plan:
 
 
 def _lay_out(spec: s.LossSpec) -> Plan:
-    # A spec with a fused form has one term of a kind, and one domain of the structure terms.
-    found = {type(term): term for term in spec.terms}
-    absolute, relative, gradient, difference, log, point = (found.get(kind) for kind in KINDS)
+    roles = roles_of(spec.terms)
+    assert roles is not None
+    relative, gradient = roles.relative, roles.gradient
+    absolute = roles.absolute or next((t for t in roles.pixels if t.mask == "abs_mask"), None)
+    point = next((t for t in roles.pixels if t.mask == "mask"), None)
+    difference = next((t for t in roles.moments if t.domain.log is None), None)
+    log = next((t for t in roles.moments if t.domain.log is not None), None)
+    found = (absolute, relative, gradient, difference, log, point)
     structure = next((t.domain for t in (absolute, relative, gradient) if t is not None), None)
     codes = relative is not None or gradient is not None
     # The relative term alone runs the Sobel phase on one level that nothing weights.
@@ -104,7 +111,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         if gradient
         else s.GradientSpec(mask="residual", downsample="nearest", border="zero", num_scales=1)
     )
-    standardised = relative is not None or (gradient is not None and gradient.standardised)
+    standardised = relative is not None or (gradient is not None and gradient.align == "mean")
     normalizer = "kept" if spec.statistics == "all" else sobel.normalizer
     slots = {name: i for i, name in enumerate(spec.metric_names)}
     kendall = spec.log_var_bounds is not None
@@ -112,7 +119,8 @@ def _lay_out(spec: s.LossSpec) -> Plan:
     for i, group in enumerate(spec.groups):
         entries = []
         for term in group.terms:
-            kind, own = KINDS.index(type(term)), slots.get(term.weight_name, -1)
+            kind = next(i for i, t in enumerate(found) if t is term)
+            own = slots.get(term.weight_name, -1)
             entries.append(Entry(kind, weight, slots[term.name], own))
             weight += 1
         groups.append(
@@ -136,7 +144,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         has_structure=structure is not None,
         structure=structure,
         standardised=standardised,
-        eps=float((relative or gradient).eps) if standardised else 0.0,
+        eps=float((relative or gradient).align_eps) if standardised else 0.0,
         absolute=absolute,
         relative=relative,
         codes=codes,
@@ -156,7 +164,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         log_domain=log.domain if log else None,
         pointwise=point,
         pointwise_domain=point.domain if point else None,
-        berhu=point is not None and point.kind.startswith("berhu"),
+        berhu=point is not None and point.penalty.kind in OF_LARGEST,
         reads_pred=bool(inputs) or (structure is not None and structure.conversion != "identity"),
         reads_inputs=bool(inputs),
         plain=spec.statistics == "all",

@@ -20,7 +20,7 @@ from . import cases
 P, G = cases.maps(torch.float64)
 M = cases.mask("70%")
 NAMES = (Path(__file__).parents[1] / "docs" / "use.md").read_text(encoding="utf-8")
-GRADIENTS = ("gradient", "loss_sg", "gradient_component")
+GRADIENTS = ("gradient", "gradient_matching", "loss_sg", "gradient_component")
 IN_METRES = "this loss expects depth in metres"
 IN_INVERSE = "this loss expects inverse depth (1/m)"
 RECIPROCAL = (

@@ -10,6 +10,7 @@ import depthloss as dl
 from depthloss import ops, spec
 from depthloss.losses.base import single_group
 from depthloss.reference import pyramid, statistics, terms
+from depthloss.reference.alignment import aligned_residual
 
 from .golden_cases import (
     Case,
@@ -91,13 +92,18 @@ def test_adaptive_multi_domain_holds_the_structure_loss(case, dtype, backend):
     assert value.item() == pytest.approx(0.5 * (structure + scale).item(), rel=tolerance)
 
 
+def _matching(residual: torch.Tensor, mask: torch.Tensor, scales: int) -> torch.Tensor:
+    gradient = spec.GradientSpec.preset("midas", num_scales=scales)
+    return pyramid.gradient_term(residual, mask, gradient, eps=0.0)[0]
+
+
 @both_dtypes
 @pytest.mark.parametrize("case", params("midas_gradient", lambda c: not c.flag("param_align")))
 def test_gradient_matching(case, dtype):
     pred, gt, mask = maps(case, dtype)
     mask = mask[:, 0] != 0
     residual = statistics.select(mask, (pred - gt)[:, 0])
-    assert_golden(case, pyramid.matching_term(residual, mask, int(case.number("param_scales"))), pred)
+    assert_golden(case, _matching(residual, mask, int(case.number("param_scales"))), pred)
 
 
 @both_dtypes
@@ -121,8 +127,8 @@ def test_gradient_matching_after_alignment(case, dtype):
 def test_gradient_matching_levels(case):
     pred, gt, mask = (x[:, 0] for x in maps(case, torch.float64))
     mask = mask != 0
-    r = terms.aligned_residual(pred, gt, mask) if case.flag("param_align") else pred - gt
-    sums = [0.0] + [pyramid.matching_term(r, mask, k).item() for k in (1, 2, 3, 4)]
+    r = aligned_residual(pred, gt, mask) if case.flag("param_align") else pred - gt
+    sums = [0.0] + [_matching(r, mask, k).item() for k in (1, 2, 3, 4)]
     for k in range(4):
         expected = float(case[f"comp_scale_{k}"])
         assert sums[k + 1] - sums[k] == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -133,8 +139,9 @@ def test_gradient_matching_levels(case):
 def test_images_reduction_of_the_aligned_residual(case, dtype):
     pred, gt, mask = maps(case, dtype)
     mask = mask[:, 0] != 0
-    residual = terms.aligned_residual(pred[:, 0], gt[:, 0], mask)
-    assert_golden(case, 0.5 * statistics.image_mean(residual.square(), mask), pred)
+    residual = aligned_residual(pred[:, 0], gt[:, 0], mask)
+    term = spec.Pixel(name="mse", penalty=spec.Penalty("half-l2"), reduction="images")
+    assert_golden(case, terms.pixel(residual, pred, gt, mask, term), pred)
     # The module divides by the pixels of the batch: another number.
     pooled = dl.ScaleShiftInvariantLoss(alpha=0.0)(pred, gt, mask)
     assert pooled.item() == pytest.approx((residual.square().sum() / mask.sum() / 2).item(), rel=1e-6)

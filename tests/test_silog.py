@@ -53,7 +53,7 @@ def test_a_keyword_goes_over_the_preset(name):
     assert term == LogMoments(name="silog_component", **given)
     assert term == dl.SILogLoss().spec.terms[0]
     (term,) = dl.SILogLoss(0.3, preset=name, clamp=0.5).spec.terms
-    assert (term.lam, term.clamp, term.eps) == (0.3, 0.5, SILOG_PRESETS[name].get("eps", 1e-8))
+    assert (term.lam, term.domain.floor, term.eps) == (0.3, 0.5, SILOG_PRESETS[name].get("eps", 1e-8))
 
 
 def test_the_table_of_presets():
@@ -62,10 +62,14 @@ def test_the_table_of_presets():
     for name, row in rows.items():
         spec = build(name).spec
         (term,) = spec.terms
-        for key in ("lam", "scale", "eps", "offset"):
+        for key in ("lam", "scale", "eps"):
             assert float(row[key]) == getattr(term, key), (name, key)
+        assert float(row["offset"]) == term.domain.log
         assert row["V"] == ("unbiased" if term.unbiased else "biased") and row["reduction"] == term.reduction
-        assert row["clamp"] == ("–" if term.clamp is None else "1e-6") and term.clamp in (None, 1e-6)
+        assert row["clamp"] == ("–" if term.domain.floor is None else "1e-6") and term.domain.floor in (
+            None,
+            1e-6,
+        )
         assert row["gt > 0"] == ("yes" if spec.positive_gt else "–")
 
 

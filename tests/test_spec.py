@@ -31,10 +31,11 @@ def test_a_spec_comes_back_from_its_text(name):
 
 
 PRESETS = {
-    "g2-published": ("residual", "nearest", "valid", "full", "sum"),
-    "g2-document": ("centre", "average", "zero", "level", "mean"),
-    "scale-adaptive": ("support", "bilinear", "replicate", "level", "mean"),
-    "sparse": ("support", "average", "replicate", "level", "mean"),
+    "g2-published": ("sobel", "residual", "nearest", "valid", "full", "sum"),
+    "g2-document": ("sobel", "centre", "average", "zero", "level", "mean"),
+    "scale-adaptive": ("sobel", "support", "bilinear", "replicate", "level", "mean"),
+    "sparse": ("sobel", "support", "average", "replicate", "level", "mean"),
+    "midas": ("forward", "pair", "strided", "valid", "level", "sum"),
 }
 TAKEN = {
     "g2": "g2-published",

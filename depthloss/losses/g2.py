@@ -56,7 +56,7 @@ class G2Loss(DepthLoss):
         spec = single_group(
             Absolute(name="absolute", reduction=reduction, eps=eps),
             Relative(name="relative", reduction=reduction, eps=eps),
-            Gradient(name="gradient", gradient=gradient, eps=eps),
+            Gradient(name="gradient", gradient=gradient, align_eps=eps, eps=eps),
         )
         super().__init__(
             spec, (*weights, 1.0), gt_range=gt_range, backend=backend, process_group=process_group
@@ -140,5 +140,5 @@ class MultiScaleGradientLoss(DepthLoss):
             if tuple(scales) != tuple(1 << k for k in range(num_scales)):
                 raise ValueError(f"scales must be 1, 2, 4, ... without gaps; got {scales!r}")
         gradient = resolve_gradient(gradient, num_scales, "g2-document")
-        spec = single_group(Gradient(name="gradient", gradient=gradient, standardised=False))
+        spec = single_group(Gradient(name="gradient", gradient=gradient, align="none"))
         super().__init__(spec, gt_range=gt_range, backend=backend, process_group=process_group)

@@ -42,7 +42,7 @@ def structure_terms(
     pixel: tuple[Term, ...] = (Relative(name="scale_adaptive/relative", domain=domain, eps=epsilon),)
     if check_flag("use_absolute", use_absolute):
         pixel += (Absolute(name="scale_adaptive/absolute", domain=domain, eps=epsilon),)
-    return pixel, Gradient(name="loss_sg", domain=domain, gradient=gradient, eps=epsilon)
+    return pixel, Gradient(name="loss_sg", domain=domain, gradient=gradient, align_eps=epsilon, eps=epsilon)
 
 
 class ScaleAdaptiveLoss(DepthLoss):
@@ -154,7 +154,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             Group(
                 (
                     Relative(name=f"scale{s}_l1", eps=eps),
-                    Gradient(name=f"scale{s}_grad", gradient=one_level, eps=eps),
+                    Gradient(name=f"scale{s}_grad", gradient=one_level, align_eps=eps, eps=eps),
                 ),
                 name=f"scale{s}_loss",
             )

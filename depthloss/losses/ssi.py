@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from ..spec import (
     GtRange,
     LogMoments,
     LossSpec,
+    Moments,
     Pointwise,
     Term,
 )
@@ -161,7 +163,7 @@ class SILogLoss(DepthLoss):
 
 def scale_terms(
     alpha: float, silog_ratio2: float, silog_scale: float, min_depth: float | None, max_depth: float | None
-) -> tuple[DifferenceMoments, LogMoments]:
+) -> tuple[Moments, Moments]:
     """SSI of inverse depth and SILog of the depth clamped to [min or 1e-3, max or 100]."""
     check_number("silog_ratio2", silog_ratio2, low=0.0, high=1.0)
     check_number("silog_scale", silog_scale, low=0.0)
@@ -237,9 +239,9 @@ class SSISilogLoss(DepthLoss):
                 Gradient(
                     name="gradient_component",
                     weight_name="gradient_weight_used",
-                    domain=terms[1].domain,
+                    domain=replace(terms[1].domain, log=None),
                     gradient=gradient,
-                    standardised=False,
+                    align="none",
                     eps=1e-8,
                 ),
             )

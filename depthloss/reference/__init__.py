@@ -5,6 +5,7 @@ This is what a reader opens to learn what a loss *is*, and what every fused path
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from .. import spec as s
 from . import pyramid, statistics, terms
-from .pyramid import gradient_term, matching_term
-from .statistics import Ranks, convert, count, select, standardise, valid_pixels, working_dtype
+from .alignment import aligned_residual, large_enough
+from .pyramid import gradient_term
+from .statistics import Ranks, convert, count, log_ratio, select, valid_pixels, working_dtype
 
 __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 
@@ -50,9 +52,12 @@ class _Batch:
         masks = self.mask & open_, self.abs_mask & open_
         return _Batch(self.pred, self.gt, *masks, self.spec, self.ranks)
 
-    def maps(self, domain: s.Domain, absolute: bool = False) -> tuple[Tensor, Tensor]:
-        """p and g in `domain`, of the structure's pixels or of `abs_mask`."""
-        m = self.abs_mask if absolute else self.structure
+    def pixels(self, term: s.Term) -> Tensor:
+        """The pixels that the term compares."""
+        return self.abs_mask if getattr(term, "mask", "mask") == "abs_mask" else self.structure
+
+    def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
+        """p and g in `domain`, of the pixels `m`."""
         key = ("maps", domain, m is not self.structure)
         return self._once(key, lambda: (convert(self.pred, m, domain), convert(self.gt, m, domain)))
 
@@ -60,81 +65,37 @@ class _Batch:
         """The pixels whose residual is read: the valid ones; for mask "centre" also where both are finite."""
         if not self.centre:
             return self.structure
-        p, g = self.maps(domain)
+        p, g = self.maps(domain, self.structure)
         return self._once(("keep", domain), lambda: self.structure | (p.isfinite() & g.isfinite()))
 
-    def standardised(self, domain: s.Domain, eps: float) -> tuple[Tensor, Tensor]:
-        """z_p and z_g at the pixels of `keep`, 0 elsewhere."""
-        m, keep = self.structure, self.keep(domain)
-        compute = lambda: tuple(standardise(x, m, eps, keep) for x in self.maps(domain))  # noqa: E731
-        return self._once(("standardised", domain, eps), compute)
-
-    def aligned(self, domain: s.Domain) -> Tensor:
-        """The residual after the least-squares alignment of each image."""
-        compute = lambda: terms.aligned_residual(*self.maps(domain), self.structure)  # noqa: E731
-        return self._once(("aligned", domain), compute)
-
-
-def _absolute(t: s.Absolute, b: _Batch) -> Tensor:
-    p, g = b.maps(t.domain, absolute=True)
-    if not b.plain:
-        return terms.l1(p, g, b.abs_mask, t.reduction, t.eps, b.ranks)
-    # As the source has it: an empty image still counts one pixel.
-    pixels = b.ranks.sum(count(b.abs_mask, p.dtype).clamp(min=1.0).sum())
-    return b.ranks.sum(select(b.abs_mask, p - g).abs().sum()) / (pixels + t.eps)
-
-
-def _relative(t: s.Relative, b: _Batch) -> Tensor:
-    return terms.l1(
-        *b.standardised(t.domain, t.eps), b.structure, t.reduction, 0.0 if b.plain else t.eps, b.ranks
-    )
-
-
-def _gradient(t: s.Gradient, b: _Batch) -> tuple[Tensor, ...]:
-    p, g = b.standardised(t.domain, t.eps) if t.standardised else b.maps(t.domain)
-    keep = b.keep(t.domain)
-    value, levels, kept = gradient_term(p - g, b.structure, t.gradient, t.eps, b.ranks, keep, b.plain)
-    return value, *levels.unbind(), *kept.unbind()
-
-
-def _gradient_matching(t: s.GradientMatching, b: _Batch) -> Tensor:
-    return matching_term(b.aligned(t.domain), b.structure, t.num_scales, b.ranks)
-
-
-def _least_squares(t: s.LeastSquares, b: _Batch) -> Tensor:
-    return terms.half_mse(b.aligned(t.domain), b.structure, b.ranks)
-
-
-_EVALUATORS: dict[type[s.Term], Callable[..., Any]] = {
-    s.Absolute: _absolute,
-    s.Relative: _relative,
-    s.Gradient: _gradient,
-    s.LeastSquares: _least_squares,
-    s.GradientMatching: _gradient_matching,
-}
-# The other terms are a formula of (p, g, mask) and of these fields of the term.
-_FORMULAS: dict[type[s.Term] | str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
-    s.DifferenceMoments: (terms.ssi, ("alpha",)),
-    s.LogMoments: (terms.silog, ("lam", "scale", "eps", "offset", "unbiased", "reduction", "clamp")),
-    s.TrimmedAlignment: (terms.ssi_trim, ("trim", "eps")),
-    s.MedianAlignment: (terms.affine_invariant, ("trim", "eps")),
-    "l1": (terms.l1, ()),
-    "mse": (terms.mse, ()),
-    "abs-rel": (terms.abs_rel, ()),
-    "abs-rel-packnet": (terms.abs_rel_packnet, ()),
-    "berhu": (terms.berhu, ("threshold",)),
-    "berhu-packnet": (terms.berhu_packnet, ("threshold",)),
-}
+    def residual(self, term: s.Pixel | s.Gradient | s.Moments, m: Tensor) -> Tensor:
+        """p - g after what the term's alignment does to both, by the statistics of the pixels `m`."""
+        domain, pixels = term.domain, self.pixels(term)
+        align, eps = getattr(term, "align", "none"), getattr(term, "align_eps", 0.0)
+        if align == "none" and domain.log is not None:
+            compute = lambda: log_ratio(self.pred, self.gt, pixels, domain)  # noqa: E731
+        elif align == "none":
+            compute = lambda: operator.sub(*self.maps(domain, pixels))  # noqa: E731
+        else:
+            keep = self.keep(domain) if align == "mean" else None
+            compute = lambda: aligned_residual(*self.maps(domain, pixels), m, align, eps, keep)  # noqa: E731
+        return self._once(("residual", domain, align, eps, pixels is not self.structure), compute)
 
 
 def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
     """The term's value, then its parts."""
-    if type(t) in _EVALUATORS:
-        result = _EVALUATORS[type(t)](t, b)
-        return result if isinstance(result, tuple) else (result,)
-    function, fields = _FORMULAS[t.kind if isinstance(t, s.Pointwise) else type(t)]
-    options = {name: getattr(t, name) for name in fields}
-    return (function(*b.maps(t.domain), b.structure, **options, ranks=b.ranks),)
+    m = b.pixels(t)
+    if isinstance(t, s.Moments):
+        return (terms.moments(b.residual(t, m), m, t, b.ranks),)
+    if isinstance(t, s.Pixel):
+        p, g = b.maps(t.domain, m)
+        m = large_enough(m, t.align, b.pred)
+        return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.plain),)
+    assert isinstance(t, s.Gradient)
+    value, levels, kept = gradient_term(
+        b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.plain
+    )
+    return (value, *levels.unbind(), *kept.unbind()) if t.parts else (value,)
 
 
 def _kendall(

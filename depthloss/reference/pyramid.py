@@ -1,5 +1,5 @@
-"""The multi-scale Sobel gradient term. Maps are [B, H, W]; level k has factor f = 2^k, size floor(H/f) x
-floor(W/f).
+"""The multi-scale gradient term. Maps are [B, H, W]; level k has factor f = 2^k, size floor(H/f) x
+floor(W/f), of strided cells ceil(H/f) x ceil(W/f).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def downsample(x: Tensor, level: int, method: str) -> Tensor:
     """Level `level` of `x`, sampled from full resolution (D_k of the gradient term)."""
     if level == 0:
         return x
+    if method == "strided":
+        return x[..., :: 1 << level, :: 1 << level]
     if method == "nearest":
         return nearest(x, x.shape[1] >> level, x.shape[2] >> level)
     return average(x, 1 << level) if method == "average" else bilinear(x, 1 << level)
@@ -93,6 +95,26 @@ def _cover(spec: GradientSpec, level: int, m: Tensor, cells: Tensor, dtype: torc
     return cells, kept, kept.sum().to(dtype)
 
 
+def _sobel(spec: GradientSpec, level: int, m: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the kept responses, the level's own normaliser, number of kept responses."""
+    cells, kept, norm = _cover(spec, level, m, cells, cells.dtype)
+    gx, gy = sobel(pad(cells, spec.border))
+    response = gx.abs() + gy.abs()
+    if kept is None:
+        return response.sum(), norm, cells.new_full((), response.numel())
+    return select(kept, response).sum(), norm, kept.sum().to(cells.dtype)
+
+
+def _forward(spec: GradientSpec, level: int, m: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the differences to the next cell, kept where both cells are valid (MiDaS)."""
+    v = downsample(m, level, spec.downsample)
+    r = select(v, cells)
+    pairs_x, pairs_y = v[:, :, 1:] & v[:, :, :-1], v[:, 1:] & v[:, :-1]
+    dx = select(pairs_x, (r[:, :, 1:] - r[:, :, :-1]).abs()).sum()
+    dy = select(pairs_y, (r[:, 1:] - r[:, :-1]).abs()).sum()
+    return dx + dy, count(v, r.dtype).sum(), (pairs_x.sum() + pairs_y.sum()).to(r.dtype)
+
+
 def gradient_term(
     residual: Tensor,
     m: Tensor,
@@ -102,10 +124,10 @@ def gradient_term(
     keep: Tensor | None = None,
     plain_mean: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """G = combine over k of (sum |Sx * R_k| + |Sy * R_k|) / normaliser_k.
+    """G = combine over k of (sum |Sx * R_k| + |Sy * R_k|) / normaliser_k; forward differences likewise.
 
     Args:
-        residual: r [B, H, W], z_p - z_g or p - g.
+        residual: r [B, H, W], aligned or not.
         m: bool [B, H, W].
         spec: mask, downsampling, border, normaliser, combination and number of levels.
         eps: added to the normaliser.
@@ -123,16 +145,11 @@ def gradient_term(
     visible = 0.0 * ranks.sum(select(m, residual).sum())
     for level in range(spec.num_scales):
         h, w = r.shape[1] >> level, r.shape[2] >> level
-        if min(h, w) < (3 if spec.border == "valid" else 1):
+        if spec.stencil == "sobel" and min(h, w) < (3 if spec.border == "valid" else 1):
             values.append((zero, zero, zero))
             continue
         cells = downsample(r, level, spec.downsample)
-        cells, kept, norm = _cover(spec, level, m, cells, r.dtype)
-        gx, gy = sobel(pad(cells, spec.border))
-        response = gx.abs() + gy.abs()
-        total = (response if kept is None else select(kept, response)).sum()
-        number = r.new_full((), response.numel()) if kept is None else kept.sum().to(r.dtype)
-        values.append((total, norm, number))
+        values.append((_forward if spec.stencil == "forward" else _sobel)(spec, level, m, cells))
     sums, norms, kepts = (torch.stack(x) for x in zip(*values, strict=True))
     sums = ranks.sum(sums)
     norms, kepts = ranks.sum(torch.stack((norms, kepts))).detach()
@@ -146,17 +163,3 @@ def gradient_term(
         return levels.sum() + visible, levels, kepts
     counted = (kepts > 0).sum().clamp(min=1) if spec.mask == "support" else spec.num_scales
     return levels.sum() / counted + visible, levels, kepts
-
-
-def matching_term(residual: Tensor, m: Tensor, num_scales: int, ranks: Ranks = LOCAL) -> Tensor:
-    """MiDaS gradient matching: forward differences of R[::2^k] over pairs of valid pixels / valid pixels at
-    that level, summed over the levels.
-    """
-    total = residual[:, :0].sum()
-    for level in range(num_scales):
-        r, v = residual[:, :: 1 << level, :: 1 << level], m[:, :: 1 << level, :: 1 << level]
-        r = select(v, r)
-        dx = select(v[:, :, 1:] & v[:, :, :-1], (r[:, :, 1:] - r[:, :, :-1]).abs()).sum()
-        dy = select(v[:, 1:] & v[:, :-1], (r[:, 1:] - r[:, :-1]).abs()).sum()
-        total = total + guarded_ratio(ranks.sum(dx + dy), ranks.sum(count(v, r.dtype).sum()))
-    return total

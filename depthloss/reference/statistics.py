@@ -103,8 +103,8 @@ def guarded_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return select(denominator > 0, numerator / select(denominator > 0, denominator, 1.0))
 
 
-def convert(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
-    """The quantity compared in `domain`. A conversion selects first: an invalid pixel becomes depth 0, never
+def _converted(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
+    """x in `domain` before its logarithm. A conversion selects first: an invalid pixel becomes depth 0, never
     1e6 m.
     """
     if domain.conversion == "identity":
@@ -117,17 +117,29 @@ def convert(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
     return select(m, depth)
 
 
-def pooled_mean(x: Tensor, m: Tensor, eps: float = 0.0, ranks: Ranks = LOCAL) -> Tensor:
-    """Sum of the valid x over the whole batch / (N + eps); / max(N, 1) where eps is 0."""
-    n = ranks.sum(count(m, x.dtype).sum())
-    total = ranks.sum(select(m, x).sum())
-    return total / (n + eps if eps else n.clamp(min=1.0))
+def _argument_of_log(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
+    """x + offset, x at least the floor; 1 + offset at invalid pixels."""
+    assert domain.log is not None
+    x = select(m, _converted(x, m, domain), 1.0)
+    if domain.floor is not None:
+        x = finite_or_nan(x).clamp(min=domain.floor)
+    return x + domain.log
 
 
-def image_mean(x: Tensor, m: Tensor, ranks: Ranks = LOCAL) -> Tensor:
-    """Mean over the batch of the images' means over valid pixels; an empty image counts as 0."""
-    means = image_sum(select(m, x)) / count(m, x.dtype).clamp(min=1.0)
-    return batch_mean(means, ranks)
+def convert(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
+    """The quantity compared in `domain`; where that is not x itself, 0 at invalid pixels."""
+    if domain.log is None:
+        return _converted(x, m, domain)
+    return select(m, _argument_of_log(x, m, domain).log())
+
+
+def log_ratio(p: Tensor, g: Tensor, m: Tensor, domain: Domain) -> Tensor:
+    """ln((p + offset)/(g + offset)), 0 at invalid pixels; NaN where g + offset < 0.
+
+    One logarithm of the ratio: for p near g it keeps the digits that ln p - ln g cancels in float32.
+    """
+    p, g = _argument_of_log(p, m, domain), _argument_of_log(g, m, domain)
+    return (p / select(g >= 0, g, torch.nan)).log()
 
 
 def batch_mean(per_image: Tensor, ranks: Ranks = LOCAL) -> Tensor:

@@ -163,11 +163,11 @@ def c_plan(plan: Plan) -> CPlan:
             "lam": log.lam,
             "scale": log.scale,
             "log_eps": log.eps,
-            "offset": log.offset,
+            "offset": log.domain.log,
             "unbiased": log.unbiased,
             "log_images": log.reduction == "images",
-            "has_clamp": log.clamp is not None,
-            "clamp": log.clamp or 0.0,
+            "has_clamp": log.domain.floor is not None,
+            "clamp": log.domain.floor or 0.0,
         }
     if plan.log_var_bounds is not None:
         values["low"], values["high"] = plan.log_var_bounds

@@ -149,7 +149,7 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
     if PLAN.has_pointwise:
         POINT: tl.constexpr = PLAN.pointwise
         norm_p = n_all
-        if POINT.kind == "berhu-packnet":
+        if POINT.penalty.kind == "berhu-packnet":
             norm_p += joined(totals, T_POINT_COUNT, WORLD, WP)
         norm_p = tl.where(norm_p > 1, norm_p, 1.0)
         point = divide(joined(totals, T_POINT, WORLD, WP), norm_p)

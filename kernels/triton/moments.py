@@ -147,9 +147,9 @@ def berhu_threshold(part, R, T: tl.constexpr, RP: tl.constexpr, ACC: tl.constexp
         i = o + tl.arange(0, RP)
         new = largest(tl.load(part + POINT * R + i, mask=i < R, other=float("-inf")))
         c = tl.where((new > c) | (new != new), new, c)
-    if T.kind == "berhu":
+    if T.penalty.kind == "berhu":
         c = tl.where(c < 0, 0.0, c)
-    return T.threshold * c
+    return T.penalty.a * c
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
@@ -201,7 +201,7 @@ def berhu(
             m = ok
         d = tl.abs(tl.where(m, to_domain(p, m, DOMAIN) - to_domain(g, m, DOMAIN), 0.0))
         large = m & (d > c)
-        if T.kind == "berhu":
+        if T.penalty.kind == "berhu":
             total += tl.sum(tl.where(d <= c, d, share(d * d + c * c, 2.0 * c)))
         else:
             total += tl.sum(d + tl.where(large, d * d, 0.0))

@@ -17,12 +17,12 @@ def log_ratio(p, g, m, T: tl.constexpr):
     """ln((p + offset)/(g + offset)) at m; NaN where g + offset < 0."""
     p = tl.where(m, p, 1.0)
     g = tl.where(m, g, 1.0)
-    if T.clamp is not None:
+    if T.domain.floor is not None:
         inf = float("inf")
-        p = tl.where(tl.abs(p) < inf, tl.where(p < T.clamp, T.clamp, p), float("nan"))
-        g = tl.where(tl.abs(g) < inf, tl.where(g < T.clamp, T.clamp, g), float("nan"))
-    p = p + T.offset
-    g = g + T.offset
+        p = tl.where(tl.abs(p) < inf, tl.where(p < T.domain.floor, T.domain.floor, p), float("nan"))
+        g = tl.where(tl.abs(g) < inf, tl.where(g < T.domain.floor, T.domain.floor, g), float("nan"))
+    p = p + T.domain.log
+    g = g + T.domain.log
     ratio = tl.log(divide(p, tl.where(g >= 0, g, float("nan"))))
     return tl.where((p == g) & (g > 0), 0.0, ratio)  # x / x need not be 1 on a GPU
 
@@ -31,13 +31,13 @@ def log_ratio(p, g, m, T: tl.constexpr):
 def point(p, g, m, T: tl.constexpr):
     """f(p, g) of a pointwise term at m, 0 elsewhere; of berHu what its threshold is the maximum of."""
     e = tl.where(m, p - g, 0.0)
-    if T.kind == "mse":
+    if T.penalty.kind == "l2":
         return e * e
-    elif T.kind == "abs-rel":
+    elif T.penalty.kind == "abs-rel":
         return divide(tl.abs(e), tl.where(m, g, 1.0))
-    elif T.kind == "abs-rel-packnet":
+    elif T.penalty.kind == "abs-rel-packnet":
         return divide(tl.abs(e), tl.where(m, p, 1.0))
-    elif T.kind == "berhu-packnet":
+    elif T.penalty.kind == "berhu-packnet":
         return tl.where(m, e, float("-inf"))
     else:
         return tl.abs(e)
@@ -63,10 +63,11 @@ def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, 
         ratio = log_ratio(p_d, to_domain(g, on, D_LOG), on, T)
         d = (ratio - log_centre) * log_slope + log_shift
         inside = on
-        if T.clamp is not None:
-            inside = on & (p_d >= T.clamp)
-            p_d = tl.where(p_d < T.clamp, T.clamp, p_d)
-        total += tl.where(inside, divide(d, tl.where(inside, p_d, 1.0) + T.offset), 0.0) * slope(p, on, D_LOG)
+        if T.domain.floor is not None:
+            inside = on & (p_d >= T.domain.floor)
+            p_d = tl.where(p_d < T.domain.floor, T.domain.floor, p_d)
+        by_p = divide(d, tl.where(inside, p_d, 1.0) + T.domain.log)
+        total += tl.where(inside, by_p, 0.0) * slope(p, on, D_LOG)
     if PLAN.has_pointwise:
         POINT: tl.constexpr = PLAN.pointwise
         D_POINT: tl.constexpr = PLAN.pointwise_domain
@@ -75,17 +76,17 @@ def pointwise_gradient(p, g, m, diff_slope, diff_centre, diff_shift, log_slope, 
         g_d = to_domain(g, on, D_POINT)
         e = tl.where(on, p_d - g_d, 0.0)
         d = tl.where(e > 0, 1.0, tl.where(e < 0, -1.0, 0.0)).to(p.dtype)
-        if POINT.kind == "mse":
+        if POINT.penalty.kind == "l2":
             d = 2.0 * e
-        elif POINT.kind == "abs-rel":
+        elif POINT.penalty.kind == "abs-rel":
             d = divide(d, tl.where(on, g_d, 1.0))
-        elif POINT.kind == "abs-rel-packnet":
+        elif POINT.penalty.kind == "abs-rel-packnet":
             q = divide(1.0, tl.where(on, p_d, 1.0))
             d = d * q - tl.abs(e) * q * q
-        elif POINT.kind == "berhu":
+        elif POINT.penalty.kind == "berhu":
             c = threshold + zero
             d = tl.where(tl.abs(e) <= c, d, divide(e, tl.where(c > 0, c, 1.0)))
-        elif POINT.kind == "berhu-packnet":
+        elif POINT.penalty.kind == "berhu-packnet":
             d = tl.where(tl.abs(e) > threshold, d + 2.0 * e, d)
         total += d * point_weight * slope(p, on, D_POINT)
     return total

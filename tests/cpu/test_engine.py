@@ -136,7 +136,7 @@ def test_every_instruction_set_gives_the_same_bits(name, dtype, instruction_set)
 def test_what_overflows_does_so_on_every_instruction_set(dtype, instruction_set):
     """Of a response whose sum is a number while its doubled middle is not."""
     gradient = GradientSpec(num_scales=1)
-    spec = LossSpec((Group((Gradient(gradient=gradient, standardised=False, name="g"),)),))
+    spec = LossSpec((Group((Gradient(gradient=gradient, align="none", name="g"),)),))
     pred, gt = (torch.zeros(1, 1, 16, 32, dtype=dtype) for _ in range(2))
     big = 0.45 * torch.finfo(dtype).max
     pred[..., 8, 11], pred[..., 8, 9] = big, -big

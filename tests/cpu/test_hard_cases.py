@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from depthloss.kernels.cpu import binding
 import depthloss as dl
 from depthloss import ops
 from depthloss.spec import (
-    DEPTH,
     Absolute,
     DifferenceMoments,
     Gradient,
@@ -264,7 +264,7 @@ def test_a_view_that_negates_is_read_as_its_values():
 def test_narrow_images(dtype, border):
     """Widths about the engine's blocks of 16 pixels; an image of no size is a loss of 0."""
     gradient = GradientSpec(mask="residual", downsample="average", border=border, num_scales=3)
-    terms = (Absolute(name="absolute"), Gradient(name="gradient", gradient=gradient, standardised=False))
+    terms = (Absolute(name="absolute"), Gradient(name="gradient", gradient=gradient, align="none"))
     spec = LossSpec((Group(terms),))
     for h in (0, 1, 2, 3, 5, 65):
         for w in (*range(18), 31, 32, 33):
@@ -351,7 +351,7 @@ def test_what_the_absolute_term_does_not_read_leaves_no_trace(bad, conversion):
 def test_a_group_that_is_left_out_leaves_out_its_gradient():
     pred, gt = cases.maps(torch.float64)
     pred = pred.masked_fill(torch.arange(pred.shape[-1]) == 3, torch.inf).requires_grad_()
-    terms = tuple(dl.spec.replace(t, domain=DEPTH) for t in EVERY_KIND)
+    terms = tuple(replace(t, domain=replace(t.domain, conversion="inverse")) for t in EVERY_KIND)
     spec = LossSpec((Group(terms, min_valid=pred.numel() + 1),))
     total, _ = ops.evaluate(pred, gt, None, None, spec, (1.0,) * spec.num_weights, backend="cpu")
     total.backward()

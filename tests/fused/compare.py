@@ -21,7 +21,8 @@ import depthloss as dl
 from depthloss import ops
 from depthloss.reference import pyramid
 from depthloss.reference.statistics import convert, mean_per_image, select, standardise, valid_pixels
-from depthloss.spec import Absolute, Gradient, LossSpec, Pointwise, Relative, Term
+from depthloss.spec import Domain, Gradient, LossSpec, Pixel, Term
+from depthloss.spec.penalty import OF_LARGEST
 
 ULPS = 64
 OF_A_NUMBER = 2.0**-18
@@ -126,9 +127,9 @@ def _near(x: Tensor, magnitude: Tensor | float, eps: float) -> Tensor:
 
 def _near_bounds(t: Term, p: Tensor, m: Tensor, eps: float) -> Tensor:
     """Pixels whose prediction lies near a bound of the domain or a clamp, but not on it."""
-    free = convert(p, m, replace(t.domain, minimum=None, maximum=None))
+    free = convert(p, m, Domain(t.domain.conversion))
     near = torch.zeros_like(m)
-    for bound in (t.domain.minimum, t.domain.maximum, getattr(t, "clamp", None)):
+    for bound in (t.domain.minimum, t.domain.maximum, t.domain.floor):
         if bound is not None:
             near |= m & _near(free - bound, bound, eps)
     return near if t.domain.conversion == "identity" else near | (m & _near(p - 1e-6, 1e-6, eps))
@@ -173,29 +174,30 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     v_abs = valid if abs_mask is None else valid_pixels(g, abs_mask, spec.positive_gt)
     near = torch.zeros_like(valid)
     for t in spec.terms:
-        here = v_abs if isinstance(t, Absolute) else m
-        p_d, g_d = (convert(x, here, t.domain) for x in (p, g))
+        here = v_abs if isinstance(t, Pixel) and t.mask == "abs_mask" else m
+        align = getattr(t, "align", "none")
+        p_d, g_d = (convert(x, here, replace(t.domain, log=None, floor=None)) for x in (p, g))
         near |= _near_bounds(t, p, here, eps)
         difference, size = select(here, p_d - g_d), select(here, p_d.abs() + g_d.abs())
-        if isinstance(t, (Absolute, Pointwise)) and t.domain.conversion != "identity":
+        if isinstance(t, Pixel) and align == "none" and t.domain.conversion != "identity":
             near |= _near(difference, size, eps)
-        if isinstance(t, Pointwise) and t.kind.startswith("berhu"):
-            c = t.threshold * difference.abs().max() if difference.numel() else 0.0
+        if isinstance(t, Pixel) and t.penalty.kind in OF_LARGEST:
+            c = t.penalty.a * difference.abs().max() if difference.numel() else 0.0
             near |= here & _near(difference.abs() - c, c, eps)
-        if not isinstance(t, (Relative, Gradient)):
+        if align == "none" and not isinstance(t, Gradient):
             continue
         keep = m
         if isinstance(t, Gradient) and t.gradient.mask == "centre":
             keep = m | (p_d.isfinite() & g_d.isfinite())
         r, magnitude = difference, size
-        if getattr(t, "standardised", True):
-            z_p, z_g = (standardise(x, m, t.eps, keep) for x in (p_d, g_d))
+        if align == "mean":
+            z_p, z_g = (standardise(x, m, t.align_eps, keep) for x in (p_d, g_d))
             dev = select(m, p_d - mean_per_image(p_d, m)[:, None, None])
             near |= _near(dev, select(m, p_d.abs()), eps)
             r, magnitude = z_p - z_g, z_p.abs() + z_g.abs()
-        elif isinstance(t, Gradient):
+        else:
             r, magnitude = (select(keep, x) for x in (p_d - g_d, p_d.abs() + g_d.abs()))
-        if isinstance(t, Relative):
+        if isinstance(t, Pixel):
             near |= m & _near(r, magnitude, eps)
         else:
             near |= _near_sobel(t.gradient, r, magnitude, m, eps)

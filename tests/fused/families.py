@@ -45,7 +45,13 @@ def structure_terms(
     terms = {
         "A": Absolute(name="absolute", reduction=reduction, **shared),
         "R": Relative(name="relative", reduction=reduction, **shared),
-        "G": Gradient(name="gradient", gradient=gradient, standardised=standardised, **shared),
+        "G": Gradient(
+            name="gradient",
+            align="mean" if standardised else "none",
+            align_eps=eps,
+            gradient=gradient,
+            **shared,
+        ),
     }
     return [terms[kind] for kind in kinds]
 
@@ -100,9 +106,13 @@ STRUCTURE: dict[str, Callable[[GradientSpec, str], LossSpec]] = {
 }
 
 
+def _by_image(term: Term) -> bool:
+    return getattr(term, "form", "") == "root" or getattr(term, "mask", "") == "abs_mask"
+
+
 def _point(*terms: Term, **options: object) -> Callable[[str], LossSpec]:
     def build(reduction: str) -> LossSpec:
-        chosen = [replace(t, reduction=reduction) if hasattr(t, "reduction") else t for t in terms]
+        chosen = [replace(t, reduction=reduction) if _by_image(t) else t for t in terms]
         return LossSpec((Group(tuple(chosen)),), **options)
 
     return build

@@ -139,8 +139,8 @@ def test_gates_that_open_at_one_pixel():
     [
         (spec.Absolute(name="a"), spec.Absolute(name="b")),
         (spec.Absolute(name="a", domain=spec.DEPTH), spec.Relative(name="b")),
-        (spec.Relative(name="a", eps=1e-6), spec.Gradient(name="b", eps=1e-8)),
-        (spec.Relative(name="a"), spec.Gradient(name="b", standardised=False)),
+        (spec.Relative(name="a", eps=1e-6), spec.Gradient(name="b", align_eps=1e-8)),
+        (spec.Relative(name="a"), spec.Gradient(name="b", align="none")),
     ],
     ids=["two of a kind", "two domains", "two eps", "standardised or not"],
 )

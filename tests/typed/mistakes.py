@@ -15,7 +15,7 @@ def mistakes(pred: Tensor, gt: Tensor, mask: Tensor) -> None:
     depthloss.L1Loss(backend="cuda")  # type: ignore[arg-type]
     depthloss.L1Loss(gt_range=80.0)  # type: ignore[arg-type]
     depthloss.SILogLoss(preset="adabin")  # type: ignore[arg-type]
-    depthloss.GradientSpec("support")  # type: ignore[call-arg]
+    depthloss.GradientSpec("sobel")  # type: ignore[call-arg]
     depthloss.GradientSpec(mask="center")  # type: ignore[arg-type]
     depthloss.GradientSpec.preset("g2")  # type: ignore[arg-type]
     depthloss.use_backend("fast")  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""What a residual costs: one function per kind of penalty, in one place.
+
+A function takes r, p, g [B, H, W] in the term's domain, m bool [B, H, W], the `Penalty` and the ranks, and
+returns phi(r) [B, H, W]. r is 0 outside m; p and g may be anything there. A penalty with a count of its own
+returns with phi the pixels [B, H, W] that count once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..spec import Penalty
+from .statistics import Ranks, select
+
+
+def _l1(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    return r.abs()
+
+
+def _l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    return r.square()
+
+
+def _half_l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    return 0.5 * r.square()
+
+
+def _abs_rel(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    return r.abs() / select(m, g, 1.0)
+
+
+def _abs_rel_packnet(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """packnet-sfm divides by the prediction."""
+    return r.abs() / select(m, p, 1.0)
+
+
+def _largest(x: Tensor, m: Tensor, fill: float, ranks: Ranks) -> Tensor:
+    values = select(m, x.detach(), fill).flatten()
+    return ranks.max(torch.cat((values, values.new_full((1,), fill))).amax())
+
+
+def _berhu(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """Reverse Huber (Laina et al. 2016): d = |r| up to c, then (d^2 + c^2)/(2c); c = a max d, detached."""
+    d = r.abs()
+    c = penalty.a * _largest(d, m, 0.0, ranks)
+    return torch.where(d <= c, d, (d.square() + c.square()) / (2.0 * select(c > 0, c, 1.0)))
+
+
+def _berhu_packnet(
+    r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """packnet-sfm's form: d, and d + d^2 where d > c, which counts as two pixels; c = a max r, signed,
+    detached.
+    """
+    d = r.abs()
+    large = m & (d > penalty.a * _largest(r, m, -torch.inf, ranks))
+    return d + select(large, d.square()), large
+
+
+_Function = Callable[[Tensor, Tensor, Tensor, Tensor, Penalty, Ranks], "Tensor | tuple[Tensor, Tensor]"]
+_FUNCTIONS: dict[str, _Function] = {
+    "l1": _l1,
+    "l2": _l2,
+    "half-l2": _half_l2,
+    "abs-rel": _abs_rel,
+    "abs-rel-packnet": _abs_rel_packnet,
+    "berhu": _berhu,
+    "berhu-packnet": _berhu_packnet,
+}
+
+
+def cost(
+    r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks
+) -> tuple[Tensor, Tensor | None]:
+    """phi(r), and the pixels that count once more or None."""
+    result = _FUNCTIONS[penalty.kind](r, p, g, m, penalty, ranks)
+    return result if isinstance(result, tuple) else (result, None)

@@ -1,0 +1,134 @@
+"""A loss: groups of terms, and what holds for all of them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from ..checks import check_bounds, check_range, check_whole, one_of
+from ..text import dataclass_of, text_of
+from .domain import Domain
+from .fused import fused_backends
+from .gradient import GradientSpec
+from .penalty import Penalty
+from .terms import Gradient, Moments, Pixel, Term
+
+# (low, high), None at an open end; None = every gt.
+GtRange: TypeAlias = tuple[float | None, float | None] | None
+Backend: TypeAlias = Literal["auto", "reference", "cpu", "triton"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Terms that are added up before the groups are combined.
+
+    Attributes:
+        terms: the terms; their weights come with each call.
+        name: the metric name of the group's weighted sum; empty = not reported.
+        short_name: the suffix in ``sigma_*`` and ``weight_*`` where the group is weighted by a log-variance.
+        min_valid: with fewer valid pixels in the whole batch the group is left out, exactly 0.
+    """
+
+    terms: tuple[Term, ...]
+    name: str = ""
+    short_name: str = ""
+    min_valid: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("a group needs at least one term; switch on a term or give it a weight")
+        object.__setattr__(self, "min_valid", check_whole("min_valid", self.min_valid, 0))
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One loss, complete but for its weights.
+
+    Attributes:
+        groups: the groups of terms.
+        statistics: ``"masked"``, or ``"all"`` where standardisation and the relative and gradient terms take
+            every pixel (dense data only).
+        log_var_bounds: None = groups are added with their plain weights; otherwise group i counts
+            ``exp(-s)/2 * L + s/2`` with its learnable log-variance s clamped to these bounds.
+        positive_gt: a pixel is valid only where gt is positive and finite as well (the losses called
+            ``sparse-...``).
+        gt_range: a pixel is valid only where gt lies in this closed interval as well, and is finite; None at
+            either end = open, stored as -inf or inf. In the units of the gt that is passed.
+        terms: all terms in the order of their weights.
+        num_weights: how many plain numbers a call brings: one per term, then one per group that no
+            log-variance weights.
+        metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
+        fused: the fused backends that must be able to run this loss (depthloss/spec/fused.py says which);
+            the reference runs every loss.
+        text: the whole spec as a string, equal for equal specs; `parse` makes the spec of it.
+
+    Raises:
+        ValueError: an unknown statistics mode, a `gt_range` that is none, or two metrics of one name.
+    """
+
+    groups: tuple[Group, ...]
+    statistics: str = "masked"
+    log_var_bounds: tuple[float, float] | None = None
+    positive_gt: bool = False
+    gt_range: GtRange = None
+    terms: tuple[Term, ...] = field(init=False, repr=False, compare=False)
+    num_weights: int = field(init=False, repr=False, compare=False)
+    metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    fused: frozenset[str] = field(init=False, repr=False, compare=False)
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        one_of("statistics", self.statistics, ("masked", "all"))
+        object.__setattr__(self, "gt_range", check_range("gt_range", self.gt_range))
+        names = [name for group in self.groups for term in group.terms for name in term.metric_names]
+        names += [group.name for group in self.groups if group.name]
+        if self.log_var_bounds is not None:
+            bounds = check_bounds("log_var_bounds", self.log_var_bounds)
+            object.__setattr__(self, "log_var_bounds", bounds)
+            names += [f"sigma_{group.short_name}" for group in self.groups]
+            names += [f"weight_{group.short_name}" for group in self.groups]
+        names += ["num_valid_pixels", "total_loss"]
+        if len(set(names)) != len(names):
+            raise ValueError(f"metric names must be unique; got {names}")
+        terms = tuple(term for group in self.groups for term in group.terms)
+        for name, value in (
+            ("terms", terms),
+            ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
+            ("metric_names", tuple(names)),
+            ("fused", fused_backends(terms)),
+            ("text", text_of(self)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple:
+        """Rebuilt where it is unpickled."""
+        return parse, (self.text,)
+
+    def on_inverse_depth(self) -> LossSpec:
+        """The same loss of depth, fed with inverse depth (1/m): every identity domain becomes 1/max(x,
+        1e-6).
+        """
+        groups = tuple(
+            replace(
+                group,
+                terms=tuple(
+                    replace(term, domain=replace(term.domain, conversion="inverse"))
+                    if term.domain.conversion == "identity"
+                    else term
+                    for term in group.terms
+                ),
+            )
+            for group in self.groups
+        )
+        return replace(self, groups=groups)
+
+
+@functools.cache
+def parse(text: str) -> LossSpec:
+    """The spec whose `LossSpec.text` this is. Operators of compiled and exported graphs hold it.
+
+    Raises:
+        ValueError: text that this version does not understand.
+    """
+    return dataclass_of(text, LossSpec, (Group, Pixel, Gradient, Moments, Domain, Penalty, GradientSpec))
