@@ -5,21 +5,72 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthloss import spec as s
-from depthloss.spec.fused import roles_of
-from depthloss.spec.penalty import OF_LARGEST
+from depthloss.spec.fused import MOST, roles_of
+from depthloss.spec.penalty import COUNTS, OF_LARGEST
 
-# Kinds of terms, in the order of the finishing kernel's arguments.
-KINDS = ("absolute", "relative", "gradient", "difference", "log", "pointwise")
+__all__ = ["ABSOLUTE", "GRADIENT", "MOMENTS", "MOST", "PIXELS", "RELATIVE", "VALUES", "Plan", "make_plan"]
+
+# Where the value of a term lies among those of a loss: the structure terms, then MOST moments and MOST pixel
+# terms.
+ABSOLUTE, RELATIVE, GRADIENT, MOMENTS = 0, 1, 2, 3
+PIXELS = MOMENTS + MOST
+VALUES = PIXELS + MOST
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPlan:
+    """A pixel term.
+
+    Attributes:
+        kind: of the penalty, with its numbers `a` and `b`.
+        domain: of p and g.
+        norm: what its sum is divided by: ``"pixels"`` (N + eps, or max(N, 1) where eps is 0), ``"images"``
+            (its images by max(n, 1), the sum of them by B), ``"floored"`` (sum of max(n, 1), + eps).
+        eps: of that divisor.
+        absolute: it counts the pixels of `abs_mask`.
+        largest: its penalty needs the largest residual of the batch.
+        counts: its penalty counts some pixels once more.
+    """
+
+    kind: str
+    a: float
+    b: float
+    domain: s.Domain
+    norm: str
+    eps: float
+    absolute: bool
+    largest: bool
+    counts: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MomentsPlan:
+    """A moments term: scale * sqrt(V + mean_weight * mean^2 + eps) if `root`, else V + mean_weight * mean^2.
+
+    `images`: the mean of the images' values.
+    """
+
+    root: bool
+    mean_weight: float
+    scale: float
+    eps: float
+    unbiased: bool
+    images: bool
+    domain: s.Domain
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A term in its group: kind (an index into KINDS), which weight is its own, where its metrics go."""
+    """A term in its group: where its value lies, which weight is its own, where its metrics go (-1: nowhere).
 
-    kind: int
+    `always`: it counts whatever the group's `min_valid`.
+    """
+
+    value: int
     weight: int
     slot: int
     weight_slot: int
+    always: bool
 
 
 @dataclass(frozen=True)
@@ -39,20 +90,18 @@ class GroupPlan:
 class Plan:
     """A loss as the kernels see it. Everything is a compile-time constant."""
 
-    has_absolute: bool
-    has_relative: bool
-    has_gradient: bool
-    has_difference: bool
-    has_log: bool
-    has_pointwise: bool
-    has_structure: bool
-    # The structure terms: absolute, relative, gradient.
+    # The terms that stand for themselves: their backward reads the inputs again.
+    pixels: tuple[PixelPlan, ...]
+    moments: tuple[MomentsPlan, ...]
+    largest: bool  # whether a pixel term needs the largest residual first
+    # The structure terms, whose backward reads codes: phases 2 and 3 run for them.
+    codes: bool
     structure: s.Domain | None
     standardised: bool
     eps: float  # of the standardisation
-    absolute: s.Pixel | None
-    relative: s.Pixel | None
-    codes: bool  # whether phases 2 and 3 run
+    absolute: PixelPlan | None
+    relative: PixelPlan | None
+    has_gradient: bool
     sobel_mask: str
     reads_invalid: bool  # whether invalid pixels get a gradient, as finite neighbours under mask centre
     downsample: str
@@ -61,16 +110,10 @@ class Plan:
     combine: str
     gradient_eps: float
     levels: int
+    parts: bool  # whether the levels are metrics
     counts_cells: bool  # whether the level's own normaliser is wanted
     wide_counts: bool  # whether a coarse count can need more than 4 bits
-    # The terms that re-read their inputs in the backward.
-    difference: s.Moments | None
-    difference_domain: s.Domain | None
-    log: s.Moments | None
-    log_domain: s.Domain | None
-    pointwise: s.Pixel | None
-    pointwise_domain: s.Domain | None
-    berhu: bool
+    # What the backward reads again.
     reads_pred: bool
     reads_inputs: bool
     plain: bool  # statistics "all"
@@ -94,34 +137,40 @@ def make_plan(spec: s.LossSpec) -> Plan:
     return _plans[spec.text]
 
 
-def _lay_out(spec: s.LossSpec) -> Plan:
-    roles = roles_of(spec.terms)
-    assert roles is not None
-    relative, gradient = roles.relative, roles.gradient
-    absolute = roles.absolute or next((t for t in roles.pixels if t.mask == "abs_mask"), None)
-    point = next((t for t in roles.pixels if t.mask == "mask"), None)
-    difference = next((t for t in roles.moments if t.domain.log is None), None)
-    log = next((t for t in roles.moments if t.domain.log is not None), None)
-    found = (absolute, relative, gradient, difference, log, point)
-    structure = next((t.domain for t in (absolute, relative, gradient) if t is not None), None)
-    codes = relative is not None or gradient is not None
-    # The relative term alone runs the Sobel phase on one level that nothing weights.
-    sobel = (
-        gradient.gradient
-        if gradient
-        else s.GradientSpec(mask="residual", downsample="nearest", border="zero", num_scales=1)
+def _pixel(t: s.Pixel, plain: bool) -> PixelPlan:
+    # Statistics "all", as the source has it: absolute terms are pooled, an empty image counting one pixel.
+    norm = "floored" if plain and t.mask == "abs_mask" else t.reduction
+    eps = 0.0 if plain and t.mask != "abs_mask" else t.eps
+    return PixelPlan(
+        t.penalty.kind,
+        t.penalty.a,
+        t.penalty.b,
+        t.domain,
+        norm,
+        eps,
+        t.mask == "abs_mask",
+        t.penalty.kind in OF_LARGEST,
+        t.penalty.kind in COUNTS,
     )
-    standardised = relative is not None or (gradient is not None and gradient.align == "mean")
-    normalizer = "kept" if spec.statistics == "all" else sobel.normalizer
-    slots = {name: i for i, name in enumerate(spec.metric_names)}
-    kendall = spec.log_var_bounds is not None
+
+
+def _moments(t: s.Moments) -> MomentsPlan:
+    images = t.reduction == "images"
+    return MomentsPlan(t.form == "root", t.mean_weight, t.scale, t.eps, t.unbiased, images, t.domain)
+
+
+def _groups(
+    spec: s.LossSpec, values: list[tuple[s.Term, int]], slots: dict[str, int]
+) -> tuple[GroupPlan, ...]:
     groups, weight = [], 0
+    kendall = spec.log_var_bounds is not None
     for i, group in enumerate(spec.groups):
         entries = []
         for term in group.terms:
-            kind = next(i for i, t in enumerate(found) if t is term)
+            value = next(v for t, v in values if t is term)
             own = slots.get(term.weight_name, -1)
-            entries.append(Entry(kind, weight, slots[term.name], own))
+            always = spec.statistics == "all" and getattr(term, "mask", "mask") != "abs_mask"
+            entries.append(Entry(value, weight, slots[term.name], own, always))
             weight += 1
         groups.append(
             GroupPlan(
@@ -133,46 +182,62 @@ def _lay_out(spec: s.LossSpec) -> Plan:
                 slots[f"weight_{group.short_name}"] if kendall else -1,
             )
         )
-    inputs = difference is not None or log is not None or point is not None or (absolute and not codes)
+    return tuple(groups)
+
+
+def _lay_out(spec: s.LossSpec) -> Plan:
+    roles = roles_of(spec.terms)
+    assert roles is not None
+    relative, gradient, structure = roles.relative, roles.gradient, roles.structure
+    plain = spec.statistics == "all"
+    codes = structure is not None
+    # The relative term alone runs the Sobel phase on one level that nothing weights.
+    sobel = (
+        gradient.gradient
+        if gradient
+        else s.GradientSpec(mask="residual", downsample="nearest", border="zero", num_scales=1)
+    )
+    aligned = relative or gradient
+    standardised = aligned is not None and aligned.align == "mean"
+    normalizer = "kept" if plain else sobel.normalizer
+    slots = {name: i for i, name in enumerate(spec.metric_names)}
+    values: list[tuple[s.Term, int]] = [
+        *((t, i) for i, t in enumerate((roles.absolute, relative, gradient)) if t is not None),
+        *((t, MOMENTS + i) for i, t in enumerate(roles.moments)),
+        *((t, PIXELS + i) for i, t in enumerate(roles.pixels)),
+    ]
+    pixels = tuple(_pixel(t, plain) for t in roles.pixels)
+    reads_inputs = bool(pixels or roles.moments)
     return Plan(
-        has_absolute=absolute is not None,
-        has_relative=relative is not None,
-        has_gradient=gradient is not None,
-        has_difference=difference is not None,
-        has_log=log is not None,
-        has_pointwise=point is not None,
-        has_structure=structure is not None,
+        pixels=pixels,
+        moments=tuple(_moments(t) for t in roles.moments),
+        largest=any(t.largest for t in pixels),
+        codes=codes,
         structure=structure,
         standardised=standardised,
-        eps=float((relative or gradient).align_eps) if standardised else 0.0,
-        absolute=absolute,
-        relative=relative,
-        codes=codes,
+        eps=aligned.align_eps if aligned is not None and standardised else 0.0,
+        absolute=_pixel(roles.absolute, plain) if roles.absolute else None,
+        relative=_pixel(relative, plain) if relative else None,
+        has_gradient=gradient is not None,
         sobel_mask=sobel.mask,
         reads_invalid=sobel.mask == "centre" and structure == s.IDENTITY,
         downsample=sobel.downsample,
         border=sobel.border,
         normalizer=normalizer,
         combine=sobel.combine,
-        gradient_eps=float(gradient.eps) if gradient else 0.0,
+        gradient_eps=gradient.eps if gradient else 0.0,
         levels=sobel.num_scales,
+        parts=gradient is not None and gradient.parts,
         counts_cells=normalizer == "level" and sobel.mask != "support",
         wide_counts=sobel.mask == "support" and sobel.downsample == "average",
-        difference=difference,
-        difference_domain=difference.domain if difference else None,
-        log=log,
-        log_domain=log.domain if log else None,
-        pointwise=point,
-        pointwise_domain=point.domain if point else None,
-        berhu=point is not None and point.penalty.kind in OF_LARGEST,
-        reads_pred=bool(inputs) or (structure is not None and structure.conversion != "identity"),
-        reads_inputs=bool(inputs),
-        plain=spec.statistics == "all",
+        reads_pred=reads_inputs or (structure is not None and structure.conversion != "identity"),
+        reads_inputs=reads_inputs,
+        plain=plain,
         positive_gt=spec.positive_gt,
-        groups=tuple(groups),
+        groups=_groups(spec, values, slots),
         num_weights=spec.num_weights,
         log_var_bounds=spec.log_var_bounds,
-        num_log_vars=len(groups) if kendall else 0,
+        num_log_vars=len(spec.groups) if spec.log_var_bounds is not None else 0,
         num_metrics=len(spec.metric_names),
         count_slot=slots["num_valid_pixels"],
         total_slot=slots["total_loss"],

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .domain import IDENTITY, Domain
+from .domain import Domain
+from .penalty import OF_PIXELS
 from .terms import Gradient, Moments, Pixel, Term
 
 NOWHERE: frozenset[str] = frozenset()
+EVERYWHERE = frozenset({"cpu", "triton"})
 # As many pixel terms beside the structure, and as many moments.
 MOST = 4
 
@@ -47,6 +49,8 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
         return None
     if any(t.trim for t in pixels) or any(t.domain.log is not None for t in structure):
         return None
+    if any(t.penalty.kind in OF_PIXELS and t.domain.log is not None for t in pixels):
+        return None
     if len(relatives) > 1 or len(gradients) > 1 or len({(t.domain, t.align) for t in structure}) > 1:
         return None
     if len({t.align_eps for t in structure if t.align == "mean"}) > 1:
@@ -69,33 +73,4 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
 
 def fused_backends(terms: Iterable[Term]) -> frozenset[str]:
     """The fused backends that run a loss of these terms."""
-    terms = tuple(terms)
-    roles = roles_of(terms)
-    if roles is None or not _one_of_a_kind(roles):
-        return NOWHERE
-    return frozenset({"triton"} if any(t.mask == "mask" for t in roles.pixels) else {"cpu", "triton"})
-
-
-def _one_of_a_kind(roles: Roles) -> bool:
-    """Whether the engines have a place for each term."""
-    plain = [t for t in roles.moments if t.domain.log is None]
-    log = [t for t in roles.moments if t.domain.log is not None]
-    points = [t for t in roles.pixels if t.mask == "mask"]
-    absolutes = [t for t in roles.pixels if t.mask == "abs_mask"]
-    return (
-        (roles.gradient is None or roles.gradient.parts)
-        and len(plain) <= 1
-        and len(log) <= 1
-        and len(points) <= 1
-        and len(absolutes) <= (roles.structure is None)
-        and all(t.form == "plain" and t.reduction == "pixels" and not t.unbiased for t in plain)
-        and all(t.form == "root" for t in log)
-        and all(
-            t.reduction == "pixels" and t.eps == 0 and t.penalty.kind != "half-l2" and t.domain.log is None
-            for t in points
-        )
-        and all(t.penalty.kind == "l1" and t.domain.log is None for t in absolutes)
-    )
-
-
-__all__ = ["IDENTITY", "MOST", "NOWHERE", "Roles", "fused_backends", "roles_of"]
+    return EVERYWHERE if roles_of(terms) else NOWHERE

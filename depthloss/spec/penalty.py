@@ -22,6 +22,8 @@ PENALTIES: dict[str, tuple[str, ...]] = {
 OF_PIXELS = frozenset({"abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet"})
 # These need the largest residual of the batch before any of their values.
 OF_LARGEST = frozenset({"berhu", "berhu-packnet"})
+# Of these some pixels count once more.
+COUNTS = frozenset({"berhu-packnet"})
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,9 @@ def forward(
             exchange,
         )
         run.first.run()
-        if exchange and plan.berhu:
-            run.threshold_of_rank().run()
-            dist.all_reduce(run.threshold, op=dist.ReduceOp.MAX, group=process_group)
+        if exchange and plan.largest:
+            run.largest_of_rank().run()
+            dist.all_reduce(run.found, op=dist.ReduceOp.MAX, group=process_group)
         for step in run.middle:
             step.run()
         if exchange:

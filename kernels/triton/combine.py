@@ -8,8 +8,11 @@ A group below its `min_valid` counts nothing. Runs inside the finishing kernel.
 import triton
 import triton.language as tl
 
+from .. import plan as p
 from .coefficients import LOG_VAR
 from .device import divide
+
+GRADIENT = tl.constexpr(p.GRADIENT)
 
 
 @triton.jit
@@ -27,43 +30,17 @@ def _weight(weights, WHICH: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.conste
 
 
 @triton.jit
-def _select(KIND: tl.constexpr, a, r, g, d, l, p):  # noqa: E741
-    """The argument of the kind of term."""
-    if KIND == 0:
-        return a
-    elif KIND == 1:
-        return r
-    elif KIND == 2:
-        return g
-    elif KIND == 3:
-        return d
-    elif KIND == 4:
-        return l
-    else:
-        return p
-
-
-@triton.jit
-def _set(KIND: tl.constexpr, WANTED: tl.constexpr, new, old):
-    if KIND == WANTED:
-        return new
-    else:
-        return old
-
-
-@triton.jit
 def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: tl.constexpr,
            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Store one term's metrics; return its gated value and its weight."""
     ENTRY: tl.constexpr = PLAN.groups[GROUP].entries[E]
     weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
-    # Statistics "all" takes every pixel of every term but the absolute one, whatever the mask.
-    gate = open_ | (PLAN.plain and ENTRY.kind != 0)
+    gate = open_ | ENTRY.always
     value = tl.where(gate, value, 0.0)
     tl.store(terms + ENTRY.slot, value)
     if ENTRY.weight_slot >= 0:
         tl.store(terms + ENTRY.weight_slot, weight)
-    if ENTRY.kind == 2:
+    if ENTRY.value == GRADIENT and PLAN.parts:
         part = terms + (ENTRY.slot + 1 + (ENTRY.weight_slot >= 0))
         k = tl.arange(0, 8)
         tl.store(part + k, tl.where(gate, levels, 0.0), mask=k < PLAN.levels)
@@ -71,6 +48,15 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
             kept = tl.where(gate, kept, 0.0)
         tl.store(part + PLAN.levels + k, kept, mask=k < PLAN.levels)
     return value, tl.where(gate, weight, 0.0)
+
+
+@triton.jit
+def _add(loss, factors, factor, terms, weights, values, levels, kept, open_, GROUP: tl.constexpr,
+         E: tl.constexpr, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """The group's loss with this term, and the factors with its own."""
+    AT: tl.constexpr = PLAN.groups[GROUP].entries[E].value
+    value, weight = _entry(terms, weights, values[AT], levels, kept, open_, GROUP, E, PLAN, BY_POINTER, ACC)
+    return loss + weight * value, factors[:AT] + (factor * weight,) + factors[AT + 1 :]
 
 
 @triton.jit
@@ -82,23 +68,19 @@ def _clamped_log_var(log_vars, GROUP: tl.constexpr, PLAN: tl.constexpr, ACC: tl.
 
 
 @triton.jit
-def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l, p, levels, kept,  # noqa: E741
-            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """The total from the terms' values; return the factor of each kind of term in it."""
+def combine(terms, total_out, coefficients, weights, log_vars, n, values, levels, kept, PLAN: tl.constexpr,
+            BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """The total from the terms' values; return the factor of each of them in it."""
     zero = tl.full((), 0.0, ACC)
-    f_a = zero
-    f_r = zero
-    f_g = zero
-    f_d = zero
-    f_l = zero
-    f_p = zero
+    factors = ()
+    for _ in tl.static_range(len(values)):
+        factors = factors + (zero,)
     total = zero
-    G: tl.constexpr = len(PLAN.groups)
     precisions = zero
     if PLAN.log_var_bounds is not None:
-        for i in tl.static_range(G):
+        for i in tl.static_range(len(PLAN.groups)):
             precisions += tl.exp(-_clamped_log_var(log_vars, i, PLAN, ACC))
-    for i in tl.static_range(G):
+    for i in tl.static_range(len(PLAN.groups)):
         loss = zero
         factor = zero
         gate = n >= PLAN.groups[i].min_valid
@@ -109,18 +91,9 @@ def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l,
         else:
             factor = _weight(weights, PLAN.groups[i].weight, PLAN.num_weights, BY_POINTER, ACC)
         for e in tl.static_range(len(PLAN.groups[i].entries)):
-            value, weight = _entry(
-                terms, weights, _select(PLAN.groups[i].entries[e].kind, a, r, g, d, l, p), levels, kept, gate,
-                i, e, PLAN, BY_POINTER, ACC
-            )  # fmt: skip
-            loss += weight * value
-            f = factor * weight
-            f_a = _set(PLAN.groups[i].entries[e].kind, 0, f, f_a)
-            f_r = _set(PLAN.groups[i].entries[e].kind, 1, f, f_r)
-            f_g = _set(PLAN.groups[i].entries[e].kind, 2, f, f_g)
-            f_d = _set(PLAN.groups[i].entries[e].kind, 3, f, f_d)
-            f_l = _set(PLAN.groups[i].entries[e].kind, 4, f, f_l)
-            f_p = _set(PLAN.groups[i].entries[e].kind, 5, f, f_p)
+            loss, factors = _add(
+                loss, factors, factor, terms, weights, values, levels, kept, gate, i, e, PLAN, BY_POINTER, ACC
+            )
         if PLAN.groups[i].slot >= 0:
             tl.store(terms + PLAN.groups[i].slot, loss)
         if PLAN.log_var_bounds is not None:
@@ -134,4 +107,4 @@ def combine(terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, l,
     tl.store(terms + PLAN.count_slot, n)
     tl.store(terms + PLAN.total_slot, total)
     tl.store(total_out, total)
-    return f_a, f_r, f_g, f_d, f_l, f_p
+    return factors

@@ -12,7 +12,7 @@ import triton.language as tl
 SIZES_BUT_WIDTH = ("B", "H", "tiles_x", "tiles", "NP", "R", "NQ", "NT")
 SIZES = (*SIZES_BUT_WIDTH, "W")
 # Pointers to a few numbers, which may be views: their alignment is of no use.
-NUMBERS = ("threshold", "totals", "total_out", "terms", "coefficients", "grad_output", "out_log_vars")
+NUMBERS = ("found", "totals", "total_out", "terms", "coefficients", "grad_output", "out_log_vars")
 FLOOR = tl.constexpr(1e-6)  # of an inverse depth, in 1/m
 
 
@@ -42,13 +42,25 @@ def pixels(x, b, y, x_):
 
 
 @triton.jit
-def tile(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
-    """int64 rows [TH, 1] and columns [1, TW] of tile `t`."""
+def place(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
+    """First row of tile `t`, and its columns, int64 [1, TW]."""
     ty = t // width_in_tiles
     tx = t - ty * width_in_tiles
-    y = ty.to(tl.int64) * TH + tl.arange(0, TH)[:, None]
-    x = tx.to(tl.int64) * TW + tl.arange(0, TW)[None, :]
-    return y, x
+    return ty * TH, tx.to(tl.int64) * TW + tl.arange(0, TW)[None, :]
+
+
+@triton.jit
+def rows(first, N: tl.constexpr):
+    """N rows, int64 [N, 1]."""
+    # Of the interpreter's loops the variable is an int without methods: hence the zero.
+    return tl.full((), 0, tl.int64) + first + tl.arange(0, N)[:, None]
+
+
+@triton.jit
+def tile(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
+    """int64 rows [TH, 1] and columns [1, TW] of tile `t`."""
+    top, x = place(t, width_in_tiles, TH, TW)
+    return rows(top, TH), x
 
 
 @triton.jit
@@ -126,23 +138,40 @@ def spread_about(spread, n, shift):
 
 
 @triton.jit
-def mean_and_spread(x, m, n):
-    """Mean of the n values x at m, and the sum of squared differences from it.
-
-    The second pass takes the rounding of the first away: the mean of a constant is that constant.
-    """
-    mean = share(tl.sum(tl.where(m, x, 0.0)), n)
-    mean += share(tl.sum(tl.where(m, x - mean, 0.0)), n)
-    dev = tl.where(m, x - mean, 0.0)
-    return mean, tl.sum(dev * dev)
+def start(zero):
+    """Sums of a quantity, none taken in: a block each for the first value, and two for what `add` does."""
+    return zero, zero, zero
 
 
 @triton.jit
-def merge(n, mean, spread, n_new, mean_new, spread_new):
-    """Chan's merge of two groups of values; equal means merge without rounding."""
-    w = tl.where(n > 0, share(n_new, n + n_new), 1.0)  # x / x need not be 1 on a GPU
-    d = mean_new - mean
-    return mean + d * w, spread + spread_new + d * d * (n * w)
+def add(sums, x, m, first):
+    """Sums of the differences of x at m from the first value at the same place, and of their squares.
+
+    As that value is one of the N at its place, the squares are at most N times the spread, whatever it is:
+    about one value for all places, if it is an outlier, they would have no such bound, and cancel.
+    """
+    shift, total, squares = sums
+    shift = tl.where(first, x, shift)
+    d = tl.where(m, x - shift, 0.0)
+    return shift, total + d, squares + d * d
+
+
+@triton.jit
+def pooled_mean(n_j, mean_j, n):
+    """Mean of groups of n_j values, n in all; equal means merge without rounding."""
+    mean = share(tl.sum(n_j * mean_j), n)
+    return mean + share(tl.sum(tl.where(n_j > 0, n_j * (mean_j - mean), 0.0)), n)
+
+
+@triton.jit
+def mean_and_spread(sums, n_j, n):
+    """Mean, and squared differences from it, of what all places have taken in: n_j values each, n in all."""
+    shift, total, squares = sums
+    moved = total * share(1.0, n_j)
+    mean_j = shift + moved
+    mean = pooled_mean(n_j, mean_j, n)
+    d = tl.where(n_j > 0, mean_j - mean, 0.0)
+    return mean, tl.sum(spread_about(squares, n_j, moved) + n_j * d * d)
 
 
 @triton.jit
@@ -165,5 +194,4 @@ def image_mean(part, row_n, row, n, b, NP, R, NPP: tl.constexpr):
     o = tl.arange(0, NPP)
     n_j = tl.load(part + row_n * R + b * NP + o, mask=o < NP, other=0.0)
     mean_j = tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0)
-    mean = share(tl.sum(n_j * mean_j), n)
-    return mean + share(tl.sum(tl.where(n_j > 0, n_j * (mean_j - mean), 0.0)), n)
+    return pooled_mean(n_j, mean_j, n)

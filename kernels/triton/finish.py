@@ -11,29 +11,28 @@ HEAD numbers of the batch, then COEFFICIENTS numbers per image.
 import triton
 import triton.language as tl
 
+from .. import plan as p
 from .coefficients import (
     ABS_WEIGHT,
+    CENTRE,
     COEFFICIENTS,
-    DIFF_CENTRE,
-    DIFF_SHIFT,
-    DIFF_SLOPE,
     HEAD,
     KAPPA,
-    LOG_CENTRE,
-    LOG_SHIFT,
-    LOG_SLOPE,
+    LARGEST,
     MEAN_WEIGHT,
-    POINT_THRESHOLD,
-    POINT_WEIGHT,
+    PIXEL_WEIGHT,
     REL_WEIGHT,
     SCALE,
+    SHIFT,
     SIGN_WEIGHT,
+    SLOPE,
 )
 from .combine import combine
-from .device import NUMBERS, SIZES, divide, share
-from .joined import gradient_levels, joined, joined_moments, norm_l1, unit
+from .device import NUMBERS, SIZES, divide
+from .joined import gradient_levels, joined, joined_moments, norm_of, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
+from .penalty import from_largest
 from .pyramid import IMAGE, INV_N, INV_P, SIGN_MEAN
 from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
@@ -41,22 +40,24 @@ from .totals import (
     T_ABS_FLOORED,
     T_ABSOLUTE,
     T_COUNT,
-    T_DIFF_MEAN,
-    T_DIFF_SPREAD,
     T_IMAGES,
-    T_LOG_MEAN,
-    T_LOG_SPREAD,
-    T_POINT,
-    T_POINT_COUNT,
+    T_MEAN,
+    T_PIXEL,
+    T_PIXEL_COUNT,
     T_RELATIVE,
+    T_SPREAD,
     T_STATISTICS,
     T_VISIBLE,
     collect,
-    log_of_images,
+    moments_of_images,
     per_image_count,
-    radicand,
-    root,
+    pixels_of_images,
+    value_of,
 )
+
+MOST = tl.constexpr(p.MOST)
+MOMENTS = tl.constexpr(p.MOMENTS)
+PIXELS = tl.constexpr(p.PIXELS)
 
 
 @triton.jit
@@ -88,7 +89,7 @@ def _adjoints(sums, b, here, kappa, w_r, H, W, NQ, row, PLAN: tl.constexpr, ACC:
         if PLAN.sobel_mask != "support":
             weight = weight * unit(level, PLAN, ACC)
             one += tl.sum(tl.load(at + U_ONE * row, mask=counts, other=0.0) * weight[None, :], 1)
-        if PLAN.has_relative:
+        if PLAN.relative is not None:
             keep = keep & (level == 0)[None, :] & (w_r != 0)[:, None]
             rel_one += tl.sum(tl.load(at + REL_ONE * row, mask=keep, other=0.0), 1)
             rel_z += tl.sum(tl.load(at + REL_Z * row, mask=keep, other=0.0), 1)
@@ -96,90 +97,112 @@ def _adjoints(sums, b, here, kappa, w_r, H, W, NQ, row, PLAN: tl.constexpr, ACC:
 
 
 @triton.jit
-def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients, B, H,
+def _moments_coefficients(row, here, moments, b, f, pooled, n_all, size, B, NP, R,
+                          WHICH: tl.constexpr, T: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr,
+                          ACC: tl.constexpr):  # fmt: skip
+    """What the backward needs of a moments term, of the images b [BC]; f: the term's factor in the total."""
+    if T.root:
+        f = f * T.scale
+    else:
+        f = 2.0 * f
+    if T.images:
+        n, centre, spread = moments_of_images(moments, WHICH, b, B, NP, R, NPP, ACC)
+        _, inner, factor = value_of(n, centre, spread, T)
+        f = divide(f, tl.where(size > 1, size, 1.0))
+    else:
+        mean, root, unbiased = pooled
+        none = tl.zeros([BC], ACC)
+        n = none + n_all
+        centre = none + mean
+        inner = none + root
+        factor = none + unbiased
+    on = tl.zeros([BC], ACC) + f != 0
+    slope = tl.where(on, _over(_over(f, n), inner), 0.0)
+    centre = tl.where(on, centre, 0.0)
+    tl.store(row + SLOPE + WHICH, slope * factor, mask=here)
+    tl.store(row + CENTRE + WHICH, centre, mask=here)
+    tl.store(row + SHIFT + WHICH, slope * T.mean_weight * centre, mask=here)
+
+
+@triton.jit
+def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, terms, coefficients, B, H,
             W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, SAVES: tl.constexpr,
             ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr,
             QB: tl.constexpr, LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
+    M: tl.constexpr = len(PLAN.moments)
+    P: tl.constexpr = len(PLAN.pixels)
     zero = tl.full((), 0.0, ACC)
     n = joined(totals, T_COUNT, WORLD, WP)
     n_all = joined(totals, T_STATISTICS, WORLD, WP)
+    n_abs = joined(totals, T_ABS_COUNT, WORLD, WP)
+    floored = joined(totals, T_ABS_FLOORED, WORLD, WP)
     size = joined(totals, T_IMAGES, WORLD, WP)
     a = zero
     r = zero
     g = zero
-    d = zero
-    log = zero
-    point = zero
     levels = tl.zeros([8], ACC)
     kept = levels
     kappa = levels
     norm_a = zero + 1.0
     norm_r = norm_a
-    if PLAN.has_absolute:
-        ABS: tl.constexpr = PLAN.absolute
-        if PLAN.plain:
-            norm_a = joined(totals, T_ABS_FLOORED, WORLD, WP) + ABS.eps
-        else:
-            norm_a = norm_l1(joined(totals, T_ABS_COUNT, WORLD, WP), size, ABS, False)
+    if PLAN.absolute is not None:
+        norm_a = norm_of(n_abs, floored, size, PLAN.absolute)
         a = divide(joined(totals, T_ABSOLUTE, WORLD, WP), norm_a)
-    if PLAN.has_relative:
-        REL: tl.constexpr = PLAN.relative
-        norm_r = norm_l1(n_all, size, REL, PLAN.plain)
-        if PLAN.plain and REL.reduction == "pixels":
-            norm_r = tl.where(n_all > 1, n_all, 1.0)
-        elif PLAN.plain:
-            norm_r = tl.where(size > 1, size, 1.0)
+    if PLAN.relative is not None:
+        norm_r = norm_of(n_all, floored, size, PLAN.relative)
         r = divide(joined(totals, T_RELATIVE, WORLD, WP), norm_r)
     if PLAN.has_gradient:
         g, levels, kept, kappa = gradient_levels(totals, n_all, PLAN, WORLD, WP, ACC)
         g += joined(totals, T_VISIBLE, WORLD, WP)
-    if PLAN.has_difference:
-        DIFFERENCE: tl.constexpr = PLAN.difference
-        diff_mean, spread = joined_moments(totals, T_DIFF_MEAN, T_DIFF_SPREAD, WORLD, WP)
-        d = share(spread, n_all) + DIFFERENCE.alpha * diff_mean * diff_mean
-    if PLAN.has_log:
-        LOG: tl.constexpr = PLAN.log
-        if LOG.reduction == "images":
-            log = divide(LOG.scale * joined(totals, T_LOG_MEAN, WORLD, WP), tl.where(size > 1, size, 1.0))
+    values = (a, r, g)
+    pooled = ()  # of the moments: mean, root, factor of V
+    for i in tl.static_range(M):
+        if PLAN.moments[i].images:
+            x = divide(joined(totals, T_MEAN + i, WORLD, WP), tl.where(size > 1, size, 1.0))
+            pooled = pooled + ((zero, zero, zero),)
         else:
-            log_mean, spread = joined_moments(totals, T_LOG_MEAN, T_LOG_SPREAD, WORLD, WP)
-            x, log_factor = radicand(n_all, log_mean, spread, LOG)
-            log_root = root(x, n_all)
-            log = LOG.scale * log_root
-    if PLAN.has_pointwise:
-        POINT: tl.constexpr = PLAN.pointwise
-        norm_p = n_all
-        if POINT.penalty.kind == "berhu-packnet":
-            norm_p += joined(totals, T_POINT_COUNT, WORLD, WP)
-        norm_p = tl.where(norm_p > 1, norm_p, 1.0)
-        point = divide(joined(totals, T_POINT, WORLD, WP), norm_p)
-    f_a, f_r, f_g, f_d, f_l, f_p = combine(
-        terms, total_out, coefficients, weights, log_vars, n, a, r, g, d, log, point, levels, kept, PLAN,
-        BY_POINTER, ACC
-    )  # fmt: skip
+            centre, spread = joined_moments(totals, T_MEAN + i, T_SPREAD + i, WORLD, WP)
+            x, inner, factor = value_of(n_all, centre, spread, PLAN.moments[i])
+            pooled = pooled + ((centre, inner, factor),)
+        values = values + (x,)
+    for _ in tl.static_range(M, MOST):
+        values = values + (zero,)
+    norms = ()
+    for i in tl.static_range(P):
+        again = zero
+        if PLAN.pixels[i].counts:
+            again = joined(totals, T_PIXEL_COUNT + i, WORLD, WP)
+        if PLAN.pixels[i].absolute:
+            norm = norm_of(n_abs + again, floored + again, size, PLAN.pixels[i])
+        else:
+            norm = norm_of(n_all + again, floored, size, PLAN.pixels[i])
+        values = values + (divide(joined(totals, T_PIXEL + i, WORLD, WP), norm),)
+        norms = norms + (norm,)
+    factors = combine(
+        terms, total_out, coefficients, weights, log_vars, n, values, levels, kept, PLAN, BY_POINTER, ACC
+    )
     if SAVES:
         # Each rank's gradient is that of all ranks' equal losses.
-        f_a = f_a * WORLD
-        f_r = f_r * WORLD
-        kappa = kappa * (f_g * WORLD)
-        f_d = f_d * WORLD
-        f_l = f_l * WORLD
-        f_p = f_p * WORLD
+        f_g = factors[2] * WORLD
+        kappa = kappa * f_g
         tl.store(coefficients + KAPPA + tl.arange(0, 8), kappa)
+        for i in tl.static_range(P):
+            if PLAN.pixels[i].largest:
+                tl.store(coefficients + LARGEST + i, from_largest(tl.load(found + i), PLAN.pixels[i]))
         for b0 in range(0, B, BC):
             b = b0 + tl.arange(0, BC)
             here = b < B
             row = coefficients + HEAD + b.to(tl.int64) * COEFFICIENTS
-            if PLAN.has_absolute:
-                w_a = tl.zeros([BC], ACC) + divide(f_a, norm_a)
-                if ABS.reduction == "images" and not PLAN.plain:
-                    n_abs = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
-                    w_a = divide(w_a, tl.maximum(n_abs, 1).to(ACC))
+            if PLAN.absolute is not None:
+                w_a = tl.zeros([BC], ACC) + divide(factors[0] * WORLD, norm_a)
+                if PLAN.absolute.norm == "images":
+                    n_b = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
+                    w_a = divide(w_a, tl.maximum(n_b, 1).to(ACC))
                 tl.store(row + ABS_WEIGHT, w_a, mask=here)
             if PLAN.codes:
-                w_r = tl.zeros([BC], ACC) + divide(f_r, norm_r)
-                if PLAN.has_relative:
-                    if REL.reduction == "images":
+                w_r = tl.zeros([BC], ACC) + divide(factors[1] * WORLD, norm_r)
+                if PLAN.relative is not None:
+                    if PLAN.relative.norm == "images":
                         n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
                         w_r = divide(w_r, tl.maximum(n_b, 1).to(ACC))
                 one, z, rel_one, rel_z = _adjoints(
@@ -199,32 +222,17 @@ def _finish(moments, images, sums, threshold, totals, weights, log_vars, total_o
                 if PLAN.standardised:
                     tl.store(row + MEAN_WEIGHT, mean, mask=here)
                     tl.store(row + SIGN_WEIGHT, u_z * inv_n, mask=here)
-            if PLAN.has_difference:
-                slope = _over(2.0 * f_d, n_all)
-                tl.store(row + DIFF_SLOPE, tl.zeros([BC], ACC) + slope, mask=here)
-                tl.store(row + DIFF_CENTRE, tl.zeros([BC], ACC) + diff_mean, mask=here)
-                shift = slope * DIFFERENCE.alpha * diff_mean
-                tl.store(row + DIFF_SHIFT, tl.zeros([BC], ACC) + shift, mask=here)
-            if PLAN.has_log:
-                if LOG.reduction == "images":
-                    m_b, centre, root_b, factor_b = log_of_images(moments, b, B, NP, R, NPP, LOG, ACC)
-                    slope_l = _over(
-                        _over(divide(f_l * LOG.scale, tl.where(size > 1, size, 1.0)), m_b), root_b
-                    )
-                else:
-                    centre = tl.zeros([BC], ACC) + log_mean
-                    factor_b = tl.zeros([BC], ACC) + log_factor
-                    slope_l = tl.zeros([BC], ACC) + _over(_over(f_l * LOG.scale, n_all), log_root)
-                on = tl.zeros([BC], ACC) + f_l != 0
-                slope_l = tl.where(on, slope_l, 0.0)
-                centre = tl.where(on, centre, 0.0)
-                tl.store(row + LOG_SLOPE, slope_l * factor_b, mask=here)
-                tl.store(row + LOG_CENTRE, centre, mask=here)
-                tl.store(row + LOG_SHIFT, slope_l * (1.0 - LOG.lam) * centre, mask=here)
-            if PLAN.has_pointwise:
-                tl.store(row + POINT_WEIGHT, tl.zeros([BC], ACC) + divide(f_p, norm_p), mask=here)
-                if PLAN.berhu:
-                    tl.store(row + POINT_THRESHOLD, tl.zeros([BC], ACC) + tl.load(threshold), mask=here)
+            for i in tl.static_range(M):
+                _moments_coefficients(
+                    row, here, moments, b, factors[MOMENTS + i] * WORLD, pooled[i], n_all, size, B, NP, R, i,
+                    PLAN.moments[i], NPP, BC, ACC
+                )  # fmt: skip
+            for i in tl.static_range(P):
+                w = tl.zeros([BC], ACC) + divide(factors[PIXELS + i] * WORLD, norms[i])
+                if PLAN.pixels[i].norm == "images":
+                    n_b = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
+                    w = divide(w, tl.maximum(n_b, 1).to(ACC))
+                tl.store(row + PIXEL_WEIGHT + i, w, mask=here)
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
@@ -232,7 +240,7 @@ def finish(
     moments,  # [.., R]
     images,  # [B, IMAGE]
     sums,  # [.., B * NQ]
-    threshold,  # [1], berHu's c
+    found,  # [MOST], the largest residuals
     totals,  # [WORLD, TOTALS]
     weights,  # tuple
     log_vars,  # tuple of pointers
@@ -250,6 +258,6 @@ def finish(
     if COLLECT and COMBINE:
         tl.debug_barrier()  # The totals are read by threads that did not write them.
     if COMBINE:
-        _finish(moments, images, sums, threshold, totals, weights, log_vars, total_out, terms, coefficients,
+        _finish(moments, images, sums, found, totals, weights, log_vars, total_out, terms, coefficients,
                 B, H, W, NP, R, NQ, PLAN, BY_POINTER, SAVES, ACC, TH, S, NPP, BC, QB, LEVELS, WORLD,
                 WP)  # fmt: skip

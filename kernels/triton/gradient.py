@@ -13,25 +13,22 @@ import triton.language as tl
 from .backward import adjoint, beyond, code_row
 from .coefficients import (
     ABS_WEIGHT,
+    CENTRE,
     COEFFICIENTS,
-    DIFF_CENTRE,
-    DIFF_SHIFT,
-    DIFF_SLOPE,
     HEAD,
     KAPPA,
-    LOG_CENTRE,
-    LOG_SHIFT,
-    LOG_SLOPE,
+    LARGEST,
     LOG_VAR,
     MEAN_WEIGHT,
-    POINT_THRESHOLD,
-    POINT_WEIGHT,
+    PIXEL_WEIGHT,
     REL_WEIGHT,
     SCALE,
+    SHIFT,
     SIGN_WEIGHT,
+    SLOPE,
 )
-from .device import NUMBERS, SIZES, image, sign, slope, to_domain, valid
-from .pointwise import pointwise_gradient
+from .device import NUMBERS, SIZES, image, slope, valid
+from .residual import moments_gradient, pixel_gradient
 from .sobel import READ_BIT, VALID_BIT
 
 
@@ -87,7 +84,7 @@ def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.con
     v = (c & VALID_BIT) != 0
     if PLAN.reads_invalid:
         u = tl.where((c & READ_BIT) != 0, u, 0.0)
-    if PLAN.has_relative:
+    if PLAN.relative is not None:
         u += tl.fma((c & 48).to(ACC), zero + w_r * 0.0625, zero - w_r)
     if PLAN.standardised:
         deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, zero + (mean - w_s))
@@ -98,7 +95,7 @@ def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.con
     if not PLAN.reads_invalid:
         u = tl.where(v, u, 0.0)
     u = u * scale
-    if PLAN.has_absolute:
+    if PLAN.absolute is not None:
         u += tl.fma((c & 192).to(ACC), zero + w_a * 0.015625, zero - w_a)
     return u
 
@@ -149,7 +146,7 @@ def gradient(
     kappa = tl.load(coefficients + KAPPA)
     none = kappa * 0.0
     w_a, w_r, scale, mean, w_s = none, none, none, none, none
-    if PLAN.has_absolute:
+    if PLAN.absolute is not None:
         w_a = tl.load(image_row + ABS_WEIGHT)
     if PLAN.codes:
         w_r = tl.load(image_row + REL_WEIGHT)
@@ -157,21 +154,18 @@ def gradient(
     if PLAN.codes and PLAN.standardised:
         mean = tl.load(image_row + MEAN_WEIGHT)
         w_s = tl.load(image_row + SIGN_WEIGHT)
-    diff_slope, diff_centre, diff_shift = none, none, none
-    if PLAN.has_difference:
-        diff_slope = tl.load(image_row + DIFF_SLOPE)
-        diff_centre = tl.load(image_row + DIFF_CENTRE)
-        diff_shift = tl.load(image_row + DIFF_SHIFT)
-    log_slope, log_centre, log_shift = none, none, none
-    if PLAN.has_log:
-        log_slope = tl.load(image_row + LOG_SLOPE)
-        log_centre = tl.load(image_row + LOG_CENTRE)
-        log_shift = tl.load(image_row + LOG_SHIFT)
-    point_weight, threshold = none, none
-    if PLAN.has_pointwise:
-        point_weight = tl.load(image_row + POINT_WEIGHT)
-    if PLAN.berhu:
-        threshold = tl.load(image_row + POINT_THRESHOLD)
+    of_moments = ()
+    for i in tl.static_range(len(PLAN.moments)):
+        slope_i = tl.load(image_row + SLOPE + i)
+        of_moments = of_moments + (
+            (slope_i, tl.load(image_row + CENTRE + i), tl.load(image_row + SHIFT + i)),
+        )
+    of_pixels = ()
+    for i in tl.static_range(len(PLAN.pixels)):
+        c = none
+        if PLAN.pixels[i].largest:
+            c = tl.load(coefficients + LARGEST + i)
+        of_pixels = of_pixels + ((tl.load(image_row + PIXEL_WEIGHT + i), c),)
     p_code = code0 + (b64 * H + tl.maximum(y0 - 1, 0)) * (W + 2)
     p_out = image(out, b) + y0.to(tl.int64) * out[2]
     # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
@@ -211,38 +205,39 @@ def gradient(
                     m = v
                     if PLAN.plain:
                         m = ok
-                    total = pointwise_gradient(
-                        p, g, m, diff_slope, diff_centre, diff_shift, log_slope, log_centre, log_shift,
-                        point_weight, threshold, PLAN
-                    )  # fmt: skip
-                if PLAN.has_structure:
-                    if PLAN.codes:
-                        u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
-                        first = y - 1 == y0
-                        if LEVELS > 1:
-                            a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, first, x, 1, PLAN, DIVIDES)
-                            u += a1
-                        if LEVELS > 2:
-                            a2 = _cells_of_row(cells, a2, b, B, H, W, y - 1, first, x, 2, PLAN, DIVIDES)
-                            u += a2
-                        if LEVELS > 3:
-                            a3 = _cells_of_row(cells, a3, b, B, H, W, y - 1, first, x, 3, PLAN, DIVIDES)
-                            u += a3
-                        if LEVELS > 4:
-                            a4 = _cells_of_row(cells, a4, b, B, H, W, y - 1, first, x, 4, PLAN, DIVIDES)
-                            u += a4
-                        if LEVELS > 5:
-                            a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, first, x, 5, PLAN, DIVIDES)
-                            u += a5
-                        d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
-                        touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
-                    else:
-                        if HAS_ABS:
-                            o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
-                            v = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
-                        e = to_domain(p, v, STRUCTURE) - to_domain(g, v, STRUCTURE)
-                        d = sign(e, v).to(ACC) * w_a
-                        touched = v
+                    v_abs = v
+                    if HAS_ABS:
+                        o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
+                        v_abs = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
+                    for j in tl.static_range(len(PLAN.moments)):
+                        slope_j, centre_j, shift_j = of_moments[j]
+                        total += moments_gradient(p, g, m, slope_j, centre_j, shift_j, PLAN.moments[j])
+                    for j in tl.static_range(len(PLAN.pixels)):
+                        w_j, c_j = of_pixels[j]
+                        if PLAN.pixels[j].absolute:
+                            total += pixel_gradient(p, g, v_abs, w_j, c_j, PLAN.pixels[j])
+                        else:
+                            total += pixel_gradient(p, g, m, w_j, c_j, PLAN.pixels[j])
+                if PLAN.codes:
+                    u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                    first = y - 1 == y0
+                    if LEVELS > 1:
+                        a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, first, x, 1, PLAN, DIVIDES)
+                        u += a1
+                    if LEVELS > 2:
+                        a2 = _cells_of_row(cells, a2, b, B, H, W, y - 1, first, x, 2, PLAN, DIVIDES)
+                        u += a2
+                    if LEVELS > 3:
+                        a3 = _cells_of_row(cells, a3, b, B, H, W, y - 1, first, x, 3, PLAN, DIVIDES)
+                        u += a3
+                    if LEVELS > 4:
+                        a4 = _cells_of_row(cells, a4, b, B, H, W, y - 1, first, x, 4, PLAN, DIVIDES)
+                        u += a4
+                    if LEVELS > 5:
+                        a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, first, x, 5, PLAN, DIVIDES)
+                        u += a5
+                    d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
+                    touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
                     if STRUCTURE.conversion != "identity":
                         d = d * slope(p, touched, STRUCTURE)
                     total += d

@@ -89,9 +89,11 @@ def _denominator(n, EPS: tl.constexpr):
 
 
 @triton.jit
-def norm_l1(n, images, T: tl.constexpr, PLAIN: tl.constexpr):
-    """What the sum of an L1 term is divided by."""
-    if T.reduction == "images" and not PLAIN:
+def norm_of(n, floored, images, T: tl.constexpr):
+    """What the sum of a pixel term is divided by: its pixels n, `floored`, or the images."""
+    if T.norm == "images":
         return tl.where(images > 1, images, 1.0)
+    elif T.norm == "floored":
+        return floored + T.eps
     else:
         return _denominator(n, T.eps)

@@ -1,8 +1,8 @@
 """The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its
 inputs.
 
-Forward: moments, (berhu,) pyramid, sobel, finish: at most 4. Backward: coarse, gradient: at most 2. What is
-launched does not depend on the data, nothing is read back, and all sizes come from shapes.
+Forward: moments, (by_largest,) pyramid, sobel, finish: at most 4. Backward: coarse, gradient: at most 2.
+What is launched does not depend on the data, nothing is read back, and all sizes come from shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..plan import Plan
+from ..plan import MOST, Plan
 from . import backward as k_backward
 from . import coefficients as k_coefficients
 from . import finish as k_finish
@@ -108,7 +108,7 @@ class Forward:
         self.coefficients = empty(coefficient_count(g.b) if saves or plan.num_log_vars else 0)
         self.moments = empty((k_moments.ROWS, r))
         self.totals = empty((1, k_totals.TOTALS.value))
-        self.threshold = empty(1) if plan.berhu else self.moments
+        self.found = empty(MOST) if plan.largest else self.moments  # the largest residuals
         self.images = empty((g.b, k_pyramid.IMAGE.value)) if plan.codes else self.moments
         self.sums = empty((k_sobel.ROWS, strips)) if plan.codes else self.moments
         self.exchange, self.saves = exchange, saves
@@ -120,25 +120,24 @@ class Forward:
         }  # fmt: skip
         # A fused multiply-add turns exact zeros into signs: never where one is taken.
         exact = {"enable_fp_fusion": False}
-        # Logarithms and spreads beside the structure terms fill the registers.
-        heavy = plan.has_structure and plan.reads_inputs
-        warps = {"num_warps": parameters.tile_warps * (1 + heavy), **exact}
-        first = warps
-        if parameters.moments_registers and plan.has_log and plan.has_difference and not heavy:
-            first = {**warps, "maxnreg": parameters.moments_registers}
+        warps = {"num_warps": parameters.tile_warps, **exact}
+        # Logarithms beside other sums fill the registers.
+        logarithms = any(t.domain.log is not None for t in plan.moments)
+        heavy = logarithms and (plan.codes or len(plan.moments) > 1)
+        step = max(1, min(parameters.step, g.tile[0]) >> heavy)
         sizes = (g.h, g.w, g.tiles_x, g.tiles, g.programs, r)
         self.first = Launch(
             k_moments.moments,
             r,
             (*self.maps, self.abs_map, self.moments, *sizes),
-            {**tile, **self.has_abs},
-            first,
+            {**tile, **self.has_abs, "STEP": step},
+            warps,
         )
         self.middle = []
-        if plan.berhu:
-            rp = {"RP": 1024, "GIVEN": exchange}
-            args = (*self.maps, self.moments, self.threshold, *sizes)
-            self.middle.append(Launch(k_moments.berhu, r, args, {**tile, **rp}, warps))
+        if plan.largest:
+            constants = {**tile, **self.has_abs, "GIVEN": exchange, "RP": 1024, "STEP": step}
+            args = (*self.maps, self.abs_map, self.moments, self.found, *sizes)
+            self.middle.append(Launch(k_moments.by_largest, r, args, constants, warps))
         if plan.codes:
             self.middle += self._structure(empty, tile, sizes, strips, exact)
         self.world = world
@@ -171,11 +170,11 @@ class Forward:
             options["maxnreg"] = parameters.strip_registers
         return [pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
 
-    def threshold_of_rank(self) -> Launch:
-        """berHu's c of this rank alone, where the ranks' largest is wanted before its sums."""
+    def largest_of_rank(self) -> Launch:
+        """The largest residuals of this rank alone, where those of all ranks are wanted before the sums."""
         r = self.geometry.b * self.geometry.programs
-        constants = {"T": self.plan.pointwise, "RP": 1024, "ACC": self.acc}
-        return Launch(k_moments.rank_threshold, 1, (self.moments, self.threshold, r), constants)
+        constants = {"PLAN": self.plan, "RP": 1024, "ACC": self.acc}
+        return Launch(k_moments.rank_largest, 1, (self.moments, self.found, r), constants)
 
     def last(self, collect: bool, combine: bool) -> Launch:
         """The finishing launch: collects the totals of this rank, combines those of all, or both."""
@@ -185,7 +184,7 @@ class Forward:
         block = 256  # numbers of one block: a few a thread, or the loops over them are long code
         bc = max(1, min(16, block // npp))
         args = (
-            self.moments, self.images, self.sums, self.threshold, self.totals, self.weights, self.log_vars,
+            self.moments, self.images, self.sums, self.found, self.totals, self.weights, self.log_vars,
             self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
         )  # fmt: skip
         constants = {
@@ -246,6 +245,6 @@ def backward_launches(
     masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
     constants = {**shared, **masks, "DIVIDES": g.divides}
     # As in the forward: logarithms and spreads beside the structure terms fill the registers.
-    options = {"num_warps": p.column_warps * (1 + (plan.has_structure and plan.reads_inputs))}
+    options = {"num_warps": p.column_warps * (1 + (plan.codes and plan.reads_inputs))}
     launches.append(Launch(k_gradient.gradient, g.b * tiles, args, constants, options))
     return launches, out, log_vars

@@ -1,39 +1,77 @@
 """Phase 1: what can be summed before the mean of an image is known.
 
-    n = sum m, mean p, mean g; sum |p - g| over abs_mask; n, mean and sum (x - mean)^2 of e = p - g and of
-    l = ln((p + o)/(g + o)); sum f(p, g) of a pointwise term
+    n = sum m, mean p, mean g; sum |p - g| over abs_mask; of each moments term mean and sum (e - mean)^2; of
+    each pixel term sum phi(e), or the largest e where its penalty needs that first
 
-Saves `part` [rows, B * programs]: the row numbers are below. Means and spreads are centred in each tile and
-merged by Chan's rule. Reads p, g, m (9 bytes/pixel in float32), writes 48 bytes/program.
+Saves `part` [rows, B * programs]: the row numbers are below, and those of terms that there are not stay
+unwritten. A program goes down its tile STEP rows at a time; every place of this block has its own sums, about
+its own first value, which Chan's rule merges at the end. Reads p, g, m (9 bytes/pixel in float32).
 """
 
 import triton
 import triton.language as tl
 
-from .device import NUMBERS, SIZES_BUT_WIDTH, mean_and_spread, merge, pixels, share, tile, to_domain, valid
-from .pointwise import log_ratio, point
+from ..plan import MOST
+from .device import (
+    NUMBERS,
+    SIZES_BUT_WIDTH,
+    add,
+    mean_and_spread,
+    pixels,
+    place,
+    rows,
+    start,
+    to_domain,
+    valid,
+)
+from .penalty import from_largest, penalty, sized
+from .residual import residual
 
 COUNT = tl.constexpr(0)
 ABS_COUNT = tl.constexpr(1)
-ABSOLUTE = tl.constexpr(2)
-MEAN_P = tl.constexpr(3)
-MEAN_G = tl.constexpr(4)
-RESIDUAL = tl.constexpr(5)  # sum (p - g): makes a valid NaN show in a gradient term that is not standardised
-DIFF_MEAN = tl.constexpr(6)
-DIFF_SPREAD = tl.constexpr(7)
-LOG_MEAN = tl.constexpr(8)
-LOG_SPREAD = tl.constexpr(9)
-POINT = tl.constexpr(10)
-POINT_COUNT = tl.constexpr(11)  # pixels above berHu's threshold
-STATISTICS = tl.constexpr(12)  # pixels of every term but the absolute one: all of them, or the valid ones
-BERHU = tl.constexpr(13)
-ROWS = 14
+STATISTICS = tl.constexpr(2)  # pixels of every term but the absolute ones: all of them, or the valid ones
+ABSOLUTE = tl.constexpr(3)
+MEAN_P = tl.constexpr(4)
+MEAN_G = tl.constexpr(5)
+RESIDUAL = tl.constexpr(6)  # sum (p - g): makes a valid NaN show in a gradient term that is not standardised
+MEAN = tl.constexpr(7)  # [MOST] moments, as the next
+SPREAD = tl.constexpr(7 + MOST)
+PIXEL = tl.constexpr(7 + 2 * MOST)  # [MOST] pixel terms, as the next two
+PIXEL_COUNT = tl.constexpr(7 + 3 * MOST)  # pixels that count once more
+LARGEST = tl.constexpr(7 + 4 * MOST)
+ROWS = 7 + 5 * MOST
 
 
 @triton.jit
 def largest(x):
     """Maximum of the block x; NaN if it holds one."""
     return tl.where(tl.sum((x != x).to(tl.int32)) > 0, float("nan"), tl.max(x))
+
+
+@triton.jit
+def _larger(old, new):
+    """The larger of two; NaN if one is."""
+    return tl.where((new > old) | (new != new), new, old)
+
+
+@triton.jit
+def _moments_sums(sums, p, g, m, first, D: tl.constexpr):
+    """`sums` with the residuals of a moments term at m."""
+    return add(sums, residual(to_domain(p, m, D), to_domain(g, m, D), m, D), m, first)
+
+
+@triton.jit
+def _pixel_sum(total, p, g, m, T: tl.constexpr):
+    """`total` with the residuals of a pixel term at m: their penalties, or the largest of them."""
+    D: tl.constexpr = T.domain
+    p_d = to_domain(p, m, D)
+    g_d = to_domain(g, m, D)
+    r = tl.where(m, residual(p_d, g_d, m, D), 0.0)
+    if T.largest:
+        return _larger(total, sized(r, m, T))
+    else:
+        phi, _, _ = penalty(r, p_d, g_d, m, 0.0, T)
+        return total + phi
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
@@ -55,116 +93,168 @@ def moments(
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """Leave what a program's pixels sum to, in `part` at its own column."""
+    M: tl.constexpr = len(PLAN.moments)
+    P: tl.constexpr = len(PLAN.pixels)
     i_p = tl.program_id(0)
     b = i_p // NP
-    zero = tl.full((), 0.0, ACC)
-    n = zero
-    n_abs = zero
-    n_all = zero
+    # What the places of the block have taken in; statistics, valid, and valid for the absolute term.
+    n = tl.zeros([STEP, TW], tl.int32)
+    n_valid = n
+    n_abs = n
+    zero = tl.zeros([STEP, TW], ACC)
     absolute = zero
-    residual = zero
-    mean_p = zero
-    mean_g = zero
-    diff_mean = zero
-    diff_spread = zero
-    log_mean = zero
-    log_spread = zero
-    point_sum = zero
-    POINTWISE: tl.constexpr = PLAN.pointwise
-    if PLAN.berhu:
-        point_sum = zero + float("-inf")
+    difference = zero
+    sums_p = start(zero)
+    sums_g = start(zero)
+    sums = ()
+    for _ in tl.static_range(M):
+        sums = sums + (start(zero),)
+    totals = ()
+    for i in tl.static_range(P):
+        if PLAN.pixels[i].largest:
+            totals = totals + (zero + float("-inf"),)
+        else:
+            totals = totals + (zero,)
     for t in range(i_p - b * NP, tiles, NP):
-        y, x = tile(t, tiles_x, TH, TW)
-        ok = (y < H) & (x < W)
-        p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
-        g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
-        v = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
-        m = v
-        if PLAN.plain:
-            m = ok
-        v_abs = v
-        if HAS_ABS:
-            v_abs = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
-        n_v = tl.sum(v.to(tl.int32)).to(ACC)
-        n_m = tl.sum(m.to(tl.int32)).to(ACC)
-        n += n_v
-        n_abs += tl.sum(v_abs.to(tl.int32)).to(ACC)
-        if PLAN.has_structure:
-            STRUCTURE: tl.constexpr = PLAN.structure
-            p_d = to_domain(p, m | v_abs, STRUCTURE)
-            g_d = to_domain(g, m | v_abs, STRUCTURE)
-            if PLAN.has_absolute:
-                absolute += tl.sum(tl.where(v_abs, tl.abs(p_d - g_d), 0.0))
-            if PLAN.standardised:
-                new_p, _ = mean_and_spread(p_d, m, n_m)
-                new_g, _ = mean_and_spread(g_d, m, n_m)
-                mean_p, _ = merge(n_all, mean_p, zero, n_m, new_p, zero)
-                mean_g, _ = merge(n_all, mean_g, zero, n_m, new_g, zero)
-            elif PLAN.has_gradient:
-                residual += tl.sum(tl.where(m, p_d - g_d, 0.0))
-        if PLAN.has_difference:
-            DIFFERENCE: tl.constexpr = PLAN.difference_domain
-            e = to_domain(p, m, DIFFERENCE) - to_domain(g, m, DIFFERENCE)
-            new_mean, new_spread = mean_and_spread(e, m, n_m)
-            diff_mean, diff_spread = merge(n_all, diff_mean, diff_spread, n_m, new_mean, new_spread)
-        if PLAN.has_log:
-            LOG: tl.constexpr = PLAN.log
-            LOG_DOMAIN: tl.constexpr = PLAN.log_domain
-            r = log_ratio(to_domain(p, m, LOG_DOMAIN), to_domain(g, m, LOG_DOMAIN), m, LOG)
-            new_mean, new_spread = mean_and_spread(r, m, n_m)
-            log_mean, log_spread = merge(n_all, log_mean, log_spread, n_m, new_mean, new_spread)
-        if PLAN.has_pointwise:
-            POINT_DOMAIN: tl.constexpr = PLAN.pointwise_domain
-            f = point(to_domain(p, m, POINT_DOMAIN), to_domain(g, m, POINT_DOMAIN), m, POINTWISE)
-            if PLAN.berhu:
-                new = largest(tl.where(ok, f, float("-inf")))
-                point_sum = tl.where((new > point_sum) | (new != new), new, point_sum)
-            else:
-                point_sum += tl.sum(f)
-        n_all += n_m
+        top, x = place(t, tiles_x, TH, TW)
+        for o in range(top, tl.minimum(top + TH, H), STEP):
+            y = rows(o, STEP)
+            ok = (y < H) & (x < W)
+            p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
+            g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
+            v = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
+            m = v
+            if PLAN.plain:
+                m = ok
+                n_valid += v.to(tl.int32)
+            v_abs = v
+            if HAS_ABS:
+                v_abs = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
+                n_abs += v_abs.to(tl.int32)
+            first = m & (n == 0)
+            n += m.to(tl.int32)
+            if PLAN.codes:
+                STRUCTURE: tl.constexpr = PLAN.structure
+                p_d = to_domain(p, m | v_abs, STRUCTURE)
+                g_d = to_domain(g, m | v_abs, STRUCTURE)
+                if PLAN.absolute is not None:
+                    absolute += tl.where(v_abs, tl.abs(p_d - g_d), 0.0)
+                if PLAN.standardised:
+                    sums_p = add(sums_p, p_d, m, first)
+                    sums_g = add(sums_g, g_d, m, first)
+                else:
+                    difference += tl.where(m, p_d - g_d, 0.0)
+            new_sums = ()
+            for i in tl.static_range(M):
+                new_sums = new_sums + (_moments_sums(sums[i], p, g, m, first, PLAN.moments[i].domain),)
+            sums = new_sums
+            new_totals = ()
+            for i in tl.static_range(P):
+                if PLAN.pixels[i].absolute:
+                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, v_abs, PLAN.pixels[i]),)
+                else:
+                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, m, PLAN.pixels[i]),)
+            totals = new_totals
     row = part + i_p
-    tl.store(row + COUNT * R, n)
-    tl.store(row + ABS_COUNT * R, n_abs)
-    tl.store(row + STATISTICS * R, n_all)
-    tl.store(row + ABSOLUTE * R, absolute)
-    tl.store(row + MEAN_P * R, mean_p)
-    tl.store(row + MEAN_G * R, mean_g)
-    tl.store(row + RESIDUAL * R, residual)
-    tl.store(row + DIFF_MEAN * R, diff_mean)
-    tl.store(row + DIFF_SPREAD * R, diff_spread)
-    tl.store(row + LOG_MEAN * R, log_mean)
-    tl.store(row + LOG_SPREAD * R, log_spread)
-    tl.store(row + POINT * R, point_sum)
+    n_j = n.to(ACC)
+    count = tl.sum(n).to(ACC)
+    valid_count = count
+    if PLAN.plain:
+        valid_count = tl.sum(n_valid).to(ACC)
+    abs_count = valid_count
+    if HAS_ABS:
+        abs_count = tl.sum(n_abs).to(ACC)
+    tl.store(row + STATISTICS * R, count)
+    tl.store(row + COUNT * R, valid_count)
+    tl.store(row + ABS_COUNT * R, abs_count)
+    if PLAN.absolute is not None:
+        tl.store(row + ABSOLUTE * R, tl.sum(absolute))
+    if PLAN.standardised:
+        mean, _ = mean_and_spread(sums_p, n_j, count)
+        tl.store(row + MEAN_P * R, mean)
+        mean, _ = mean_and_spread(sums_g, n_j, count)
+        tl.store(row + MEAN_G * R, mean)
+    elif PLAN.codes:
+        tl.store(row + RESIDUAL * R, tl.sum(difference))
+    for i in tl.static_range(M):
+        mean, spread = mean_and_spread(sums[i], n_j, count)
+        tl.store(row + (MEAN + i) * R, mean)
+        tl.store(row + (SPREAD + i) * R, spread)
+    for i in tl.static_range(P):
+        if PLAN.pixels[i].largest:
+            tl.store(row + (LARGEST + i) * R, largest(totals[i]))
+        else:
+            tl.store(row + (PIXEL + i) * R, tl.sum(totals[i]))
 
 
 @triton.jit
-def berhu_threshold(part, R, T: tl.constexpr, RP: tl.constexpr, ACC: tl.constexpr):
-    """c = threshold * the largest error of the batch, from the programs' maxima."""
-    c = tl.full((), float("-inf"), ACC)
+def _largest_of_rank(part, i, R, RP: tl.constexpr, ACC: tl.constexpr):
+    """The largest residual of pixel term i, from the programs' largest."""
+    x = tl.full((), float("-inf"), ACC)
     for o in range(0, R, RP):
-        i = o + tl.arange(0, RP)
-        new = largest(tl.load(part + POINT * R + i, mask=i < R, other=float("-inf")))
-        c = tl.where((new > c) | (new != new), new, c)
-    if T.penalty.kind == "berhu":
-        c = tl.where(c < 0, 0.0, c)
-    return T.penalty.a * c
+        at = o + tl.arange(0, RP)
+        x = _larger(x, largest(tl.load(part + (LARGEST + i) * R + at, mask=at < R, other=float("-inf"))))
+    return x
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
-def rank_threshold(part, threshold, R, T: tl.constexpr, RP: tl.constexpr, ACC: tl.constexpr):
-    """berHu's c of this rank's batch, for the ranks to compare."""
-    tl.store(threshold, berhu_threshold(part, R, T, RP, ACC))
+def rank_largest(part, found, R, PLAN: tl.constexpr, RP: tl.constexpr, ACC: tl.constexpr):
+    """The largest residuals [MOST] of this rank's batch, for the ranks to compare."""
+    for i in tl.static_range(len(PLAN.pixels)):
+        if PLAN.pixels[i].largest:
+            tl.store(found + i, _largest_of_rank(part, i, R, RP, ACC))
+
+
+@triton.jit
+def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles, NP, R, WHICH: tl.constexpr,
+                     PLAN: tl.constexpr, HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr, GIVEN: tl.constexpr,
+                     ACC: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, STEP: tl.constexpr,
+                     RP: tl.constexpr):  # fmt: skip
+    T: tl.constexpr = PLAN.pixels[WHICH]
+    D: tl.constexpr = T.domain
+    i_p = tl.program_id(0)
+    b = i_p // NP
+    if GIVEN:
+        found_ = tl.load(found + WHICH)
+    else:
+        found_ = _largest_of_rank(part, WHICH, R, RP, ACC)
+        tl.store(found + WHICH, found_, mask=i_p == 0)
+    c = from_largest(found_, T)
+    total = tl.zeros([STEP, TW], ACC)
+    count = tl.zeros([STEP, TW], tl.int32)
+    for t in range(i_p - b * NP, tiles, NP):
+        top, x = place(t, tiles_x, TH, TW)
+        for o in range(top, tl.minimum(top + TH, H), STEP):
+            y = rows(o, STEP)
+            ok = (y < H) & (x < W)
+            p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
+            g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
+            m = ok
+            if T.absolute and HAS_ABS:
+                m = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
+            elif T.absolute or not PLAN.plain:
+                m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
+            p_d = to_domain(p, m, D)
+            g_d = to_domain(g, m, D)
+            phi, _, again = penalty(tl.where(m, residual(p_d, g_d, m, D), 0.0), p_d, g_d, m, c, T)
+            total += tl.where(m, phi, 0.0)
+            count += again.to(tl.int32)
+    tl.store(part + (PIXEL + WHICH) * R + i_p, tl.sum(total))
+    if T.counts:
+        tl.store(part + (PIXEL_COUNT + WHICH) * R + i_p, tl.sum(count).to(ACC))
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
-def berhu(
+def by_largest(
     pred,
     gt,
     mask,
+    abs_mask,
     part,
-    threshold,  # [1]
+    found,  # [MOST]
     H,
     W,
     tiles_x,
@@ -173,39 +263,18 @@ def berhu(
     R,
     PLAN: tl.constexpr,
     HAS_MASK: tl.constexpr,
+    HAS_ABS: tl.constexpr,
     GIVEN: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    STEP: tl.constexpr,
     RP: tl.constexpr,
 ):
-    """Sum of berHu over a program's pixels, behind the maxima in row POINT; GIVEN: c is in `threshold`."""
-    i_p = tl.program_id(0)
-    b = i_p // NP
-    T: tl.constexpr = PLAN.pointwise
-    DOMAIN: tl.constexpr = PLAN.pointwise_domain
-    if GIVEN:
-        c = tl.load(threshold)
-    else:
-        c = berhu_threshold(part, R, T, RP, ACC)
-        tl.store(threshold, c, mask=i_p == 0)
-    total = tl.full((), 0.0, ACC)
-    count = tl.full((), 0.0, ACC)
-    for t in range(i_p - b * NP, tiles, NP):
-        y, x = tile(t, tiles_x, TH, TW)
-        ok = (y < H) & (x < W)
-        p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
-        g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
-        m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
-        if PLAN.plain:
-            m = ok
-        d = tl.abs(tl.where(m, to_domain(p, m, DOMAIN) - to_domain(g, m, DOMAIN), 0.0))
-        large = m & (d > c)
-        if T.penalty.kind == "berhu":
-            total += tl.sum(tl.where(d <= c, d, share(d * d + c * c, 2.0 * c)))
-        else:
-            total += tl.sum(d + tl.where(large, d * d, 0.0))
-        count += tl.sum(large.to(tl.int32)).to(ACC)
-    # Not into POINT: other programs still read its maxima.
-    tl.store(part + BERHU * R + i_p, total)
-    tl.store(part + POINT_COUNT * R + i_p, count)
+    """Sums of the penalties that need the largest residual; GIVEN: it is that of all ranks, in `found`."""
+    for i in tl.static_range(len(PLAN.pixels)):
+        if PLAN.pixels[i].largest:
+            _term_by_largest(
+                pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles, NP, R, i, PLAN, HAS_MASK,
+                HAS_ABS, GIVEN, ACC, TH, TW, STEP, RP
+            )  # fmt: skip

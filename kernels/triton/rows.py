@@ -55,7 +55,7 @@ def pixel_row(pred, gt, mask, abs_mask, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_
             m = v
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
     e = tl.zeros_like(p)
-    if PLAN.has_absolute:
+    if PLAN.absolute is not None:
         if HAS_ABS:
             v = valid(abs_mask, g, everywhere, True, PLAN.positive_gt)
         D: tl.constexpr = PLAN.structure

@@ -15,6 +15,7 @@ class Parameters:
 
     Attributes:
         tile: rows and columns of a program in the phases moments and pyramid.
+        step: rows of a tile that moments takes at a time.
         tile_warps: warps of moments.
         pyramid_warps: warps of pyramid, which holds more per pixel.
         strip_rows: rows that a program of the Sobel phase streams down.
@@ -27,10 +28,10 @@ class Parameters:
         finish_registers: the most registers of its threads, or None: as many as the compiler likes, which may
             spill in order to have fewer. NVIDIA only.
         strip_registers: likewise of the Sobel phase, in float32.
-        moments_registers: likewise of moments where a loss has logarithms and differences, but no structure.
     """
 
     tile: tuple[int, int] = (64, 64)
+    step: int = 8
     tile_warps: int = 4
     pyramid_warps: int = 8
     strip_rows: int = 32
@@ -42,13 +43,12 @@ class Parameters:
     finish_warps: int = 8
     finish_registers: int | None = None
     strip_registers: int | None = None
-    moments_registers: int | None = None
 
 
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
-    (0, float("inf"), Parameters(finish_registers=128, strip_registers=64, moments_registers=255)),
+    (0, float("inf"), Parameters(finish_registers=128, strip_registers=64)),
     ("gfx9", float("inf"), Parameters(strip_warps=1)),
 )
 
@@ -71,6 +71,7 @@ def one_tile(height: int, width: int) -> Parameters:
 
     return Parameters(
         tile=(power(height, 32, 2048), power(width, 32, 2048)),
+        step=2048,
         strip_rows=min(max(height, 1), 256),
         strips=power(-(-width // 30), 1, 64),
         rows=min(max(height, 1), 256),

@@ -9,22 +9,20 @@ sums.
 import triton
 import triton.language as tl
 
+from ..plan import MOST
 from .device import divide, share, spread_about
 from .levels import level_of
 from .moments import (
     ABS_COUNT,
     ABSOLUTE,
-    BERHU,
     COUNT,
-    DIFF_MEAN,
-    DIFF_SPREAD,
-    LOG_MEAN,
-    LOG_SPREAD,
+    MEAN,
     MEAN_G,
     MEAN_P,
-    POINT,
-    POINT_COUNT,
+    PIXEL,
+    PIXEL_COUNT,
     RESIDUAL,
+    SPREAD,
     STATISTICS,
 )
 from .sobel import CELLS, KEPT, REL, RESPONSE
@@ -37,16 +35,14 @@ T_STATISTICS = tl.constexpr(4)
 T_ABSOLUTE = tl.constexpr(5)
 T_RELATIVE = tl.constexpr(6)
 T_VISIBLE = tl.constexpr(7)  # NaN if a valid pixel of the structure terms is
-T_DIFF_MEAN = tl.constexpr(8)
-T_DIFF_SPREAD = tl.constexpr(9)
-T_LOG_MEAN = tl.constexpr(10)  # reduction "images": the sum of the images' roots
-T_LOG_SPREAD = tl.constexpr(11)
-T_POINT = tl.constexpr(12)
-T_POINT_COUNT = tl.constexpr(13)
-T_RESPONSE = tl.constexpr(16)  # [8] levels, as the next two
-T_KEPT = tl.constexpr(24)
-T_CELLS = tl.constexpr(32)
-TOTALS = tl.constexpr(40)
+T_MEAN = tl.constexpr(8)  # [MOST] moments, as the next; by images: the sum of the images' values
+T_SPREAD = tl.constexpr(8 + MOST)
+T_PIXEL = tl.constexpr(8 + 2 * MOST)  # [MOST] pixel terms, as the next
+T_PIXEL_COUNT = tl.constexpr(8 + 3 * MOST)
+T_RESPONSE = tl.constexpr(8 + 4 * MOST)  # [8] levels, as the next two
+T_KEPT = tl.constexpr(16 + 4 * MOST)
+T_CELLS = tl.constexpr(24 + 4 * MOST)
+TOTALS = tl.constexpr(32 + 4 * MOST)
 
 
 @triton.jit
@@ -69,15 +65,6 @@ def per_image_count(part, row, b, B, NP, R, NPP: tl.constexpr):
 
 
 @triton.jit
-def radicand(n, mean, spread, T: tl.constexpr):
-    """V + (1 - lam) mean^2 + eps of SILog, and the factor n/(n - 1) that V holds if unbiased."""
-    factor = n * 0.0 + 1.0
-    if T.unbiased:
-        factor = divide(n, tl.where(n > 2, n - 1.0, 1.0))
-    return share(spread, n) * factor + (1.0 - T.lam) * mean * mean + T.eps, factor
-
-
-@triton.jit
 def root(x, n):
     """sqrt(x), and 0 where x is 0 or nothing is valid; NaN stays NaN."""
     on = (n > 0) & (x != 0)
@@ -87,18 +74,44 @@ def root(x, n):
 
 
 @triton.jit
-def log_of_images(moments, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr, ACC: tl.constexpr):
-    """Of the images b [BC]: n, mean of the log ratio, root of the radicand, factor of the variance."""
+def value_of(n, mean, spread, T: tl.constexpr):
+    """Of a moments term: its value, the root in it (1 without), and the factor n/(n - 1) that V holds if
+    unbiased.
+    """
+    factor = n * 0.0 + 1.0
+    if T.unbiased:
+        factor = divide(n, tl.where(n > 2, n - 1.0, 1.0))
+    x = share(spread, n) * factor + T.mean_weight * mean * mean
+    if T.root:
+        r = root(x + T.eps, n)
+        return T.scale * r, r, factor
+    else:
+        return x, n * 0.0 + 1.0, factor
+
+
+@triton.jit
+def moments_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, ACC: tl.constexpr):
+    """Of the images b [BC]: n, mean and spread of moments term i."""
     n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP).to(ACC)
     n_j = programs(moments, STATISTICS, b, B, NP, R, NPP)
-    mean_j = programs(moments, LOG_MEAN, b, B, NP, R, NPP)
+    mean_j = programs(moments, MEAN + i, b, B, NP, R, NPP)
     mean = share(tl.sum(n_j * mean_j, 1), n)
     d = tl.where(n_j > 0, mean_j - mean[:, None], 0.0)
     shift = share(tl.sum(n_j * d, 1), n)
-    spread = tl.sum(programs(moments, LOG_SPREAD, b, B, NP, R, NPP) + n_j * d * d, 1)
-    spread = spread_about(spread, n, shift)
-    x, factor = radicand(n, mean + shift, spread, T)
-    return n, mean + shift, root(x, n), factor
+    spread = tl.sum(programs(moments, SPREAD + i, b, B, NP, R, NPP) + n_j * d * d, 1)
+    return n, mean + shift, spread_about(spread, n, shift)
+
+
+@triton.jit
+def pixels_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr):
+    """What the pixels of the images b [BC] count in pixel term i, int64; those that count once more twice."""
+    if T.absolute:
+        n = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
+    else:
+        n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+    if T.counts:
+        n += per_image_count(moments, PIXEL_COUNT + i, b, B, NP, R, NPP)
+    return n
 
 
 @triton.jit
@@ -150,6 +163,8 @@ def collect(
     LEVELS: tl.constexpr,
 ):
     """Write the totals of this rank's batch. Runs in one program."""
+    M: tl.constexpr = len(PLAN.moments)
+    P: tl.constexpr = len(PLAN.pixels)
     zero = tl.full((), 0.0, ACC)
     izero = tl.full((), 0, tl.int64)
     count = izero
@@ -159,9 +174,14 @@ def collect(
     absolute = zero
     relative = zero
     visible = zero
-    roots = zero
-    points = zero
-    point_count = zero
+    values = ()
+    for _ in tl.static_range(M):
+        values = values + (zero,)
+    pixels = ()
+    pixel_counts = ()
+    for _ in tl.static_range(P):
+        pixels = pixels + (zero,)
+        pixel_counts = pixel_counts + (zero,)
     for b0 in range(0, B, BC):
         b = b0 + tl.arange(0, BC)
         here = b < B
@@ -171,13 +191,12 @@ def collect(
         abs_count += tl.sum(n_abs)
         statistics += tl.sum(n)
         abs_floored += tl.sum(tl.where(here, tl.maximum(n_abs, 1), 0))
-        if PLAN.has_absolute:
+        if PLAN.absolute is not None:
             a = per_image(moments, ABSOLUTE, b, B, NP, R, NPP)
-            ABS: tl.constexpr = PLAN.absolute
-            if ABS.reduction == "images" and not PLAN.plain:
+            if PLAN.absolute.norm == "images":
                 a = divide(a, tl.maximum(n_abs, 1).to(ACC))
             absolute += tl.sum(a)
-        if PLAN.has_relative:
+        if PLAN.relative is not None:
             r = tl.zeros([BC], ACC)
             for q0 in range(0, NQ, QC):
                 q = q0 + tl.arange(0, QC)
@@ -185,25 +204,38 @@ def collect(
                 o = b.to(tl.int64)[:, None] * NQ + q[None, :]
                 keep = here[:, None] & full_resolution[None, :]
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
-            RELATIVE: tl.constexpr = PLAN.relative
-            if RELATIVE.reduction == "images":
+            if PLAN.relative.norm == "images":
                 r = divide(r, tl.maximum(n, 1).to(ACC))
             relative += tl.sum(r)
         if PLAN.standardised:
             means = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
             visible += tl.sum(means * 0.0)
-        elif PLAN.has_gradient:
+        elif PLAN.codes:
             visible += tl.sum(programs(moments, RESIDUAL, b, B, NP, R, NPP) * 0.0)
-        if PLAN.has_log:
-            LOG: tl.constexpr = PLAN.log
-            if LOG.reduction == "images":
-                _, _, x, _ = log_of_images(moments, b, B, NP, R, NPP, LOG, ACC)
-                roots += tl.sum(x)
-        if PLAN.berhu:
-            points += tl.sum(per_image(moments, BERHU, b, B, NP, R, NPP))
-            point_count += tl.sum(per_image(moments, POINT_COUNT, b, B, NP, R, NPP))
-        elif PLAN.has_pointwise:
-            points += tl.sum(per_image(moments, POINT, b, B, NP, R, NPP))
+        new_values = ()
+        for i in tl.static_range(M):
+            if PLAN.moments[i].images:
+                n_i, mean, spread = moments_of_images(moments, i, b, B, NP, R, NPP, ACC)
+                x, _, _ = value_of(n_i, mean, spread, PLAN.moments[i])
+                new_values = new_values + (values[i] + tl.sum(x),)
+            else:
+                new_values = new_values + (values[i],)
+        values = new_values
+        new_pixels = ()
+        new_counts = ()
+        for i in tl.static_range(P):
+            x = per_image(moments, PIXEL + i, b, B, NP, R, NPP)
+            if PLAN.pixels[i].norm == "images":
+                n_i = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
+                x = divide(x, tl.maximum(n_i, 1).to(ACC))
+            new_pixels = new_pixels + (pixels[i] + tl.sum(x),)
+            if PLAN.pixels[i].counts:
+                more = tl.sum(per_image(moments, PIXEL_COUNT + i, b, B, NP, R, NPP))
+                new_counts = new_counts + (pixel_counts[i] + more,)
+            else:
+                new_counts = new_counts + (pixel_counts[i],)
+        pixels = new_pixels
+        pixel_counts = new_counts
     tl.store(totals + T_IMAGES, zero + B)
     tl.store(totals + T_COUNT, count.to(ACC))
     tl.store(totals + T_ABS_COUNT, abs_count.to(ACC))
@@ -212,20 +244,17 @@ def collect(
     tl.store(totals + T_ABSOLUTE, absolute)
     tl.store(totals + T_RELATIVE, relative)
     tl.store(totals + T_VISIBLE, visible)
-    tl.store(totals + T_LOG_MEAN, roots)
-    tl.store(totals + T_POINT, points)
-    tl.store(totals + T_POINT_COUNT, point_count)
     n = statistics.to(ACC)
-    if PLAN.has_difference:
-        mean, spread = _pooled(moments, DIFF_MEAN, DIFF_SPREAD, n, B, NP, R, NPP, BC, ACC)
-        tl.store(totals + T_DIFF_MEAN, mean)
-        tl.store(totals + T_DIFF_SPREAD, spread)
-    if PLAN.has_log:
-        POOLED: tl.constexpr = PLAN.log
-        if POOLED.reduction == "pixels":
-            mean, spread = _pooled(moments, LOG_MEAN, LOG_SPREAD, n, B, NP, R, NPP, BC, ACC)
-            tl.store(totals + T_LOG_MEAN, mean)
-            tl.store(totals + T_LOG_SPREAD, spread)
+    for i in tl.static_range(M):
+        if PLAN.moments[i].images:
+            tl.store(totals + T_MEAN + i, values[i])
+        else:
+            mean, spread = _pooled(moments, MEAN + i, SPREAD + i, n, B, NP, R, NPP, BC, ACC)
+            tl.store(totals + T_MEAN + i, mean)
+            tl.store(totals + T_SPREAD + i, spread)
+    for i in tl.static_range(P):
+        tl.store(totals + T_PIXEL + i, pixels[i])
+        tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
     if PLAN.codes:
         levels = tl.arange(0, 8)
         response = tl.zeros([8], ACC)
@@ -233,12 +262,12 @@ def collect(
         cells = tl.zeros([8], ACC)
         row = B * (izero + NQ)
         for i0 in range(0, B * NQ, QC):
-            i = i0 + tl.arange(0, QC)
-            level = level_of(i % NQ, H, W, TH, 30 * S, LEVELS)
-            response += by_level(tl.load(sums + RESPONSE * row + i, mask=i < row, other=0.0), level)
-            kept += by_level(tl.load(sums + KEPT * row + i, mask=i < row, other=0.0), level)
+            at = i0 + tl.arange(0, QC)
+            level = level_of(at % NQ, H, W, TH, 30 * S, LEVELS)
+            response += by_level(tl.load(sums + RESPONSE * row + at, mask=at < row, other=0.0), level)
+            kept += by_level(tl.load(sums + KEPT * row + at, mask=at < row, other=0.0), level)
             if PLAN.counts_cells:
-                cells += by_level(tl.load(sums + CELLS * row + i, mask=i < row, other=0.0), level)
+                cells += by_level(tl.load(sums + CELLS * row + at, mask=at < row, other=0.0), level)
         tl.store(totals + T_RESPONSE + levels, response)
         tl.store(totals + T_KEPT + levels, kept)
         tl.store(totals + T_CELLS + levels, cells)

@@ -21,6 +21,9 @@ from depthloss.spec import (
     Group,
     LogMoments,
     LossSpec,
+    Moments,
+    Penalty,
+    Pixel,
     Pointwise,
     Relative,
     Term,
@@ -77,6 +80,14 @@ def _every_kind(log_var_bounds: tuple[float, float] | None) -> Callable:
     return build
 
 
+def _with_structure(gradient: GradientSpec, reduction: str) -> LossSpec:
+    pair = structure_terms("RG", gradient, reduction)
+    absolute = Pixel(name="depth", mask="abs_mask", domain=CLAMPED, eps=1e-3, reduction=reduction)
+    l2 = Pixel(name="mse", penalty=Penalty("l2"), reduction=reduction)
+    log = Moments(name="plain", form="plain", domain=replace(CLAMPED, log=0.0), reduction=reduction)
+    return LossSpec((Group((*pair, absolute, l2, DIFFERENCE, LOG, log)),))
+
+
 STRUCTURE: dict[str, Callable[[GradientSpec, str], LossSpec]] = {
     "A+R+G": _structure("ARG"),
     "R+G": _structure("RG"),
@@ -101,24 +112,34 @@ STRUCTURE: dict[str, Callable[[GradientSpec, str], LossSpec]] = {
     "fixed-multi-domain": lambda gradient, _: (
         dl.FixedMultiDomainLoss(use_inv_depth=True, gradient=gradient).spec
     ),
+    "R+G and several": _with_structure,
     "every kind": _every_kind(None),
     "every kind, Kendall": _every_kind((-0.5, 4.0)),
 }
 
 
-def _by_image(term: Term) -> bool:
-    return getattr(term, "form", "") == "root" or getattr(term, "mask", "") == "abs_mask"
-
-
 def _point(*terms: Term, **options: object) -> Callable[[str], LossSpec]:
     def build(reduction: str) -> LossSpec:
-        chosen = [replace(t, reduction=reduction) if _by_image(t) else t for t in terms]
+        chosen = [replace(t, reduction=reduction) if hasattr(t, "reduction") else t for t in terms]
         return LossSpec((Group(tuple(chosen)),), **options)
 
     return build
 
 
 _ABSOLUTE = Absolute(name="absolute", eps=0.0)
+LOG_DEPTH = Domain("inverse", 0.5, log=0.1, floor=0.6)
+PIXELS = (
+    Pixel(name="half", penalty=Penalty("half-l2"), domain=LOG_DEPTH),
+    Pixel(name="depth", mask="abs_mask", domain=CLAMPED, eps=1e-3),
+    Pixel(name="packnet", penalty=Penalty("berhu-packnet", 0.1), mask="abs_mask"),
+    replace(BERHU, name="laina", eps=0.5),
+)
+MOMENTS = (
+    DIFFERENCE,
+    Moments(name="metric3d", form="plain", alpha=0.5, domain=LOG_DEPTH, unbiased=True),
+    Moments(name="root", lam=0.3, scale=2.0, eps=1e-3, domain=Domain("shifted-inverse")),
+    LOG,
+)
 POINTWISE: dict[str, Callable[[str], LossSpec]] = {
     "A": _point(_ABSOLUTE),
     "A and mse of clamped depth": _point(
@@ -137,6 +158,10 @@ POINTWISE: dict[str, Callable[[str], LossSpec]] = {
     "abs-rel packnet": _point(Pointwise(name="abs_rel", kind="abs-rel-packnet", domain=Domain("inverse"))),
     "berhu": _point(Pointwise(name="berhu", kind="berhu")),
     "berhu packnet": _point(Pointwise(name="berhu", kind="berhu-packnet", threshold=0.1)),
+    "several pixel terms": _point(*PIXELS),
+    "all several pixel terms": _point(*PIXELS, statistics="all"),
+    "several moments": _point(*MOMENTS),
+    "sparse several of both": _point(*PIXELS[:2], *MOMENTS[1:], positive_gt=True),
 }
 
 

@@ -350,8 +350,12 @@ class Program:
         return step
 
     def _bar(self, i: Instruction) -> Step:
+        if i.modifiers == ("warp", "sync"):
+            members = self.source(i.operands[0], "u32")[0]
+            # Lanes run in lockstep: of the barrier of a warp only its lanes are checked.
+            return lambda machine, registers, mask: machine.whole_warps(mask, registers[members])
         if i.modifiers != ("sync",) or i.operands != ("0",) or i.guard:
-            raise Unsupported("a barrier other than bar.sync 0")
+            raise Unsupported("a barrier other than bar.sync 0 and bar.warp.sync")
         return lambda machine, registers, mask: machine.barrier(mask)
 
 

@@ -1,0 +1,75 @@
+"""The residual of the terms that are not aligned, and the way of a derivative back to the prediction.
+
+    e = p - g in the term's domain, or l = ln((p + offset)/(g + offset))
+    pixel terms w phi'(e);   moments slope (e - mean) + shift;   of a logarithm / (p + offset)
+
+Nothing is saved for them: the backward reads p, g and m again.
+"""
+
+import triton
+import triton.language as tl
+
+from .device import divide, slope, to_domain
+from .penalty import penalty
+
+
+@triton.jit
+def _log_ratio(p, g, m, D: tl.constexpr):
+    """ln((p + offset)/(g + offset)) at m; NaN where g + offset < 0."""
+    p = tl.where(m, p, 1.0)
+    g = tl.where(m, g, 1.0)
+    if D.floor is not None:
+        inf = float("inf")
+        p = tl.where(tl.abs(p) < inf, tl.where(p < D.floor, D.floor, p), float("nan"))
+        g = tl.where(tl.abs(g) < inf, tl.where(g < D.floor, D.floor, g), float("nan"))
+    p = p + D.log
+    g = g + D.log
+    ratio = tl.log(divide(p, tl.where(g >= 0, g, float("nan"))))
+    return tl.where((p == g) & (g > 0), 0.0, ratio)  # x / x need not be 1 on a GPU
+
+
+@triton.jit
+def residual(p, g, m, D: tl.constexpr):
+    """Of p and g in the domain D before its logarithm, at m; elsewhere anything, 0 of a logarithm."""
+    if D.log is None:
+        return p - g
+    else:
+        return _log_ratio(p, g, m, D)
+
+
+@triton.jit
+def _through(d, p, p_d, m, D: tl.constexpr):
+    """dL/dp from d = dL/de at m."""
+    if D.log is None:
+        return tl.where(m, d, 0.0) * slope(p, m, D)
+    else:
+        inside = m
+        if D.floor is not None:
+            inside = m & (p_d >= D.floor)
+            p_d = tl.where(p_d < D.floor, D.floor, p_d)
+        by_p = divide(d, tl.where(inside, p_d, 1.0) + D.log)
+        return tl.where(inside, by_p, 0.0) * slope(p, m, D)
+
+
+@triton.jit
+def moments_gradient(p, g, m, slope_, centre, shift, T: tl.constexpr):
+    """Gradient of a moments term at m, weighted."""
+    zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
+    on = m & (((slope_ + zero) != 0) | ((shift + zero) != 0))
+    D: tl.constexpr = T.domain
+    p_d = to_domain(p, on, D)
+    e = residual(p_d, to_domain(g, on, D), on, D)
+    return _through((e - centre) * slope_ + shift, p, p_d, on, D)
+
+
+@triton.jit
+def pixel_gradient(p, g, m, weight, c, T: tl.constexpr):
+    """Gradient of a pixel term at m, weighted."""
+    zero = tl.zeros_like(p)
+    on = m & ((weight + zero) != 0)
+    D: tl.constexpr = T.domain
+    p_d = to_domain(p, on, D)
+    g_d = to_domain(g, on, D)
+    r = tl.where(on, residual(p_d, g_d, on, D), 0.0)
+    _, d, _ = penalty(r, p_d, g_d, on, c + zero, T)
+    return _through(d * weight, p, p_d, on, D)
