@@ -88,7 +88,7 @@ def _shape(rng: random.Random) -> tuple[int, int, int, int]:
 def _loss(rng: random.Random) -> LossSpec:
     if rng.random() < 0.3:
         return cases.LOSSES[rng.choice(LOSSES)]().spec
-    spec = draw_spec(rng, pointwise=False)
+    spec = draw_spec(rng)
     if rng.random() > 0.15:
         return spec
     domain = Domain("shifted-inverse", rng.choice((None, 0.7)), rng.choice((None, 4.3)))

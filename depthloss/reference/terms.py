@@ -49,12 +49,12 @@ def pixel(
     if term.trim:
         kept = kept_after_trim(n, term.trim)
         return batch_mean(guarded_ratio(trimmed_sum(phi, m, kept), kept), ranks)
-    if plain and term.mask == "abs_mask":
-        return ranks.sum(phi.sum()) / (ranks.sum(n.clamp(min=1.0).sum()) + term.eps)
-    if term.reduction == "images":
+    floored = plain and term.mask == "abs_mask"
+    if term.reduction == "images" and not floored:
         return batch_mean(image_sum(phi) / n.clamp(min=1.0), ranks)
-    total, number = ranks.sum(phi.sum()), ranks.sum(n.sum())
-    return total / (number + term.eps if term.eps and not plain else number.clamp(min=1.0))
+    total, number = ranks.sum(phi.sum()), ranks.sum((n.clamp(min=1.0) if floored else n).sum())
+    eps = 0.0 if plain and not floored else term.eps
+    return total / (number + eps if eps else number.clamp(min=1.0))
 
 
 def _guarded_root(radicand: Tensor, n: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from ctypes import addressof, c_double
+from ctypes import Array, addressof, c_double
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depthloss.spec import LossSpec, parse
 
-from ..plan import make_plan
+from ..plan import MOST, make_plan
 from . import memory
 from .binding import COEFFICIENTS, HEAD, LEVELS, TOTALS, Call, CPlan, c_plan, library, set_map
 
@@ -44,7 +44,10 @@ def _plan(text: str) -> CPlan:
 
 def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
     """Bytes of codes that the forward of a [b, h, w] batch saves; also of symbolic sizes."""
-    levels = _plan(spec.text).levels
+    plan = _plan(spec.text)
+    if not plan.codes:
+        return 0
+    levels = plan.levels
     cells = [(h // 2**k) * (w // 2**k) for k in range(levels)]
     size = 2 * h * w + sum(cells[1:2]) + 2 * sum(cells[2:])
     return b * ((size + 1) // 2 * 2)
@@ -64,6 +67,17 @@ def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> 
     call.wide = dtype == torch.float64
     call.threads = torch.get_num_threads()
     return call, kept
+
+
+def _find_largest(plan: CPlan, call: Call, found: Array, process_group: dist.ProcessGroup | None) -> bool:
+    """The largest residuals of the joined batch, for penalties that need them; False without memory."""
+    if library().dl_largest(plan, call, found):
+        return False
+    if process_group is not None:
+        most = torch.tensor(found, dtype=torch.float64, device="cpu")
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=process_group)
+        found[:] = most.tolist()
+    return True
 
 
 def forward(
@@ -88,7 +102,7 @@ def forward(
         spec: the loss.
         weights: `spec.num_weights` numbers, or a tensor of them.
         log_vars: 0-dim tensors.
-        process_group: evaluate the joined batch of its ranks, by one collective.
+        process_group: evaluate the joined batch of its ranks, by one collective (berHu: two).
         dtype: of the arithmetic and the result, float32 or float64.
         saves: whether a backward will follow.
 
@@ -114,7 +128,10 @@ def forward(
     call.weights, call.log_vars = addressof(numbers), addressof(s)
     call.terms, call.total = terms.data_ptr(), total.data_ptr()
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
-    state = lib.dl_measure(plan, call, totals)
+    largest = (c_double * MOST)()
+    call.largest = addressof(largest)
+    state = None if plan.largest and not _find_largest(plan, call, largest, process_group) else True
+    state = state and lib.dl_measure(plan, call, totals)
     if not state:
         raise MemoryError(
             f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"

@@ -15,31 +15,51 @@ from torch import Tensor
 from depthloss import spec as s
 from depthloss.version import __version__
 
-from ..plan import Plan
+from ..plan import MOST, Plan
 
-LEVELS, GROUPS, ENTRIES = 6, 5, 6
-KINDS = ("absolute", "relative", "gradient", "difference", "log")
-TOTALS = 12 + 3 * LEVELS
-HEAD, COEFFICIENTS = LEVELS + GROUPS, 11
+LEVELS, GROUPS, ENTRIES = 6, 3 + 2 * MOST, 3 + 2 * MOST
+TOTALS = 8 + 4 * MOST + 3 * LEVELS
+HEAD, COEFFICIENTS = LEVELS + GROUPS + MOST, 5 + 4 * MOST
 CONVERSIONS = ("identity", "inverse", "shifted-inverse")
 SOBEL_MASKS = ("residual", "centre", "support")
 DOWNSAMPLES = ("nearest", "average", "bilinear")
 BORDERS = ("valid", "zero", "replicate")
 NORMALIZERS = ("full", "level", "kept")
+NORMS = ("pixels", "images", "floored")
 FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 BOOL, BYTE, NONE = 4, 5, 6
 
 
 class _Domain(ctypes.Structure):
     _fields_ = [
-        *((name, c_int32) for name in ("conversion", "has_minimum", "has_maximum", "unused")),
-        ("minimum", c_double),
-        ("maximum", c_double),
+        *(
+            (name, c_int32)
+            for name in ("conversion", "has_minimum", "has_maximum", "has_log", "has_floor", "unused")
+        ),
+        *((name, c_double) for name in ("minimum", "maximum", "log", "floor")),
+    ]
+
+
+class _Pixel(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("penalty", "norm", "absolute", "largest", "counts", "unused")),
+        *((name, c_double) for name in ("a", "b", "eps")),
+        ("domain", _Domain),
+    ]
+
+
+class _Moments(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("root", "unbiased", "images", "unused")),
+        *((name, c_double) for name in ("mean_weight", "scale", "eps")),
+        ("domain", _Domain),
     ]
 
 
 class _Entry(ctypes.Structure):
-    _fields_ = [(name, c_int32) for name in ("kind", "weight", "slot", "weight_slot")]
+    _fields_ = [
+        (name, c_int32) for name in ("value", "weight", "slot", "weight_slot", "always", "unused")
+    ]
 
 
 class _Group(ctypes.Structure):
@@ -53,24 +73,23 @@ class _Group(ctypes.Structure):
 
 
 _FLAGS = (
-    "standardised", "plain", "positive_gt", "absolute_images", "relative_images", "log_images", "unbiased",
-    "has_clamp", "mask", "downsample", "border", "normalizer", "mean", "levels", "groups", "num_log_vars",
-    "num_metrics", "count_slot", "total_slot",
+    "codes", "has_absolute", "has_relative", "has_gradient", "pixels", "moments", "largest", "standardised",
+    "all_pixels", "positive_gt", "absolute_norm", "relative_norm", "mask", "downsample", "border",
+    "normalizer", "mean", "levels", "parts", "groups", "num_log_vars", "num_metrics", "count_slot",
+    "total_slot",
 )  # fmt: skip
-_NUMBERS = (
-    "eps", "absolute_eps", "relative_eps", "gradient_eps", "alpha", "lam", "scale", "log_eps", "offset",
-    "clamp", "low", "high",
-)  # fmt: skip
+_NUMBERS = ("eps", "absolute_eps", "relative_eps", "gradient_eps", "low", "high")
 
 
 class CPlan(ctypes.Structure):
     """`Plan` of engine.h."""
 
     _fields_ = [
-        ("has", c_int32 * len(KINDS)),
         *((name, c_int32) for name in _FLAGS),
-        *((name, _Domain) for name in ("structure", "difference", "log")),
         *((name, c_double) for name in _NUMBERS),
+        ("structure", _Domain),
+        ("pixel", _Pixel * MOST),
+        ("moment", _Moments * MOST),
         ("group", _Group * GROUPS),
     ]
 
@@ -88,7 +107,9 @@ class Call(ctypes.Structure):
         *((name, c_int32) for name in ("wide", "saves", "threads", "world")),
         *(
             (name, c_void_p)
-            for name in ("weights", "log_vars", "totals", "terms", "total", "codes", "coefficients")
+            for name in (
+                "weights", "log_vars", "largest", "totals", "terms", "total", "codes", "coefficients"
+            )  # fmt: skip
         ),
         ("grad_output", c_double),
     ]
@@ -120,20 +141,30 @@ def _domain(d: s.Domain | None) -> _Domain:
         CONVERSIONS.index(d.conversion),
         d.minimum is not None,
         d.maximum is not None,
+        d.log is not None,
+        d.floor is not None,
         0,
         d.minimum or 0.0,
         d.maximum or 0.0,
+        d.log or 0.0,
+        d.floor or 0.0,
     )
 
 
 def c_plan(plan: Plan) -> CPlan:
     """The plan as the engine reads it."""
     c = CPlan()
-    c.has[:] = [plan.has_absolute, plan.has_relative, plan.has_gradient, plan.has_difference, plan.has_log]
-    a, r, d, log = plan.absolute, plan.relative, plan.difference, plan.log
+    low, high = plan.log_var_bounds or (0.0, 0.0)
     values = {
+        "codes": plan.codes,
+        "has_absolute": plan.absolute is not None,
+        "has_relative": plan.relative is not None,
+        "has_gradient": plan.has_gradient,
+        "pixels": len(plan.pixels),
+        "moments": len(plan.moments),
+        "largest": plan.largest,
         "standardised": plan.standardised,
-        "plain": plan.plain,
+        "all_pixels": plan.plain,
         "positive_gt": plan.positive_gt,
         "mask": SOBEL_MASKS.index(plan.sobel_mask),
         "downsample": DOWNSAMPLES.index(plan.downsample),
@@ -141,45 +172,39 @@ def c_plan(plan: Plan) -> CPlan:
         "normalizer": NORMALIZERS.index(plan.normalizer),
         "mean": plan.combine == "mean",
         "levels": plan.levels if plan.has_gradient else 0,
+        "parts": plan.parts,
         "groups": len(plan.groups),
         "num_log_vars": plan.num_log_vars,
         "num_metrics": plan.num_metrics,
         "count_slot": plan.count_slot,
         "total_slot": plan.total_slot,
         "structure": _domain(plan.structure),
-        "difference": _domain(plan.difference_domain),
-        "log": _domain(plan.log_domain),
         "eps": plan.eps,
         "gradient_eps": plan.gradient_eps,
+        "low": low,
+        "high": high,
     }
-    if a:
-        values |= {"absolute_images": a.reduction == "images", "absolute_eps": a.eps}
-    if r:
-        values |= {"relative_images": r.reduction == "images", "relative_eps": r.eps}
-    if d:
-        values["alpha"] = d.alpha
-    if log:
-        values |= {
-            "lam": log.lam,
-            "scale": log.scale,
-            "log_eps": log.eps,
-            "offset": log.domain.log,
-            "unbiased": log.unbiased,
-            "log_images": log.reduction == "images",
-            "has_clamp": log.domain.floor is not None,
-            "clamp": log.domain.floor or 0.0,
-        }
-    if plan.log_var_bounds is not None:
-        values["low"], values["high"] = plan.log_var_bounds
+    for name, term in (("absolute", plan.absolute), ("relative", plan.relative)):
+        if term:
+            values |= {f"{name}_norm": NORMS.index(term.norm), f"{name}_eps": term.eps}
     for name, value in values.items():
         setattr(c, name, value)
+    for i, t in enumerate(plan.pixels):
+        c.pixel[i] = _Pixel(
+            tuple(s.PENALTIES).index(t.kind), NORMS.index(t.norm), t.absolute, t.largest, t.counts, 0, t.a,
+            t.b, t.eps, _domain(t.domain)
+        )  # fmt: skip
+    for i, t in enumerate(plan.moments):
+        c.moment[i] = _Moments(
+            t.root, t.unbiased, t.images, 0, t.mean_weight, t.scale, t.eps, _domain(t.domain)
+        )
     for i, group in enumerate(plan.groups):
         to = c.group[i]
         to.entries = len(group.entries)
         for name in ("min_valid", "weight", "slot", "sigma_slot", "weight_slot"):
             setattr(to, name, getattr(group, name))
-        for j, entry in enumerate(group.entries):
-            to.entry[j] = _Entry(entry.kind, entry.weight, entry.slot, entry.weight_slot)
+        for j, e in enumerate(group.entries):
+            to.entry[j] = _Entry(e.value, e.weight, e.slot, e.weight_slot, e.always, 0)
     return c
 
 
@@ -216,14 +241,19 @@ def library() -> ctypes.CDLL:
         raise OSError(f"{file} is damaged: install this package again")
     lib = ctypes.CDLL(str(file))
     try:
-        lib.dl_version.restype = c_char_p
+        lib.dl_version.restype = lib.dl_penalties.restype = c_char_p
         lib.dl_size.restype = lib.dl_code_bytes.restype = c_int64
         built = lib.dl_version().decode()
     except AttributeError as error:
         raise OSError(f"{file} is not this engine, or an older one: install this package again") from error
     sizes = [lib.dl_size(i) for i in range(5)]
-    if built != __version__ or sizes != [*map(ctypes.sizeof, (CPlan, Call)), TOTALS, HEAD, COEFFICIENTS]:
+    if (
+        built != __version__
+        or sizes != [*map(ctypes.sizeof, (CPlan, Call)), TOTALS, HEAD, COEFFICIENTS]
+        or lib.dl_penalties().decode().split() != list(s.PENALTIES)
+    ):
         raise OSError(f"{file} was built from another version, {built}: install this package again")
+    lib.dl_largest.argtypes = [POINTER(CPlan), POINTER(Call), c_void_p]
     lib.dl_measure.restype = c_void_p
     lib.dl_measure.argtypes = [POINTER(CPlan), POINTER(Call), c_void_p]
     lib.dl_combine.restype = None

@@ -1,6 +1,7 @@
 // Runs the phases over the images of a batch: one thread per image, or all threads on a few images at a time,
 // so that these stay in the cache.
 #include "engine.h"
+#include "penalty.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -135,6 +136,7 @@ void give_back(std::unique_ptr<Workspace> space) {
 
 Layout layout_of(const Plan& plan, int64_t h, int64_t w) {
     Layout layout{};
+    if (!plan.codes) return layout;
     const int smallest = plan.border == VALID ? 3 : 1;
     int64_t o = 0;
     for (int k = 0; k < plan.levels; k++) {
@@ -150,10 +152,6 @@ Layout layout_of(const Plan& plan, int64_t h, int64_t w) {
     if (plan.levels > 1) o += layout.h[1] * layout.w[1];
     layout.size = up(o + 2 * h * w, 2);
     return layout;
-}
-
-bool has_structure(const Plan& plan) {
-    return plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
 }
 
 void lay_out(Workspace& space, const Plan& plan, const Call& call) {
@@ -175,7 +173,7 @@ void lay_out(Workspace& space, const Plan& plan, const Call& call) {
         }
 }
 
-bool has_levels(const Plan& plan) { return plan.has[GRADIENT] && plan.levels > 1; }
+bool has_levels(const Plan& plan) { return plan.has_gradient && plan.levels > 1; }
 
 // How the images of a batch are divided. Their bands are the same in any division, and so are the results.
 struct Division {
@@ -280,8 +278,8 @@ void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t ima
     const int64_t first = work.first * work.bands_per_image, all = images * work.bands_per_image;
     // Each pass begins where the last one ended: what it reads first is still in the cache. That of the
     // structure goes down, as a level needs the band above, and the backward goes up.
-    crew.run(work, first, all, has_structure(plan) && !plan.standardised, run.moments);
-    if (!has_structure(plan)) return;
+    crew.run(work, first, all, plan.codes && !plan.standardised, run.moments);
+    if (!plan.codes) return;
     for (int64_t b = 0; b < images; b++) set_means(space, work.first + b);
     if (plan.standardised) {
         crew.run(work, first, all, true, run.deviations);
@@ -297,7 +295,8 @@ void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t ima
     }
 }
 
-void measure(Workspace& space, const Plan& plan, const Call& call) {
+// Everything that the phases write, empty.
+void start(Workspace& space, const Plan& plan, const Call& call) {
     lay_out(space, plan, call);
     Work& work = space.work;
     const int64_t bands = work.bands_per_image;
@@ -307,6 +306,12 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     work.images = space.images.data();
     work.bands = space.bands.data();
     work.levels = space.levels.data();
+}
+
+void measure(Workspace& space, const Plan& plan, const Call& call) {
+    start(space, plan, call);
+    Work& work = space.work;
+    const int64_t bands = work.bands_per_image;
     const Phases& run = phases(call.wide);
     const int64_t arena = up(run.arena_bytes(call.W));
     const Division division = division_of(plan, call, bands);
@@ -336,6 +341,26 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
 
 // Every function that can run out of memory (std::length_error: of what a vector can count) returns NULL or 1
 // then.
+
+// The largest residuals [MOST] of this rank, and what the penalties that need them make of it is theirs.
+EXPORT int dl_largest(const Plan* plan, const Call* call, double* found) {
+    try {
+        auto space = take();
+        start(*space, *plan, *call);
+        const Phases& run = phases(call->wide);
+        const int64_t arena = up(run.arena_bytes(call->W)), bands = call->B * space->work.bands_per_image;
+        const int64_t threads = std::clamp(call->threads, 1, MOST_THREADS);
+        const Crew crew{call->threads, false, space->arenas.take(arena * threads), arena};
+        crew.run(space->work, 0, bands, false, run.largest);
+        std::fill(found, found + MOST, -INFINITY);
+        for (const Band& band : space->bands)
+            for (int i = 0; i < MOST; i++) found[i] = larger(found[i], band.largest[i]);
+        give_back(std::move(space));
+        return 0;
+    } catch (const std::exception&) {
+        return 1;
+    }
+}
 
 // Phases 1 to 3 and the totals of this rank; what `dl_combine` goes on from.
 EXPORT void* dl_measure(const Plan* plan, const Call* call, double* totals) {
@@ -387,6 +412,13 @@ EXPORT int64_t dl_code_bytes(const Plan* plan, int64_t h, int64_t w) { return la
 
 // The version it was built from, and sizes: binding.py checks both against its own.
 EXPORT const char* dl_version() { return TEXT(DL_VERSION); }
+
+// The penalties it knows, in the order of their numbers.
+EXPORT const char* dl_penalties() {
+#define NAME(name, text) text " "
+    return PENALTIES(NAME);
+#undef NAME
+}
 
 EXPORT int64_t dl_size(int what) {
     const int64_t sizes[] = {sizeof(Plan), sizeof(Call), TOTALS, HEAD, COEFFICIENTS};

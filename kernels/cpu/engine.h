@@ -3,17 +3,22 @@
 #include <cstdint>
 
 constexpr int LEVELS = 6;
-constexpr int GROUPS = 5;
-constexpr int ENTRIES = 6;
+constexpr int MOST = 4;  // moments terms, and pixel terms, beside the structure
+constexpr int GROUPS = 3 + 2 * MOST;
+constexpr int ENTRIES = 3 + 2 * MOST;
 constexpr int BAND = 64;  // rows that are summed on their own: the same for any number of threads
 
-enum Kind { ABSOLUTE, RELATIVE, GRADIENT, DIFFERENCE, LOG, KINDS };
+// Where the value of a term lies among those of a loss.
+enum Value { ABSOLUTE, RELATIVE, GRADIENT, MOMENTS, PIXELS = MOMENTS + MOST, VALUES = PIXELS + MOST };
 enum Dtype { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BOOL, BYTE, NONE };
 enum Conversion { IDENTITY, INVERSE, SHIFTED };
 enum SobelMask { RESIDUAL, CENTRE, SUPPORT };
 enum Downsample { NEAREST, AVERAGE, BILINEAR };
 enum Border { VALID, ZERO, REPLICATE };
 enum Normalizer { FULL, LEVEL, KEPT };
+// What the sum of a pixel term is divided by: its pixels, the images after each one's pixels, or its pixels
+// with at least one an image.
+enum Norm { BY_PIXELS, BY_IMAGES, FLOORED };
 
 extern "C" {
 
@@ -25,13 +30,26 @@ struct Map {
 };
 
 struct Domain {
-    int32_t conversion, has_minimum, has_maximum, unused;
-    double minimum, maximum;
+    int32_t conversion, has_minimum, has_maximum, has_log, has_floor, unused;
+    double minimum, maximum, log, floor;
 };
 
-// A term in its group: its kind, which weight is its own, where its metrics go (-1: nowhere).
+// A penalty is numbered by its place in penalty.hpp.
+struct Pixel {
+    int32_t penalty, norm, absolute, largest, counts, unused;
+    double a, b, eps;
+    Domain domain;
+};
+
+struct Moments {
+    int32_t root, unbiased, images, unused;
+    double mean_weight, scale, eps;
+    Domain domain;
+};
+
+// A term in its group: where its value lies, which weight is its own, where its metrics go (-1: nowhere).
 struct Entry {
-    int32_t kind, weight, slot, weight_slot;
+    int32_t value, weight, slot, weight_slot, always, unused;
 };
 
 struct Group {
@@ -41,15 +59,15 @@ struct Group {
 
 // A loss as depthloss.kernels.plan lays it out.
 struct Plan {
-    int32_t has[KINDS];
-    int32_t standardised, plain, positive_gt;
-    int32_t absolute_images, relative_images, log_images, unbiased, has_clamp;
-    int32_t mask, downsample, border, normalizer, mean, levels;
+    int32_t codes, has_absolute, has_relative, has_gradient, pixels, moments, largest;
+    int32_t standardised, all_pixels, positive_gt, absolute_norm, relative_norm;
+    int32_t mask, downsample, border, normalizer, mean, levels, parts;
     int32_t groups, num_log_vars, num_metrics, count_slot, total_slot;
-    Domain structure, difference, log;
     double eps, absolute_eps, relative_eps, gradient_eps;
-    double alpha, lam, scale, log_eps, offset, clamp;
     double low, high;  // bounds of the log-variances
+    Domain structure;
+    Pixel pixel[MOST];
+    Moments moment[MOST];
     Group group[GROUPS];
 };
 
@@ -62,7 +80,8 @@ struct Call {
     int32_t threads, world;
     const double* weights;
     const double* log_vars;
-    double* totals;  // [world, TOTALS]
+    const double* largest;  // [MOST] residuals of the batch, where a penalty needs them
+    double* totals;         // [world, TOTALS]
     void* terms;     // [num_metrics] and one number, in the type of the arithmetic
     void* total;
     uint8_t* codes;
@@ -77,6 +96,9 @@ static inline bool nests(const Call& call, int k) {
     return call.W % f == 0 && call.H % f == 0;
 }
 
+// The larger of two; NaN if one is.
+static inline double larger(double a, double b) { return a != a || a >= b ? a : b; }
+
 // Sums of a band of an image. Each mean comes with its number of pixels.
 struct Spread {
     double n, mean, sum;  // sum of squared differences from the mean
@@ -89,7 +111,9 @@ struct alignas(APART) Band {
     int64_t n, n_abs, n_all;
     double base_p, base_g;  // a valid pixel of it: p and g are sums of differences from them
     double absolute, p, g, visible;
-    Spread difference, log;
+    Spread moment[MOST];
+    double pixel[MOST], largest[MOST];
+    int64_t again[MOST];  // pixels that count once more
     double dev_p, dev_g;
     double relative, sign_dev_r;  // sum |r|, sum sign(r) (p - mu)
     int64_t sign_r, sign_p;
@@ -145,6 +169,7 @@ struct Work {
 
 // The phases for one instruction set and one arithmetic type; `arena` is memory of the thread.
 struct Phases {
+    void (*largest)(const Work&, int64_t b, int band, char* arena);
     void (*moments)(const Work&, int64_t b, int band, char* arena);
     void (*deviations)(const Work&, int64_t b, int band, char* arena);
     void (*structure)(const Work&, int64_t b, int band, char* arena);
@@ -163,11 +188,11 @@ enum Total {
     T_ABSOLUTE,
     T_RELATIVE,
     T_VISIBLE,
-    T_DIFF_MEAN,
-    T_DIFF_SPREAD,
-    T_LOG_MEAN,
-    T_LOG_SPREAD,
-    T_RESPONSE,
+    T_MEAN,  // by images: the sum of the images' values
+    T_SPREAD = T_MEAN + MOST,
+    T_PIXEL = T_SPREAD + MOST,
+    T_AGAIN = T_PIXEL + MOST,
+    T_RESPONSE = T_AGAIN + MOST,
     T_KEPT = T_RESPONSE + LEVELS,
     T_CELLS = T_KEPT + LEVELS,
     TOTALS = T_CELLS + LEVELS
@@ -180,15 +205,13 @@ enum Coefficient {
     SCALE,
     MEAN_WEIGHT,
     SIGN_WEIGHT,
-    DIFF_SLOPE,
-    DIFF_CENTRE,
-    DIFF_SHIFT,
-    LOG_SLOPE,
-    LOG_CENTRE,
-    LOG_SHIFT,
-    COEFFICIENTS
+    MOMENTS_SLOPE,
+    MOMENTS_CENTRE = MOMENTS_SLOPE + MOST,
+    MOMENTS_SHIFT = MOMENTS_CENTRE + MOST,
+    PIXEL_WEIGHT = MOMENTS_SHIFT + MOST,
+    COEFFICIENTS = PIXEL_WEIGHT + MOST
 };
-constexpr int KAPPA = 0, LOG_VAR = LEVELS, HEAD = LEVELS + GROUPS;
+constexpr int KAPPA = 0, LOG_VAR = LEVELS, LARGEST = LOG_VAR + GROUPS, HEAD = LARGEST + MOST;
 
 void collect(const Work& work, double* totals);
 void combine(const Work& work);

@@ -27,8 +27,10 @@ Band band_sums(const Work& work, int64_t b) {
         const Band& x = work.bands[b * work.bands_per_image + i];
         total.n += x.n, total.n_abs += x.n_abs, total.n_all += x.n_all;
         total.absolute += x.absolute, total.p += x.p, total.g += x.g, total.visible += x.visible;
-        merge(total.difference, x.difference);
-        merge(total.log, x.log);
+        for (int k = 0; k < MOST; k++) {
+            merge(total.moment[k], x.moment[k]);
+            total.pixel[k] += x.pixel[k], total.again[k] += x.again[k];
+        }
         total.dev_p += x.dev_p, total.dev_g += x.dev_g;
         total.relative += x.relative, total.sign_dev_r += x.sign_dev_r;
         total.sign_r += x.sign_r, total.sign_p += x.sign_p;
@@ -46,14 +48,16 @@ LevelBand level_sums(const Work& work, int64_t b, int k) {
     return total;
 }
 
-// V + (1 - lam) mean^2 + eps of SILog, its root, and the factor n/(n - 1) that V holds if unbiased.
-struct Root {
-    double value, factor;
+// Of a moments term: its value, the root in it (1 without), and the factor n/(n - 1) that V holds if unbiased.
+struct Moment {
+    double value, root, factor;
 };
-Root root_of(const Spread& s, const Plan& plan) {
-    const double factor = plan.unbiased ? s.n / (s.n > 2 ? s.n - 1 : 1) : 1;
-    const double x = share(s.sum, s.n) * factor + (1 - plan.lam) * s.mean * s.mean + plan.log_eps;
-    return {s.n > 0 && x != 0 ? std::sqrt(x) : 0, factor};
+Moment moment_of(const Spread& s, const Moments& term) {
+    const double factor = term.unbiased ? s.n / (s.n > 2 ? s.n - 1 : 1) : 1;
+    const double x = share(s.sum, s.n) * factor + term.mean_weight * s.mean * s.mean;
+    if (!term.root) return {x, 1, factor};
+    const double inner = x + term.eps, root = s.n > 0 && inner != 0 ? std::sqrt(inner) : 0;
+    return {term.scale * root, root, factor};
 }
 
 // D_k(m) of one valid pixel: 1/(number of pixels that a cell samples).
@@ -62,20 +66,22 @@ double unit(const Plan& plan, int k) {
     return plan.downsample == BILINEAR && k ? 0.25 : 1;
 }
 
-double norm_l1(double n, double images, bool by_image, double eps) {
-    if (by_image) return std::max(images, 1.0);
+// What the sum of a pixel term is divided by.
+double norm_of(int norm, double eps, double n, double floored, double images) {
+    if (norm == BY_IMAGES) return std::max(images, 1.0);
+    if (norm == FLOORED) n = floored;
     return eps > 0 ? n + eps : std::max(n, 1.0);
 }
 
 double clamped(double v, const Plan& plan) { return std::min(std::max(v, plan.low), plan.high); }
 
-// The value of every kind of term, the levels of the gradient term, and what the backward needs of them.
-struct Values {
-    double term[KINDS] = {};
+// The value of every term, the levels of the gradient term, and what the backward needs of them.
+struct Numbers {
+    double term[VALUES] = {};
     double level[LEVELS] = {}, kept[LEVELS] = {}, kappa[LEVELS] = {};
-    double n = 0, n_all = 0, images = 0, norm_a = 1, norm_r = 1;
-    Spread difference{}, log{};
-    Root root{};
+    double n = 0, n_all = 0, images = 0, norm_a = 1, norm_r = 1, norm[MOST] = {};
+    Spread spread[MOST] = {};
+    Moment moment[MOST] = {};
 };
 
 double joined(const Call& call, int item) {
@@ -93,7 +99,7 @@ Spread joined_spread(const Call& call, int mean, int spread) {
     return total;
 }
 
-void gradient_term(const Plan& plan, const Call& call, Values& v) {
+void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
     double counted = 0, sum = 0;
     for (int k = 0; k < plan.levels; k++) {
         const double kept = joined(call, T_KEPT + k);
@@ -118,31 +124,35 @@ void gradient_term(const Plan& plan, const Call& call, Values& v) {
     v.term[GRADIENT] = sum + joined(call, T_VISIBLE);
 }
 
-Values values_of(const Plan& plan, const Call& call) {
-    Values v;
+Numbers numbers_of(const Plan& plan, const Call& call) {
+    Numbers v;
     v.n = joined(call, T_COUNT), v.n_all = joined(call, T_STATISTICS), v.images = joined(call, T_IMAGES);
-    if (plan.has[ABSOLUTE]) {
-        v.norm_a = plan.plain ? joined(call, T_ABS_FLOORED) + plan.absolute_eps
-                              : norm_l1(joined(call, T_ABS_COUNT), v.images, plan.absolute_images,
-                                        plan.absolute_eps);
+    const double n_abs = joined(call, T_ABS_COUNT), floored = joined(call, T_ABS_FLOORED);
+    if (plan.has_absolute) {
+        v.norm_a = norm_of(plan.absolute_norm, plan.absolute_eps, n_abs, floored, v.images);
         v.term[ABSOLUTE] = joined(call, T_ABSOLUTE) / v.norm_a;
     }
-    if (plan.has[RELATIVE]) {
-        v.norm_r = norm_l1(v.n_all, v.images, plan.relative_images, plan.plain ? 0 : plan.relative_eps);
+    if (plan.has_relative) {
+        v.norm_r = norm_of(plan.relative_norm, plan.relative_eps, v.n_all, floored, v.images);
         v.term[RELATIVE] = joined(call, T_RELATIVE) / v.norm_r;
     }
-    if (plan.has[GRADIENT]) gradient_term(plan, call, v);
-    if (plan.has[DIFFERENCE]) {
-        v.difference = joined_spread(call, T_DIFF_MEAN, T_DIFF_SPREAD);
-        v.term[DIFFERENCE] =
-            share(v.difference.sum, v.n_all) + plan.alpha * v.difference.mean * v.difference.mean;
+    if (plan.has_gradient) gradient_term(plan, call, v);
+    for (int i = 0; i < plan.moments; i++) {
+        const Moments& term = plan.moment[i];
+        if (term.images) {
+            v.term[MOMENTS + i] = joined(call, T_MEAN + i) / std::max(v.images, 1.0);
+            continue;
+        }
+        v.spread[i] = joined_spread(call, T_MEAN + i, T_SPREAD + i);
+        v.moment[i] = moment_of(v.spread[i], term);
+        v.term[MOMENTS + i] = v.moment[i].value;
     }
-    if (plan.has[LOG] && plan.log_images)
-        v.term[LOG] = plan.scale * joined(call, T_LOG_MEAN) / std::max(v.images, 1.0);
-    else if (plan.has[LOG]) {
-        v.log = joined_spread(call, T_LOG_MEAN, T_LOG_SPREAD);
-        v.root = root_of(v.log, plan);
-        v.term[LOG] = plan.scale * v.root.value;
+    for (int i = 0; i < plan.pixels; i++) {
+        const Pixel& term = plan.pixel[i];
+        const double again = term.counts ? joined(call, T_AGAIN + i) : 0;
+        v.norm[i] = norm_of(term.norm, term.eps, (term.absolute ? n_abs : v.n_all) + again, floored + again,
+                            v.images);
+        v.term[PIXELS + i] = joined(call, T_PIXEL + i) / v.norm[i];
     }
     return v;
 }
@@ -154,8 +164,8 @@ void put(const Call& call, void* to, int i, double value) {
         static_cast<float*>(to)[i] = static_cast<float>(value);
 }
 
-// Adds up the groups; leaves the metrics, the gradients of the log-variances, and each kind's factor.
-void add_groups(const Plan& plan, const Call& call, const Values& v, double* factor) {
+// Adds up the groups; leaves the metrics, the gradients of the log-variances, and each term's factor.
+void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* factor) {
     double total = 0, precisions = 0;
     const bool kendall = plan.num_log_vars > 0;
     const auto term = [&](int slot, double value) { put(call, call.terms, slot, value); };
@@ -168,12 +178,11 @@ void add_groups(const Plan& plan, const Call& call, const Values& v, double* fac
         double loss = 0;
         for (int e = 0; e < group.entries; e++) {
             const Entry& entry = group.entry[e];
-            // Statistics "all" takes every pixel of every term but the absolute one, whatever the mask.
-            const bool gate = open || (plan.plain && entry.kind != ABSOLUTE);
-            const double weight = call.weights[entry.weight], value = gate ? v.term[entry.kind] : 0;
+            const bool gate = open || entry.always;
+            const double weight = call.weights[entry.weight], value = gate ? v.term[entry.value] : 0;
             term(entry.slot, value);
             if (entry.weight_slot >= 0) term(entry.weight_slot, weight);
-            if (entry.kind == GRADIENT) {
+            if (entry.value == GRADIENT && plan.parts) {
                 const int part = entry.slot + 1 + (entry.weight_slot >= 0);
                 for (int k = 0; k < plan.levels; k++) {
                     term(part + k, gate ? v.level[k] : 0);
@@ -181,7 +190,7 @@ void add_groups(const Plan& plan, const Call& call, const Values& v, double* fac
                 }
             }
             loss += weight * value;
-            factor[entry.kind] = gate ? outer * weight : 0;
+            factor[entry.value] = gate ? outer * weight : 0;
         }
         if (group.slot >= 0) term(group.slot, loss);
         if (kendall) {
@@ -197,28 +206,33 @@ void add_groups(const Plan& plan, const Call& call, const Values& v, double* fac
     put(call, call.total, 0, total);
 }
 
-void image_coefficients(const Work& work, int64_t b, const Values& v, const double* f, const double* kappa) {
+// What the sum of an image's pixels is divided by in a mean of images.
+double pixels_of(const Band& sums, const Pixel& term, int i) {
+    return std::max(static_cast<double>((term.absolute ? sums.n_abs : sums.n_all) + sums.again[i]), 1.0);
+}
+
+void image_coefficients(const Work& work, int64_t b, const Numbers& v, const double* f, const double* kappa) {
     const Plan& plan = *work.plan;
     const Call& call = *work.call;
     double* c = call.coefficients + HEAD + b * COEFFICIENTS;
     std::fill(c, c + COEFFICIENTS, 0.0);
     const Band sums = band_sums(work, b);
     const double n = static_cast<double>(sums.n_all), images = std::max(v.images, 1.0);
-    if (plan.has[ABSOLUTE]) {
+    if (plan.has_absolute) {
         c[ABS_WEIGHT] = f[ABSOLUTE] / v.norm_a;
-        if (plan.absolute_images && !plan.plain)
+        if (plan.absolute_norm == BY_IMAGES)
             c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
     }
-    if (plan.has[RELATIVE] || plan.has[GRADIENT]) {
+    if (plan.codes) {
         double w_r = f[RELATIVE] / v.norm_r;
-        if (plan.relative_images) w_r /= std::max(n, 1.0);
+        if (plan.relative_norm == BY_IMAGES) w_r /= std::max(n, 1.0);
         c[REL_WEIGHT] = w_r;
         // Selected, not multiplied: a term that is left out must not add its NaN.
         const bool wanted = w_r != 0 || f[GRADIENT] != 0;
         c[SCALE] = wanted ? work.images[b].inv_p : 0;
         if (plan.standardised && wanted && n > 0) {
             double one = 0, z = 0;
-            for (int k = 0; plan.has[GRADIENT] && k < plan.levels; k++) {
+            for (int k = 0; plan.has_gradient && k < plan.levels; k++) {
                 if (kappa[k] == 0) continue;
                 const LevelBand level = level_sums(work, b, k);
                 z += kappa[k] * level.u_z;
@@ -233,19 +247,22 @@ void image_coefficients(const Work& work, int64_t b, const Values& v, const doub
             c[MEAN_WEIGHT] = (one - static_cast<double>(sums.sign_p) / n * z) / n;
         }
     }
-    if (plan.has[DIFFERENCE]) {
-        c[DIFF_SLOPE] = over(2 * f[DIFFERENCE], v.n_all);
-        c[DIFF_CENTRE] = v.difference.mean;
-        c[DIFF_SHIFT] = c[DIFF_SLOPE] * plan.alpha * v.difference.mean;
+    for (int i = 0; i < plan.moments; i++) {
+        const Moments& term = plan.moment[i];
+        const double factor = f[MOMENTS + i];
+        if (factor == 0) continue;
+        const Spread& spread = term.images ? sums.moment[i] : v.spread[i];
+        const Moment moment = term.images ? moment_of(spread, term) : v.moment[i];
+        const double whole = factor * (term.root ? term.scale : 2) / (term.images ? images : 1);
+        const double slope = over(over(whole, spread.n), moment.root);
+        c[MOMENTS_SLOPE + i] = slope * moment.factor;
+        c[MOMENTS_CENTRE + i] = spread.mean;
+        c[MOMENTS_SHIFT + i] = slope * term.mean_weight * spread.mean;
     }
-    if (plan.has[LOG] && f[LOG] != 0) {
-        const Spread& log = plan.log_images ? sums.log : v.log;
-        const Root root = plan.log_images ? root_of(log, plan) : v.root;
-        const double slope =
-            over(over(f[LOG] * plan.scale / (plan.log_images ? images : 1), log.n), root.value);
-        c[LOG_SLOPE] = slope * root.factor;
-        c[LOG_CENTRE] = log.mean;
-        c[LOG_SHIFT] = slope * (1 - plan.lam) * log.mean;
+    for (int i = 0; i < plan.pixels; i++) {
+        const Pixel& term = plan.pixel[i];
+        c[PIXEL_WEIGHT + i] = f[PIXELS + i] / v.norm[i];
+        if (term.norm == BY_IMAGES) c[PIXEL_WEIGHT + i] /= pixels_of(sums, term, i);
     }
 }
 
@@ -254,7 +271,7 @@ void image_coefficients(const Work& work, int64_t b, const Values& v, const doub
 // The totals of this rank's batch.
 void collect(const Work& work, double* totals) {
     const Plan& plan = *work.plan;
-    Spread difference{}, log{};
+    Spread pooled[MOST] = {};
     std::fill(totals, totals + TOTALS, 0.0);
     totals[T_IMAGES] = static_cast<double>(work.call->B);
     for (int64_t b = 0; b < work.call->B; b++) {
@@ -265,15 +282,21 @@ void collect(const Work& work, double* totals) {
         totals[T_ABS_FLOORED] += std::max(n_abs, 1.0);
         totals[T_STATISTICS] += n;
         totals[T_ABSOLUTE] +=
-            plan.absolute_images && !plan.plain ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
-        totals[T_RELATIVE] += plan.relative_images ? sums.relative / std::max(n, 1.0) : sums.relative;
+            plan.absolute_norm == BY_IMAGES ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
+        totals[T_RELATIVE] += plan.relative_norm == BY_IMAGES ? sums.relative / std::max(n, 1.0) : sums.relative;
         // 0, or NaN if a valid pixel of the gradient term is.
         totals[T_VISIBLE] += 0 * (plan.standardised ? sums.p + sums.g : sums.visible);
-        merge(difference, sums.difference);
-        if (plan.log_images)
-            totals[T_LOG_MEAN] += root_of(sums.log, plan).value;
-        else
-            merge(log, sums.log);
+        for (int i = 0; i < plan.moments; i++)
+            if (plan.moment[i].images)
+                totals[T_MEAN + i] += moment_of(sums.moment[i], plan.moment[i]).value;
+            else
+                merge(pooled[i], sums.moment[i]);
+        for (int i = 0; i < plan.pixels; i++) {
+            const Pixel& term = plan.pixel[i];
+            totals[T_PIXEL + i] +=
+                term.norm == BY_IMAGES ? sums.pixel[i] / pixels_of(sums, term, i) : sums.pixel[i];
+            totals[T_AGAIN + i] += static_cast<double>(sums.again[i]);
+        }
         for (int k = 0; k < plan.levels; k++) {
             const LevelBand level = level_sums(work, b, k);
             totals[T_RESPONSE + k] += level.response;
@@ -281,16 +304,16 @@ void collect(const Work& work, double* totals) {
             totals[T_CELLS + k] += level.cells;
         }
     }
-    totals[T_DIFF_MEAN] = difference.mean, totals[T_DIFF_SPREAD] = difference.sum;
-    if (!plan.log_images) totals[T_LOG_MEAN] = log.mean, totals[T_LOG_SPREAD] = log.sum;
+    for (int i = 0; i < plan.moments; i++)
+        if (!plan.moment[i].images) totals[T_MEAN + i] = pooled[i].mean, totals[T_SPREAD + i] = pooled[i].sum;
 }
 
 // The loss, the metrics and the coefficients, from the totals of all ranks.
 void combine(const Work& work) {
     const Plan& plan = *work.plan;
     const Call& call = *work.call;
-    const Values v = values_of(plan, call);
-    double factor[KINDS] = {};
+    const Numbers v = numbers_of(plan, call);
+    double factor[VALUES] = {};
     add_groups(plan, call, v, factor);
     if (!call.saves) return;
     // Every rank has the same loss, and DDP averages: hence the factor world size.
@@ -298,5 +321,7 @@ void combine(const Work& work) {
     for (double& f : factor) f *= call.world;
     for (int k = 0; k < LEVELS; k++)
         kappa[k] = call.coefficients[KAPPA + k] = factor[GRADIENT] == 0 ? 0 : v.kappa[k] * factor[GRADIENT];
+    for (int i = 0; i < plan.pixels; i++)
+        if (plan.pixel[i].largest) call.coefficients[LARGEST + i] = call.largest[i];
     for (int64_t b = 0; b < call.B; b++) image_coefficients(work, b, v, factor, kappa);
 }

@@ -9,7 +9,7 @@
 #pragma once
 #include <type_traits>
 
-#include "rows.hpp"
+#include "residual.hpp"
 
 namespace DL_ISA {
 
@@ -155,28 +155,84 @@ struct CoarseRows {
     }
 };
 
-// The terms that read p, g and m again.
+// Adds the gradient of the terms that read p, g and m again to a row; the first of them overwrites it.
 template <class T>
-INLINE Vec<T> moment_gradient(const Vec<T>& p, const Vec<T>& g, const Mask<T>& m, const Plan& plan,
-                              const double* c) {
-    const Vec<T> one = all(T(1));
-    Vec<T> total = all(T(0));
-    if (plan.has[DIFFERENCE] && c[DIFF_SLOPE] != 0) {
-        const Vec<T> e = to_domain(p, m, plan.difference) - to_domain(g, m, plan.difference);
-        const Vec<T> d = (e - all(T(c[DIFF_CENTRE]))) * all(T(c[DIFF_SLOPE])) + all(T(c[DIFF_SHIFT]));
-        total = total + select(m, d) * slope(p, m, plan.difference);
+struct AgainRow {
+    const Plan& plan;
+    const double* coefficients;  // of the image
+    const double* largest;
+    const int64_t w;
+    T* const row;
+    bool empty = true;
+
+    INLINE void add(int64_t x, const Vec<T>& d, bool first) {
+        store(row + x, (first ? all(T(0)) : load(row + x)) + d);
     }
-    if (plan.has[LOG] && (c[LOG_SLOPE] != 0 || c[LOG_SHIFT] != 0)) {
-        Vec<T> p_d = to_domain(p, m, plan.log);
-        const Vec<T> ratio = log_ratio(p_d, to_domain(g, m, plan.log), m, plan);
-        const Vec<T> d = (ratio - all(T(c[LOG_CENTRE]))) * all(T(c[LOG_SLOPE])) + all(T(c[LOG_SHIFT]));
-        Mask<T> inside = m;
-        if (plan.has_clamp) inside = inside & (p_d >= all(T(plan.clamp)));
-        p_d = select(inside, p_d, one);
-        total = total + select(inside, d / (p_d + all(T(plan.offset)))) * slope(p, m, plan.log);
+
+    void moments(int i, const Line<T>& line) {
+        const double *slope_ = coefficients + MOMENTS_SLOPE + i, *centre = coefficients + MOMENTS_CENTRE + i,
+                     *shift = coefficients + MOMENTS_SHIFT + i;
+        if (*slope_ == 0 && *shift == 0) return;
+        const Domain domain = plan.moment[i].domain;
+        const Vec<T> by = all(T(*slope_)), from = all(T(*centre)), more = all(T(*shift));
+        const auto each = [&](auto first, auto log_) __attribute__((always_inline)) {
+            for (int64_t x = 0; x < w; x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                const Vec<T> given = load(line.p.at(x)), p = to_domain(given, m, domain),
+                             g = to_domain(load(line.g.at(x)), m, domain),
+                             e = decltype(log_)::value ? log_ratio(p, g, m, domain) : p - g;
+                add(x, through((e - from) * by + more, given, p, m, domain), decltype(first)::value);
+            }
+        };
+        with(domain, each);
     }
-    return total;
-}
+
+    void pixel(int i, const Line<T>& line) {
+        const double weight = coefficients[PIXEL_WEIGHT + i];
+        if (weight == 0) return;
+        const Pixel term = plan.pixel[i];
+        const Domain domain = term.domain;
+        const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b),
+                                 from_largest<T>(term, largest, i)};
+        const Vec<T> by = all(T(weight));
+        const auto each = [&](auto first) __attribute__((always_inline)) {
+            with_penalty(term.penalty, [&](auto kind) {
+                const auto block = [&](int64_t x, const Given<T>& at,
+                                       auto whole) __attribute__((always_inline)) {
+                    const Vec<T> d = decltype(kind)::of(at, numbers).slope * by;
+                    add(x,
+                        decltype(whole)::value ? select(at.m, d)
+                                               : through(d, load(line.p.at(x)), at.p, at.m, domain),
+                        decltype(first)::value);
+                };
+                const int64_t whole = w / LANES * LANES;
+                each_residual(term, line, 0, whole, block);
+                if (whole < w) each_residual(term, line, whole, blocks(w), block);
+            });
+        };
+        if (empty)
+            each(std::true_type());
+        else
+            each(std::false_type());
+        empty = false;
+    }
+
+    template <class F>
+    void with(const Domain& domain, const F& each) {
+        if (domain.has_log)
+            empty ? each(std::true_type(), std::true_type()) : each(std::false_type(), std::true_type());
+        else
+            empty ? each(std::true_type(), std::false_type()) : each(std::false_type(), std::false_type());
+        empty = false;
+    }
+
+    void make(const Line<T>& line) {
+        empty = true;
+        for (int i = 0; i < plan.moments; i++) moments(i, line);
+        for (int i = 0; i < plan.pixels; i++) pixel(i, line);
+        if (empty) memset(row, 0, sizeof(T) * static_cast<size_t>(blocks(w)));
+    }
+};
 
 template <class T>
 INLINE void put(void* data, int dtype, int64_t o, T x) {
@@ -205,20 +261,21 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     Line<T> line;
     CoarseRows<T> coarse(work, b, c[SCALE], arena);
     T* out = arena.row<T>();
+    AgainRow<T> again{plan, c, call.coefficients + LARGEST, w, arena.row<T>()};
     uint8_t* code_tail = arena.row<uint8_t>();
     int8_t* adjoint_tail = arena.row<int8_t>();
-    const bool has_structure = plan.has[ABSOLUTE] || plan.has[RELATIVE] || plan.has[GRADIENT];
-    const bool moments = plan.has[DIFFERENCE] || plan.has[LOG];
+    const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;
     const bool converts = has_structure && plan.structure.conversion != IDENTITY;
     const int reads = plan.mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
-    const bool sobel = plan.has[GRADIENT] && work.layout->active[0];
+    const bool sobel = plan.has_gradient && work.layout->active[0];
     const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
     const int8_t* adjoints =
         reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
     const Vec<T> kappa = all(T(call.coefficients[KAPPA] * c[SCALE])), upstream = all(T(call.grad_output)),
                  zero = all(T(0));
-    enum Terms { ANY, PLAIN, CONVERTED };
+    enum Terms { ANY, PLAIN, CONVERTED, AGAIN };
     const std::integral_constant<int, ANY> any;
+    const std::integral_constant<int, AGAIN> only_again;
     const std::true_type yes;
     const std::false_type no;
     const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
@@ -236,9 +293,10 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
-        if (moments)
+        if (reads_again) {
             read_given(work, b, y, buffers, line);
-        else if (converts)
+            again.make(line);
+        } else if (converts)
             read(call.pred, b, y, w, buffers.p, line.p);
         const T* given = converts ? line.p.main : nullptr;  // as far as whole blocks go
         const T* extra = sobel ? coarse.row(y) : nullptr;
@@ -249,10 +307,10 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const auto block = [&](int64_t x, auto terms_, auto partial_,
                                auto past_) __attribute__((always_inline)) {
             constexpr int terms = decltype(terms_)::value;
-            constexpr bool simple = terms != ANY, partial = decltype(partial_)::value,
-                           past = decltype(past_)::value;
+            constexpr bool simple = terms == PLAIN || terms == CONVERTED,
+                           partial = decltype(partial_)::value, past = decltype(past_)::value;
             Vec<T> total = zero;
-            if (simple || has_structure) {
+            if (terms != AGAIN && (simple || has_structure)) {
                 const uint8_t* code = codes + y * w + x;
                 if (partial) {
                     memset(code_tail, 0x15, LANES);  // no sign
@@ -280,9 +338,10 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                                    total * slope(load(simple ? given + x : line.p.at(x)), some, domain));
                 }
             }
-            if (!simple && moments)
-                total = total + moment_gradient(load(line.p.at(x)), load(line.g.at(x)),
-                                                mask_of<T>(line.m->at(x)), plan, c);
+            if (terms == AGAIN)
+                total = load(again.row + x);
+            else if (!simple && reads_again)
+                total = total + load(again.row + x);
             total = total * upstream;
             if (past)
                 stream(to + x, total);
@@ -298,11 +357,16 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const auto row_of = [&](auto terms, auto past) __attribute__((always_inline)) {
             for (int64_t x = 0; x < whole; x += LANES) block(x, terms, no, past);
         };
-        if (!sobel || moments)
+        const bool aligned = large && reinterpret_cast<uintptr_t>(to) % REGISTER == 0;
+        if (!has_structure && aligned)
+            row_of(only_again, yes);
+        else if (!has_structure)
+            row_of(only_again, no);
+        else if (!sobel || reads_again)
             row_of(any, no);
         else if (converts)
             row_of(std::integral_constant<int, CONVERTED>(), no);
-        else if (large && reinterpret_cast<uintptr_t>(to) % REGISTER == 0)
+        else if (aligned)
             row_of(std::integral_constant<int, PLAIN>(), yes);
         else
             row_of(std::integral_constant<int, PLAIN>(), no);

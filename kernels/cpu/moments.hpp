@@ -1,13 +1,13 @@
 // Phases 1 and 2: the sums that need no mean, then the absolute deviations from the mean.
 //
-//     n, mean p, mean g; sum |p - g| over abs_mask; n, mean and sum (x - mean)^2 of e = p - g and of
-//     l = ln((p + o)/(g + o));  then sum m |p - mu_p|, sum m |g - mu_g|
+//     n, mean p, mean g; sum |p - g| over abs_mask; of each moments term n, mean and sum (e - mean)^2 of its
+//     residual e; of each pixel term sum phi(e);  then sum m |p - mu_p|, sum m |g - mu_g|
 //
-// Reads p, g, m twice (18 bytes/pixel in float32), writes a record per band.
+// Reads p, g, m twice for structure terms, else once (9 bytes/pixel in float32), writes a record per band.
 #pragma once
 #include <type_traits>
 
-#include "rows.hpp"
+#include "residual.hpp"
 
 namespace DL_ISA {
 
@@ -70,6 +70,66 @@ inline int64_t first_of(const Row<uint8_t>& m) {
     }
 }
 
+// Adds the penalties of one row to `total`, and the pixels that count once more to `again`.
+template <class T>
+void pixel_row(const Pixel& term, const Line<T>& line, int64_t w, T c, Total<T>& total, int64_t& again) {
+    const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b), c};
+    with_penalty(term.penalty, [&](auto kind_) {
+        using Kind = decltype(kind_);
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            Vec<T> sum_phi = all(T(0));
+            Small<T> n;
+            each_residual(term, line, o, end, [&](int64_t x, const Given<T>& at,
+                                                  auto) __attribute__((always_inline)) {
+                ask<false>(line.p.main + x + AHEAD);
+                ask<false>(line.g.main + x + AHEAD);
+                const Cost<T> cost = Kind::of(at, numbers);
+                sum_phi = sum_phi + select(at.m, cost.phi);
+                if constexpr (Kind::COUNTS) n.add(cost.again);
+            });
+            total.add(sum_phi);
+            if constexpr (Kind::COUNTS) again += sum(n);
+        }
+    });
+}
+
+// Before phase 1, for penalties that need it: the largest residual, NaN if there is one.
+template <class T>
+void largest(const Work& work, int64_t b, int band, char* memory) {
+    const Call& call = *work.call;
+    const Plan& plan = *work.plan;
+    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
+                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    Arena arena{memory, w};
+    LineBuffers<T> buffers(arena);
+    Line<T> line;
+    const Vec<T> none = all(T(-__builtin_inf()));
+    Vec<T> most[MOST] = {none, none, none, none};
+    for (int64_t y = y0; y < y1; y++) {
+        read_given(work, b, y, buffers, line);
+        for (int i = 0; i < plan.pixels; i++) {
+            if (!plan.pixel[i].largest) continue;
+            Vec<T> here = most[i];
+            with_penalty(plan.pixel[i].penalty, [&](auto kind) {
+                for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w))
+                    each_residual(plan.pixel[i], line, o, end,
+                                  [&](int64_t, const Given<T>& at, auto) __attribute__((always_inline)) {
+                                      const Vec<T> size = select(at.m, decltype(kind)::size(at.r), none);
+                                      here = select(here >= size, here, select(here < size, size, size + here));
+                                  });
+            });
+            most[i] = here;
+        }
+    }
+    Band& out = work.bands[b * work.bands_per_image + band];
+    for (int i = 0; i < MOST; i++) {
+        T lanes[LANES];
+        store(lanes, most[i]);
+        out.largest[i] = -__builtin_inf();
+        for (const T x : lanes) out.largest[i] = larger(out.largest[i], static_cast<double>(x));
+    }
+}
+
 template <class T>
 void moments(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
@@ -81,8 +141,11 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     Line<T> line;
     T* values = arena.row<T>();
     const Vec<T> zero = all(T(0));
-    const bool has_absolute = plan.has[ABSOLUTE], gradient = plan.has[GRADIENT],
-               structure = has_absolute || plan.has[RELATIVE] || gradient, standardised = plan.standardised;
+    const bool has_absolute = plan.has_absolute, gradient = plan.has_gradient, structure = plan.codes,
+               standardised = plan.standardised;
+    Total<T> pixels[MOST];
+    T c[MOST] = {};
+    for (int i = 0; i < plan.pixels; i++) c[i] = from_largest<T>(plan.pixel[i], call.largest, i);
     Band out{};
     // Sums of differences from one valid value: exact for a constant image.
     T base_p = 0, base_g = 0;
@@ -132,24 +195,15 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
         out.n_all += row_n;
         out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
         out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);
-        if (plan.has[DIFFERENCE]) {
-            for (int64_t x = 0; x < w; x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x));
-                store(values + x, to_domain(load(line.p.at(x)), m, plan.difference) -
-                                      to_domain(load(line.g.at(x)), m, plan.difference));
-            }
-            merge(out.difference, spread_of(values, *line.m, w, static_cast<double>(row_n)));
+        for (int i = 0; i < plan.moments; i++) {
+            residual_row(plan.moment[i].domain, line, *line.m, w, values);
+            merge(out.moment[i], spread_of(values, *line.m, w, static_cast<double>(row_n)));
         }
-        if (plan.has[LOG]) {
-            for (int64_t x = 0; x < w; x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x));
-                store(values + x, log_ratio(to_domain(load(line.p.at(x)), m, plan.log),
-                                            to_domain(load(line.g.at(x)), m, plan.log), m, plan));
-            }
-            merge(out.log, spread_of(values, *line.m, w, static_cast<double>(row_n)));
-        }
+        for (int i = 0; i < plan.pixels; i++)
+            pixel_row(plan.pixel[i], line, w, c[i], pixels[i], out.again[i]);
     }
     out.p = all_p, out.g = all_g, out.absolute = all_absolute, out.visible = all_visible;
+    for (int i = 0; i < plan.pixels; i++) out.pixel[i] = pixels[i];
     out.base_p = static_cast<double>(base_p);
     out.base_g = static_cast<double>(base_g);
     work.bands[b * work.bands_per_image + band] = out;

@@ -13,7 +13,7 @@ int64_t arena_bytes(int64_t w) {
 
 template <class T>
 constexpr Phases phases() {
-    return {moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes<T>};
+    return {largest<T>, moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes<T>};
 }
 
 extern const Phases single, twice;

@@ -258,17 +258,17 @@ struct LineBuffers {
 
 // ln((p + offset)/(g + offset)) at m; NaN where g + offset < 0.
 template <class T>
-INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Plan& plan) {
+INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Domain& d) {
     const Vec<T> one = all(T(1)), nan = all(T(__builtin_nan(""))), inf = all(T(__builtin_inf()));
     p = select(m, p, one);
     g = select(m, g, one);
-    if (plan.has_clamp) {
-        const Vec<T> low = all(T(plan.clamp));
+    if (d.has_floor) {
+        const Vec<T> low = all(T(d.floor));
         p = select(abs(p) < inf, select(p < low, low, p), nan);
         g = select(abs(g) < inf, select(g < low, low, g), nan);
     }
-    p = p + all(T(plan.offset));
-    g = g + all(T(plan.offset));
+    p = p + all(T(d.log));
+    g = g + all(T(d.log));
     return log(p / select(g >= all(T(0)), g, nan));
 }
 
@@ -297,7 +297,7 @@ INLINE void read_given(const Work& work, int64_t b, int64_t y, LineBuffers<T>& t
     read_mask(call.mask, b, y, w, positive, to.valid, line.valid);
     line.m = line.m_abs = &line.valid;
     line.p_d = &line.p, line.g_d = &line.g;
-    if (plan.plain) {
+    if (plan.all_pixels) {
         line.ones.padded(to.ones);
         line.m = &line.ones;
     }

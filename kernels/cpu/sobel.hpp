@@ -276,7 +276,7 @@ struct FullResolution {
             residual_row<EVERY_ONE>(slot, y, own);
         set_margin(r[y % 2], w, plan.border == REPLICATE);
         set_margin(cover_[slot], w, plan.border == REPLICATE);
-        if (own && plan.has[GRADIENT])
+        if (own && plan.has_gradient)
             for (int k = 1; k < plan.levels; k++)
                 if (const int64_t row = cells.completes(k, y); row >= 0 && work.layout->active[k])
                     cells.pool(k, row, pixels(y > 0 ? y - 1 : 0), pixels(y));
@@ -375,7 +375,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
     Arena arena{memory, w};
     FullResolution<T> source(work, b, y0, y1, arena);
     LevelBand& out = work.levels[b * LEVELS * work.bands_per_image + band];
-    if (plan.has[GRADIENT] && work.layout->active[0])
+    if (plan.has_gradient && work.layout->active[0])
         sobel_rows<T>(source, plan, y0, y1, h, w, arena, out);
     else {
         source.done = y0 - 1;

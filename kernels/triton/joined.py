@@ -94,6 +94,6 @@ def norm_of(n, floored, images, T: tl.constexpr):
     if T.norm == "images":
         return tl.where(images > 1, images, 1.0)
     elif T.norm == "floored":
-        return floored + T.eps
+        return _denominator(floored, T.eps)
     else:
         return _denominator(n, T.eps)

@@ -61,7 +61,7 @@ def test_agrees_with_the_reference_on_the_whole_product(case):
 
 def hold_random(seed: int) -> None:
     rng = random.Random(seed)
-    spec = draw_spec(rng, pointwise=False)
+    spec = draw_spec(rng)
     given = draw_inputs(rng, spec)
     weights = tuple(rng.choice((0.0, 1.0, rng.uniform(0.1, 2.0))) for _ in range(spec.num_weights))
     log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()

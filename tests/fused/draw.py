@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import torch
 
 import depthloss as dl
-from depthloss.spec import DifferenceMoments, Domain, Group, LogMoments, LossSpec, Pointwise
+from depthloss.spec import PENALTIES, Domain, Group, LossSpec, Moments, Penalty, Pixel
+from depthloss.spec.penalty import OF_PIXELS
 
 from .. import cases
 from . import families
@@ -15,12 +17,45 @@ from .cases import DTYPES, GRADIENT
 from .compare import Inputs
 
 DOMAINS = (Domain(), Domain("inverse"), Domain("inverse", 1.3, 3.1), Domain("inverse", None, 2.5))
-KINDS = ("l1", "mse", "abs-rel", "abs-rel-packnet", "berhu", "berhu-packnet")
 REDUCTIONS = ("pixels", "images")
 
 
-def draw_spec(rng: random.Random, pointwise: bool = True) -> LossSpec:
-    """One or more groups of any terms that a spec may hold; without the pointwise ones if so wanted."""
+def _domain(rng: random.Random, log: bool) -> Domain:
+    domain = rng.choice(DOMAINS)
+    return replace(domain, log=rng.choice((0.0, 0.1)), floor=rng.choice((None, 0.5))) if log else domain
+
+
+def _moments(rng: random.Random, name: str) -> Moments:
+    form = rng.choice(("root", "plain"))
+    numbers = (
+        {"lam": rng.choice((0.0, 0.5, 1.0)), "scale": rng.choice((1.0, 10.0)), "eps": rng.choice((1e-8, 0.1))}
+        if form == "root"
+        else {"alpha": rng.choice((0.0, 0.85, 2.0))}
+    )
+    return Moments(
+        name=name,
+        domain=_domain(rng, rng.random() < 0.5),
+        form=form,
+        unbiased=rng.random() < 0.5,
+        reduction=rng.choice(REDUCTIONS),
+        **numbers,
+    )
+
+
+def _pixel(rng: random.Random, name: str) -> Pixel:
+    kind = rng.choice(tuple(PENALTIES))
+    return Pixel(
+        name=name,
+        domain=_domain(rng, kind not in OF_PIXELS and rng.random() < 0.3),
+        penalty=Penalty(kind, *(0.2 for _ in PENALTIES[kind])),
+        reduction=rng.choice(REDUCTIONS),
+        eps=rng.choice((0.0, 1e-6, 0.5)),
+        mask=rng.choice(("mask", "abs_mask")),
+    )
+
+
+def draw_spec(rng: random.Random) -> LossSpec:
+    """One or more groups of any terms that a fused loss may hold."""
     gradient = dl.GradientSpec(**{axis: rng.choice(values) for axis, values in GRADIENT.items()})
     kinds = rng.choice(("", "A", "R", "G", "AR", "AG", "RG", "ARG", "GRA"))
     terms = families.structure_terms(
@@ -31,24 +66,10 @@ def draw_spec(rng: random.Random, pointwise: bool = True) -> LossSpec:
         "R" in kinds or rng.random() < 0.5,
         rng.choice((1e-6, 1e-2)),
     )
-    if rng.random() < 0.4:
-        alpha = rng.choice((0.0, 0.85, 2.0))
-        terms.append(DifferenceMoments(name="ssi", alpha=alpha, domain=rng.choice(DOMAINS)))
-    if rng.random() < 0.4:
-        log = LogMoments(
-            name="silog",
-            lam=rng.choice((0.0, 0.5, 1.0)),
-            unbiased=rng.random() < 0.5,
-            reduction=rng.choice(REDUCTIONS),
-            offset=rng.choice((0.0, 0.1)),
-            clamp=rng.choice((None, 0.5)),
-            domain=rng.choice(DOMAINS),
-        )
-        terms.append(log)
-    if not terms and not pointwise:
-        terms.append(DifferenceMoments(name="ssi"))
-    if pointwise and (rng.random() < 0.4 or not terms):
-        terms.append(Pointwise(name="point", kind=rng.choice(KINDS), domain=rng.choice(DOMAINS)))
+    for i in range(rng.choice((0, 0, 1, 2))):
+        terms.append(_moments(rng, f"moments{i}"))
+    for i in range(rng.choice((0, 0, 1, 2)) or not terms):
+        terms.append(_pixel(rng, f"pixel{i}"))
     rng.shuffle(terms)
     groups = []
     while terms:
