@@ -150,6 +150,7 @@ ADD = "atom.shared.add.u32 %w1, [memory], 1;"
     [
         ((WRITE, READ), "this read and the write at PTX line"),
         ((WRITE, SYNC, READ), None),
+        ((WRITE, "bar.warp.sync -1;", READ), "this read and the write at PTX line"),
         ((WRITE, SYNC, READ, WRITE), "this write and the read at PTX line"),
         (("st.shared.b32 [memory], 7;", "ld.shared.b32 %w1, [memory];"), "this read and the write"),
         (("st.shared.b32 [memory], 7;", "st.shared.b32 [memory], 7;"), None),
@@ -164,6 +165,10 @@ ADD = "atom.shared.add.u32 %w1, [memory], 1;"
         ),
         (
             ("setp.lt.u32 %p1, %r0, 9;", "@%p1 bra $OUT;", "redux.sync.add.s32 %w1, %r0, -1;", "$OUT:"),
+            "lanes of the warp are missing",
+        ),
+        (
+            ("setp.lt.u32 %p1, %r0, 9;", "@%p1 bra $OUT;", "bar.warp.sync -1;", "$OUT:"),
             "lanes of the warp are missing",
         ),
     ],
