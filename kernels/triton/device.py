@@ -42,11 +42,10 @@ def pixels(x, b, y, x_):
 
 
 @triton.jit
-def place(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
-    """First row of tile `t`, and its columns, int64 [1, TW]."""
+def corner(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
+    """First row and column of tile `t`."""
     ty = t // width_in_tiles
-    tx = t - ty * width_in_tiles
-    return ty * TH, tx.to(tl.int64) * TW + tl.arange(0, TW)[None, :]
+    return ty * TH, (t - ty * width_in_tiles) * TW
 
 
 @triton.jit
@@ -57,10 +56,16 @@ def rows(first, N: tl.constexpr):
 
 
 @triton.jit
-def tile(t, width_in_tiles, TH: tl.constexpr, TW: tl.constexpr):
-    """int64 rows [TH, 1] and columns [1, TW] of tile `t`."""
-    top, x = place(t, width_in_tiles, TH, TW)
-    return rows(top, TH), x
+def columns(first, N: tl.constexpr):
+    """N columns, int64 [1, N]."""
+    return tl.full((), 0, tl.int64) + first + tl.arange(0, N)[None, :]
+
+
+@triton.jit
+def places(top, left, N: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
+    """int64 rows [1, TH, 1] and columns [N, 1, TW] of N blocks beside each other."""
+    x = tl.arange(0, N)[:, None, None] * TW + tl.arange(0, TW)[None, None, :]
+    return rows(top, TH)[None, :, :], tl.full((), 0, tl.int64) + left + x
 
 
 @triton.jit
@@ -157,21 +162,19 @@ def add(sums, x, m, first):
 
 
 @triton.jit
-def pooled_mean(n_j, mean_j, n):
-    """Mean of groups of n_j values, n in all; equal means merge without rounding."""
-    mean = share(tl.sum(n_j * mean_j), n)
-    return mean + share(tl.sum(tl.where(n_j > 0, n_j * (mean_j - mean), 0.0)), n)
-
-
-@triton.jit
 def mean_and_spread(sums, n_j, n):
-    """Mean, and squared differences from it, of what all places have taken in: n_j values each, n in all."""
+    """Mean, and squared differences from it, of what all places have taken in: n_j values each, n in all.
+
+    Chan's merge, of differences from a rough mean, as the places' means would lose theirs by rounding. What
+    is added to it at last takes its rounding away: the mean of a constant is that constant.
+    """
     shift, total, squares = sums
     moved = total * share(1.0, n_j)
-    mean_j = shift + moved
-    mean = pooled_mean(n_j, mean_j, n)
-    d = tl.where(n_j > 0, mean_j - mean, 0.0)
-    return mean, tl.sum(spread_about(squares, n_j, moved) + n_j * d * d)
+    rough = share(tl.sum(n_j * (shift + moved)), n)
+    d = tl.where(n_j > 0, (shift - rough) + moved, 0.0)
+    more = share(tl.sum(n_j * d), n)
+    d -= more
+    return rough + more, tl.sum(spread_about(squares, n_j, moved) + n_j * d * d)
 
 
 @triton.jit
@@ -194,4 +197,5 @@ def image_mean(part, row_n, row, n, b, NP, R, NPP: tl.constexpr):
     o = tl.arange(0, NPP)
     n_j = tl.load(part + row_n * R + b * NP + o, mask=o < NP, other=0.0)
     mean_j = tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0)
-    return pooled_mean(n_j, mean_j, n)
+    mean = share(tl.sum(n_j * mean_j), n)
+    return mean + share(tl.sum(tl.where(n_j > 0, n_j * (mean_j - mean), 0.0)), n)

@@ -150,11 +150,17 @@ class Forward:
         level_g = empty(g.cells) if plan.standardised else level_p
         levels = {"NPP": up(g.programs), "LEVELS": g.levels}
         args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
-        # Nearest sampling holds no cells beside the pixels.
-        light = plan.downsample == "nearest"
-        options = {"num_warps": parameters.tile_warps if light else parameters.pyramid_warps, **exact}
+        # Pooled cells lie whole in a block; two maps fill the registers twice as fast as one.
+        step = min(max(parameters.step << (not plan.standardised), 1 << (g.levels - 1)), g.tile[0])
+        options = {"num_warps": parameters.tile_warps, **exact}
+        if parameters.pyramid_registers and self.acc == tl.float64:
+            options["maxnreg"] = parameters.pyramid_registers
         pyramid = Launch(
-            k_pyramid.pyramid, g.b * g.programs, args, {**tile, **levels, "DIVIDES": g.divides}, options
+            k_pyramid.pyramid,
+            g.b * g.programs,
+            args,
+            {**tile, **levels, "STEP": step, "DIVIDES": g.divides},
+            options,
         )
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (

@@ -16,9 +16,10 @@ from .device import (
     NUMBERS,
     SIZES_BUT_WIDTH,
     add,
+    columns,
+    corner,
     mean_and_spread,
     pixels,
-    place,
     rows,
     start,
     to_domain,
@@ -119,7 +120,8 @@ def moments(
         else:
             totals = totals + (zero,)
     for t in range(i_p - b * NP, tiles, NP):
-        top, x = place(t, tiles_x, TH, TW)
+        top, left = corner(t, tiles_x, TH, TW)
+        x = columns(left, TW)
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
@@ -226,7 +228,8 @@ def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles
     total = tl.zeros([STEP, TW], ACC)
     count = tl.zeros([STEP, TW], tl.int32)
     for t in range(i_p - b * NP, tiles, NP):
-        top, x = place(t, tiles_x, TH, TW)
+        top, left = corner(t, tiles_x, TH, TW)
+        x = columns(left, TW)
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)

@@ -15,12 +15,14 @@ import triton.language as tl
 from .device import (
     NUMBERS,
     SIZES_BUT_WIDTH,
+    columns,
+    corner,
     divide,
     image_count,
     image_mean,
     pixels,
+    places,
     sign,
-    tile,
     to_domain,
     valid,
 )
@@ -75,9 +77,25 @@ def _read(
 
 
 @triton.jit
-def _pool(x, TH: tl.constexpr, TW: tl.constexpr):
-    """Sums over 2x2 cells: [TH, TW] -> [TH/2, TW/2]."""
-    return tl.sum(tl.sum(tl.reshape(x, [TH // 2, 2, TW // 2, 2]), 3), 1)
+def _fours(x):
+    """Sums of four columns each, which one lane holds: [N, h, w] -> [N, h, w/4]."""
+    return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 4, 4]), 3)
+
+
+@triton.jit
+def _pool(x):
+    """Sums over 2x2 cells: [N, h, w] -> [N, h/2, w/2]."""
+    N: tl.constexpr = x.shape[0]
+    h: tl.constexpr = x.shape[1] // 2
+    w: tl.constexpr = x.shape[2] // 2
+    return tl.sum(tl.sum(tl.reshape(x, [N, h, 2, w, 2]), 4), 2)
+
+
+@triton.jit
+def _even_columns(x):
+    """Every other one: [N, h, w] -> [N, h, w/2]."""
+    even, _ = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 2, 2]))
+    return even
 
 
 @triton.jit
@@ -97,22 +115,55 @@ def _store(level_p, level_g, info, o, ok, dev_p, dev_g, counts, AREA: tl.constex
 
 
 @triton.jit
-def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr, PLAN: tl.constexpr,
+def _pooled(level_p, level_g, info, dev_p, dev_g, counts, b, top, left, B, H, W, PLAN: tl.constexpr,
+            LEVELS: tl.constexpr):  # fmt: skip
+    """Store the cells of the levels 1 .. LEVELS - 1 of pixels [N, TH, TW] from row `top`, column `left`."""
+    N: tl.constexpr = dev_p.shape[0]
+    TH: tl.constexpr = dev_p.shape[1]
+    TW: tl.constexpr = dev_p.shape[2]
+    one = tl.full((), 1, tl.int64)  # An int argument that equals 1 is a constant without methods.
+    base = tl.full((), 0, tl.int64)
+    for k in tl.static_range(1, LEVELS):
+        h = H >> k
+        w = W >> k
+        dev_p = _pool(dev_p)
+        dev_g = _pool(dev_g)
+        counts = _pool(counts)
+        y, x = places(top >> k, left >> k, N, TH >> k, TW >> k)
+        o = base + b.to(tl.int64) * h * w + y * w + x
+        _store(level_p, level_g, info, o, (y < h) & (x < w), dev_p, dev_g, counts, 4**k, PLAN)
+        base += one * B * h * w
+
+
+@triton.jit
+def _even(level_p, level_g, info, dev_p, dev_g, counts, b, y, left, H, W, PLAN: tl.constexpr):
+    """Store the cells of level 1 that sample the nearest pixel: that of even rows y and columns."""
+    h = H >> 1
+    w = W >> 1
+    x = columns(left >> 1, dev_p.shape[2] // 2)[None, :, :]
+    ok = (y % 2 == 0) & (y < 2 * h) & (x < w)
+    o = b.to(tl.int64) * h * w + (y >> 1) * w + x
+    p = _even_columns(dev_p)
+    g = _even_columns(dev_g)
+    _store(level_p, level_g, info, o, ok, p, g, _even_columns(counts), 1, PLAN)
+
+
+@triton.jit
+def _sample(pred, gt, mask, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
             HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """Sums over the pixels that the cells y, x of level K sample: 1 (nearest) or the central 2x2."""
-    F: tl.constexpr = 2**K
+    """Sums over the pixels that the cells y, x of the levels k sample: 1 (nearest) or the central 2x2."""
     if PLAN.downsample == "nearest":
         if DIVIDES:
-            y = y * F
-            x = x * F
+            y = y << k
+            x = x << k
         else:
             y = y * H // h
             x = x * W // w
         p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
         return p, g, m.to(tl.int32) + tl.where(keep, 65536, 0)
     else:
-        y = y * F + (F // 2 - 1)
-        x = x * F + (F // 2 - 1)
+        y = (y << k) + ((1 << k) // 2 - 1)
+        x = (x << k) + ((1 << k) // 2 - 1)
         p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
         counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
         for i in tl.static_range(1, 4):
@@ -123,6 +174,45 @@ def _sample(pred, gt, mask, b, y, x, ok, h, w, H, W, mu_p, mu_g, K: tl.constexpr
             g += more_g
             counts += m.to(tl.int32) + tl.where(keep, 65536, 0)
         return p, g, counts
+
+
+@triton.jit
+def _sampled(pred, gt, mask, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN: tl.constexpr,
+             HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr, FIRST: tl.constexpr,
+             LEVELS: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):  # fmt: skip
+    """Store a tile's cells of the levels FIRST .. LEVELS - 1, in blocks that hold cells of any of them."""
+    N: tl.constexpr = max(TH * TW // 32, 32)
+    one = tl.full((), 1, tl.int64)
+    cells = tl.full((), 0, tl.int32)
+    for k in tl.static_range(FIRST, LEVELS):
+        cells += (TH >> k) * (TW >> k)
+    for o in range(0, cells, N):
+        i = o + tl.arange(0, N)
+        level = tl.zeros([N], tl.int32)
+        first = level
+        base = tl.zeros([N], tl.int64)
+        next_first = tl.full((), 0, tl.int32)
+        next_base = tl.full((), 0, tl.int64)
+        for k in tl.static_range(1, LEVELS):
+            if k >= FIRST:
+                here = i >= next_first
+                level = tl.where(here, k, level)
+                first = tl.where(here, next_first, first)
+                base = tl.where(here, next_base, base)
+                next_first += (TH >> k) * (TW >> k)
+            next_base += one * B * (H >> k) * (W >> k)
+        i -= first
+        row = (i << level) // TW
+        y = (row + (top >> level)).to(tl.int64)
+        x = ((i & ((TW >> level) - 1)) + (left >> level)).to(tl.int64)
+        h = H >> level
+        w = W >> level
+        ok = (row < (TH >> level)) & (y < h) & (x < w)
+        p, g, counts = _sample(
+            pred, gt, mask, b, y, x, ok, level, h, w, H, W, mu_p, mu_g, PLAN, HAS_MASK, DIVIDES, ACC
+        )
+        at = base + b.to(tl.int64) * h * w + y * w + x
+        _store(level_p, level_g, info, at, ok, p, g, counts, 1 if PLAN.downsample == "nearest" else 4, PLAN)
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
@@ -148,6 +238,7 @@ def pyramid(
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    STEP: tl.constexpr,
     NPP: tl.constexpr,
     LEVELS: tl.constexpr,
     DIVIDES: tl.constexpr,
@@ -169,51 +260,37 @@ def pyramid(
     tl.store(images + b * IMAGE + INV_N, inv_n, mask=first)
     tl.store(images + b * IMAGE + MU_P, mu_p, mask=first)
     tl.store(images + b * IMAGE + MU_G, mu_g, mask=first)
-    sum_p = zero
-    sum_g = zero
-    sum_sign = tl.full((), 0, tl.int32)
-    one = tl.full((), 1, tl.int64)  # An int argument that equals 1 is a constant without methods.
+    # The levels below NEAR are made of the pixels of a block: all of average, else one. What is pooled more
+    # than once is in squares, of which a warp has whole ones: most sums need no shared memory.
+    NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else min(2, LEVELS)
+    WIDTH: tl.constexpr = min(STEP, TW) if NEAR > 2 else TW
+    none = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC)
+    sum_p = none
+    sum_g = none
+    sum_sign = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], tl.int32)
     for t in range(i_p - b * NP, tiles, NP):
-        y, x = tile(t, tiles_x, TH, TW)
-        ok = (y < H) & (x < W)
-        dev_p, dev_g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
-        if PLAN.standardised:
-            sum_p += tl.sum(tl.where(m, tl.abs(dev_p), 0.0))
-            sum_g += tl.sum(tl.where(m, tl.abs(dev_g), 0.0))
-            sum_sign += tl.sum(sign(dev_p, m))
-        # Both counts in one integer, so that they are pooled together: a cell has at most 1024 pixels.
-        counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
-        base = tl.full((), 0, tl.int64)
-        ty = (t // tiles_x).to(tl.int64)
-        tx = (t % tiles_x).to(tl.int64)
-        for k in tl.static_range(1, LEVELS):
-            h = H >> k
-            w = W >> k
-            rows = ty * (TH >> k) + tl.arange(0, TH >> k)[:, None]
-            columns = tx * (TW >> k) + tl.arange(0, TW >> k)[None, :]
-            inside = (rows < h) & (columns < w)
-            o = base + b.to(tl.int64) * h * w + rows * w + columns
-            if PLAN.downsample == "average":
-                dev_p = _pool(dev_p, TH >> (k - 1), TW >> (k - 1))
-                dev_g = _pool(dev_g, TH >> (k - 1), TW >> (k - 1))
-                counts = _pool(counts, TH >> (k - 1), TW >> (k - 1))
-                _store(level_p, level_g, info, o, inside, dev_p, dev_g, counts, 4**k, PLAN)
-            elif PLAN.downsample == "bilinear" and k == 1:
-                # The central 2x2 of a 2x2 cell is all of it.
-                cell_p = _pool(dev_p, TH, TW)
-                cell_g = _pool(dev_g, TH, TW)
-                _store(level_p, level_g, info, o, inside, cell_p, cell_g, _pool(counts, TH, TW), 4, PLAN)
-            else:
-                cell_p, cell_g, n_cell = _sample(
-                    pred, gt, mask, b, rows, columns, inside, h, w, H, W, mu_p, mu_g, k, PLAN, HAS_MASK,
-                    DIVIDES, ACC
-                )  # fmt: skip
-                if PLAN.downsample == "nearest":
-                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_cell, 1, PLAN)
-                else:
-                    _store(level_p, level_g, info, o, inside, cell_p, cell_g, n_cell, 4, PLAN)
-            base += one * B * h * w
+        top, left = corner(t, tiles_x, TH, TW)
+        for o in range(top, tl.minimum(top + TH, H), STEP):
+            y, x = places(o, left, TW // WIDTH, STEP, WIDTH)
+            ok = (y < H) & (x < W)
+            dev_p, dev_g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+            if PLAN.standardised:
+                sum_p += _fours(tl.where(m, tl.abs(dev_p), 0.0))
+                sum_g += _fours(tl.where(m, tl.abs(dev_g), 0.0))
+                sum_sign += _fours(sign(dev_p, m))
+            # Both counts in one integer, so that they are pooled together: a cell has at most 1024 pixels.
+            counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
+            if LEVELS > 1 and PLAN.downsample == "nearest":
+                _even(level_p, level_g, info, dev_p, dev_g, counts, b, y, left, H, W, PLAN)
+            elif NEAR > 1:
+                _pooled(level_p, level_g, info, dev_p, dev_g, counts, b, o, left, B, H, W, PLAN, NEAR)
+        if NEAR < LEVELS:
+            _sampled(
+                pred, gt, mask, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN, HAS_MASK,
+                DIVIDES, ACC, NEAR, LEVELS, TH, TW
+            )  # fmt: skip
     row = deviations + i_p
-    tl.store(row + DEV_P * R, sum_p)
-    tl.store(row + DEV_G * R, sum_g)
-    tl.store(row + DEV_SIGN * R, sum_sign.to(ACC))
+    if PLAN.standardised:
+        tl.store(row + DEV_P * R, tl.sum(sum_p))
+        tl.store(row + DEV_G * R, tl.sum(sum_g))
+        tl.store(row + DEV_SIGN * R, tl.sum(sum_sign).to(ACC))

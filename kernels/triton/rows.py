@@ -29,7 +29,8 @@ def image_statistics(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NP
     if first:
         tl.store(row + INV_P, inv_p)
         tl.store(row + INV_G, inv_g)
-        tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n)
+        if PLAN.standardised:
+            tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n)
     return inv_p, inv_g
 
 

@@ -15,9 +15,8 @@ class Parameters:
 
     Attributes:
         tile: rows and columns of a program in the phases moments and pyramid.
-        step: rows of a tile that moments takes at a time.
-        tile_warps: warps of moments.
-        pyramid_warps: warps of pyramid, which holds more per pixel.
+        step: rows of the tile that a program takes at a time: as many pixels as its registers hold.
+        tile_warps: warps of both.
         strip_rows: rows that a program of the Sobel phase streams down.
         strips: strips of 30 columns beside each other in it; one warp each is best.
         strip_warps: its warps.
@@ -27,13 +26,13 @@ class Parameters:
         finish_warps: warps of the one program that finishes.
         finish_registers: the most registers of its threads, or None: as many as the compiler likes, which may
             spill in order to have fewer. NVIDIA only.
+        pyramid_registers: likewise of pyramid, in float64.
         strip_registers: likewise of the Sobel phase, in float32.
     """
 
     tile: tuple[int, int] = (64, 64)
     step: int = 8
     tile_warps: int = 4
-    pyramid_warps: int = 8
     strip_rows: int = 32
     strips: int = 2
     strip_warps: int = 2
@@ -42,13 +41,18 @@ class Parameters:
     column_warps: int = 1
     finish_warps: int = 8
     finish_registers: int | None = None
+    pyramid_registers: int | None = None
     strip_registers: int | None = None
 
 
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
 # the row holds). The first row that fits is taken. Nothing here has been measured on a GPU yet.
 TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
-    (0, float("inf"), Parameters(finish_registers=128, strip_registers=64)),
+    (
+        0,
+        float("inf"),
+        Parameters(finish_registers=128, pyramid_registers=128, strip_registers=64),
+    ),
     ("gfx9", float("inf"), Parameters(strip_warps=1)),
 )
 

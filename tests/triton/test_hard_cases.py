@@ -9,6 +9,8 @@ import depthloss as dl
 from depthloss import ops, spec
 from tests import cases
 
+from .engine import Parameters, engine
+
 
 def both(loss, pred, gt, mask, **call):
     """(value, gradient) of the reference in float64 and of the kernels."""
@@ -74,6 +76,26 @@ def test_a_small_residual_does_not_cancel(mask):
     (value, grad), (got, got_grad) = both(loss, pred, gt, valid)
     assert got.item() == pytest.approx(value.item(), rel=2e-6)
     torch.testing.assert_close(got_grad, grad, rtol=0, atol=1e-5 * grad.abs().max().item())
+
+
+@pytest.mark.parametrize("first_row", ["like the others", "far off", "invalid"])
+@pytest.mark.parametrize(
+    "loss", [dl.SSILoss(alpha=0.0), dl.SILogLoss(lam=1.0, eps=0.0)], ids=["ssi", "silog"]
+)
+def test_a_small_spread_does_not_cancel(loss, first_row, monkeypatch):
+    """Beside a large mean, of which a program knows no more than the first values that it reads."""
+    monkeypatch.setattr(engine, "parameters", lambda *_: Parameters(tile=(64, 16), step=4))
+    rng = torch.Generator().manual_seed(0)
+    pred, gt = 150.0 + 0.01 * torch.rand(1, 1, 70, 16, generator=rng), torch.full((1, 1, 70, 16), 64.0)
+    mask = torch.rand(pred.shape, generator=rng) < 0.8
+    if first_row == "far off":
+        pred[..., 0, 3], mask[..., 0, 3] = 1e4, True
+    elif first_row == "invalid":
+        pred[..., 0, :], mask[..., 0, :] = 0.0, False
+    (value, grad), (got, got_grad) = both(loss, pred, gt, mask)
+    # A ratio rounds to 2^-24, which is 2^-9 of the spread of such ratios, at random.
+    assert got.item() == pytest.approx(value.item(), rel=1e-5 if isinstance(loss, dl.SSILoss) else 1e-3)
+    torch.testing.assert_close(got_grad, grad, rtol=0, atol=2e-3 * grad.abs().max().item())
 
 
 def test_log_variances_alone_have_no_second_derivative_either():

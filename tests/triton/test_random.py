@@ -19,6 +19,7 @@ from .engine import DEVICE, Parameters, engine, geometry
 def draw_tiles(rng: random.Random) -> Parameters:
     return Parameters(
         tile=(rng.choice((16, 32)), rng.choice((16, 64))),
+        step=rng.choice((1, 4, 16)),
         strip_rows=rng.choice((3, 8, 16)),
         strips=rng.choice((1, 2)),
         rows=rng.choice((3, 8, 16)),
