@@ -122,6 +122,7 @@ def gradient(
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
+    ROUND: tl.constexpr,
     LEVELS: tl.constexpr,
     DIVIDES: tl.constexpr,
 ):
@@ -167,7 +168,12 @@ def gradient(
             c = tl.load(coefficients + LARGEST + i)
         of_pixels = of_pixels + ((tl.load(image_row + PIXEL_WEIGHT + i), c),)
     p_code = code0 + (b64 * H + tl.maximum(y0 - 1, 0)) * (W + 2)
-    p_out = image(out, b) + y0.to(tl.int64) * out[2]
+    first_row = y0.to(tl.int64)
+    p_out = image(out, b) + first_row * out[2]
+    p_pred = image(pred, b) + first_row * pred[2]
+    p_gt = image(gt, b) + first_row * gt[2]
+    p_mask = image(mask, b) + first_row * mask[2]
+    p_abs = image(abs_mask, b) + first_row * abs_mask[2]
     # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
     d0 = tl.zeros([TW], tl.float32)
     s0 = d0
@@ -180,9 +186,9 @@ def gradient(
     a4 = a1
     a5 = a1
     end = tl.minimum(y0 + TH, H)
-    for pair in tl.range(0, (end - y0 + 3) // 2, num_stages=1):
-        for i in tl.static_range(2):
-            y = y0 + (2 * pair + i - 1)
+    for o in tl.range(0, end - y0 + 2, ROUND, num_stages=1):
+        for i in tl.static_range(ROUND):
+            y = y0 + (o + i - 1)
             d2 = d0
             s2 = s0
             c2 = c1
@@ -191,24 +197,21 @@ def gradient(
                 d2, s2 = beyond(d2, s2, (y < 0) | (y >= H), PLAN)
                 # A row outside the image is its edge row.
                 p_code += ((y >= 0) & (y < H - 1)).to(tl.int64) * (W + 2)
-            if pair > 0:
-                y_o = (y - 1).to(tl.int64)
+            if o > 1:
                 ok = y - 1 < rows
                 g = tl.zeros([TW], ACC)
                 total = g
                 if PLAN.reads_pred:
-                    p = tl.load(image(pred, b) + y_o * pred[2] + x_o * pred[3], mask=ok, other=0.0).to(ACC)
+                    p = tl.load(p_pred + x_o * pred[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_inputs:
-                    g = tl.load(image(gt, b) + y_o * gt[2] + x_o * gt[3], mask=ok, other=0.0).to(ACC)
-                    o_m = y_o * mask[2] + x_o * mask[3]
-                    v = valid(image(mask, b) + o_m, g, ok, HAS_MASK, PLAN.positive_gt)
+                    g = tl.load(p_gt + x_o * gt[3], mask=ok, other=0.0).to(ACC)
+                    v = valid(p_mask + x_o * mask[3], g, ok, HAS_MASK, PLAN.positive_gt)
                     m = v
                     if PLAN.plain:
                         m = ok
                     v_abs = v
                     if HAS_ABS:
-                        o_m = y_o * abs_mask[2] + x_o * abs_mask[3]
-                        v_abs = valid(image(abs_mask, b) + o_m, g, ok, True, PLAN.positive_gt)
+                        v_abs = valid(p_abs + x_o * abs_mask[3], g, ok, True, PLAN.positive_gt)
                     for j in tl.static_range(len(PLAN.moments)):
                         slope_j, centre_j, shift_j = of_moments[j]
                         total += moments_gradient(p, g, m, slope_j, centre_j, shift_j, PLAN.moments[j])
@@ -243,4 +246,8 @@ def gradient(
                     total += d
                 tl.store(p_out + x_o * out[3], (total * upstream).to(out[0].dtype.element_ty), mask=ok)
                 p_out += out[2]
+                p_pred += pred[2]
+                p_gt += gt[2]
+                p_mask += mask[2]
+                p_abs += abs_mask[2]
             d0, s0, d1, s1, c1 = d1, s1, d2, s2, c2

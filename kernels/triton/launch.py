@@ -249,8 +249,11 @@ def backward_launches(
         grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
     )  # fmt: skip
     masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
-    constants = {**shared, **masks, "DIVIDES": g.divides}
-    # As in the forward: logarithms and spreads beside the structure terms fill the registers.
-    options = {"num_warps": p.column_warps * (1 + (plan.codes and plan.reads_inputs))}
+    # Terms that read p and g beside codes fill the registers: one row a round.
+    heavy = plan.codes and plan.reads_inputs
+    constants = {**shared, **masks, "ROUND": 1 if heavy else 2, "DIVIDES": g.divides}
+    options = {"num_warps": p.column_warps}
+    if heavy and p.column_registers and acc == tl.float32:
+        options["maxnreg"] = p.column_registers
     launches.append(Launch(k_gradient.gradient, g.b * tiles, args, constants, options))
     return launches, out, log_vars

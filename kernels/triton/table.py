@@ -28,6 +28,7 @@ class Parameters:
             spill in order to have fewer. NVIDIA only.
         pyramid_registers: likewise of pyramid, in float64.
         strip_registers: likewise of the Sobel phase, in float32.
+        column_registers: likewise of the gradient of losses whose terms fill them, in float32.
     """
 
     tile: tuple[int, int] = (64, 64)
@@ -37,12 +38,13 @@ class Parameters:
     strips: int = 2
     strip_warps: int = 2
     rows: int = 16
-    columns: int = 128
+    columns: int = 64
     column_warps: int = 1
     finish_warps: int = 8
     finish_registers: int | None = None
     pyramid_registers: int | None = None
     strip_registers: int | None = None
+    column_registers: int | None = None
 
 
 # (smallest compute capability x 10, or the start of the AMD architecture's name; pixels per image up to which
@@ -51,7 +53,7 @@ TABLE: tuple[tuple[int | str, float, Parameters], ...] = (
     (
         0,
         float("inf"),
-        Parameters(finish_registers=128, pyramid_registers=128, strip_registers=64),
+        Parameters(finish_registers=128, pyramid_registers=128, strip_registers=64, column_registers=80),
     ),
     ("gfx9", float("inf"), Parameters(strip_warps=1)),
 )
