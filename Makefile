@@ -26,10 +26,10 @@ lint: $(VENV)/.test  ## style and types
 	$(BIN)/mypy
 
 aot: $(VENV)/.test  ## compile the kernels for every architecture, without a GPU: make aot ARGS=--renew
-	$(BIN)/python bench/aot.py $(ARGS)
+	$(BIN)/python -m bench.gpu.aot $(ARGS)
 
 bench: $(VENV)/.test  ## time and memory of every loss beside PyTorch: make bench ARGS=--quick
-	$(BIN)/python bench/speed.py $(ARGS)
+	$(BIN)/python -m bench.speed.run $(ARGS)
 
 env: $(VENV)/.train  ## what this machine can run, and why
 	$(BIN)/python -m depthloss doctor

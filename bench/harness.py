@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from depthloss.benchmark.measure import DTYPES, build, inputs, oracle  # noqa: F
 from depthloss.benchmark.measure import error as errors  # noqa: F401
 from depthloss.benchmark.rivals import EPOCH, PROGRESS
 from depthloss.env import cpu_name, report
+from depthloss.files import write_json  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -85,13 +85,13 @@ def cache_bytes(device: str) -> int:
     return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[-1:] in units), default=32 * 2**20)
 
 
-def command(script: str, argv: Sequence[str]) -> list[str]:
-    """The command line without where its result went."""
+def command(module: str, argv: Sequence[str]) -> list[str]:
+    """What follows `python` on the command line, without where the result went."""
     words = [word for word in argv if not word.startswith("--out=")]
     if "--out" in words:
         at = words.index("--out")
         del words[at : at + 2]
-    return [f"bench/{script}", *words]
+    return ["-m", module, *words]
 
 
 def reason(error: Exception) -> str:
@@ -104,47 +104,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def write_json(path: Path, data: dict) -> None:
-    """Write the whole file or leave the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def _finite(x: object) -> object:
-    """`x` with null for NaN and Inf, which JSON has no word for."""
-    if isinstance(x, dict):
-        return {key: _finite(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_finite(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-
 def rotation(shape: Sequence[int], dtype: torch.dtype, device: str) -> int:
     """How many clones of the inputs exceed three times the last-level cache."""
     one = math.prod(shape) * (2 * dtype.itemsize + 1)
     wanted = -(-3 * cache_bytes(device) // one) + 1
     return max(2, min(wanted, MAX_ROTATION_BYTES // one))
-
-
-def floor_bytes(dtype: torch.dtype) -> int:
-    """What a pixel's forward and backward must move at the least: p, g, the gradient, a mask of one byte."""
-    return 3 * dtype.itemsize + 1
-
-
-def floor(pred: Tensor, gt: Tensor, mask: Tensor, kernel: bool) -> list[Callable[[], object]]:
-    """The memory floor, in forms of which the fastest counts.
-
-    The copy kernel, or torch's parallel copy of half as many bytes as move: writing them is the other half.
-    """
-    if kernel:
-        from floor import BLOCKS, gpu_copy
-
-        return [gpu_copy(pred, gt, mask, block) for block in BLOCKS]
-    source = torch.ones(floor_bytes(pred.dtype) * pred.numel() // 2, dtype=torch.uint8)
-    target = source.clone()  # Its pages are there: the system would give them in the first copy.
-    return [lambda: target.copy_(source)]
 
 
 def fused_losses(backends: Sequence[str] = ("cpu", "triton")) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fill the tables of the pages from the results in bench/results: python bench/readme.py [--check]."""
+"""Fill the tables of the pages from the results in bench/results: python -m bench.readme [--check]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import bars
+from bench import bars
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

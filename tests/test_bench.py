@@ -16,22 +16,21 @@ import pytest
 import torch
 
 import depthloss as dl
+from bench import bars, clocks, harness, readme
+from bench.speed import copies, memory
 from depthloss.benchmark import rivals
+from depthloss.files import to_json
 from depthloss.reference import gradient_term
 
 from . import cases
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
-bars, clocks, harness, memory, readme = map(
-    importlib.import_module, ("bars", "clocks", "harness", "memory", "readme")
-)
 
 
-def run(script: str, *options: object) -> subprocess.CompletedProcess:
+def run(module: str, *options: object) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COMMIT": "0" * 40, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, ROOT / "bench" / script, "--dry-run", *map(str, options)],
+        [sys.executable, "-m", module, "--dry-run", *map(str, options)],
         capture_output=True,
         text=True,
         env=environment,
@@ -43,7 +42,7 @@ def run(script: str, *options: object) -> subprocess.CompletedProcess:
 def speed(tmp_path_factory):
     """What a dry run of the benchmark writes."""
     out = tmp_path_factory.mktemp("speed") / "speed.json"
-    done = run("speed.py", "--losses", "silog", "--out", out)  # cheap in the interpreter
+    done = run("bench.speed.run", "--losses", "silog", "--out", out)  # cheap in the interpreter
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text(encoding="utf-8"))
 
@@ -55,7 +54,7 @@ def test_the_benchmark_says_where_and_what_it_ran(speed):
     assert speed.keys() == ORIGIN | {"device", "backends", "instruction_sets", "bars", "rows"}
     assert speed["commit"] == "0" * 40 and speed["dry_run"] and speed["backends"] == ["triton"]
     assert speed["versions"]["torch"] == torch.__version__ and speed["versions"]["triton"]
-    assert speed["command"] == ["bench/speed.py", "--dry-run", "--losses", "silog"]
+    assert speed["command"] == ["-m", "bench.speed.run", "--dry-run", "--losses", "silog"]
     assert speed["machine"]["cpu_name"] and speed["machine"]["cache_bytes"] > 0
     assert speed["red"] == speed["left_out"] == speed["bars"] == []  # The bars are those of real sizes.
 
@@ -82,7 +81,7 @@ def test_the_benchmark_measures_every_competitor(speed):
 
 def test_the_budget_leaves_out_and_says_so(tmp_path):
     out = tmp_path / "speed.json"
-    done = run("speed.py", "--budget", 0, "--losses", "ssi", "l1", "--out", out)
+    done = run("bench.speed.run", "--budget", 0, "--losses", "ssi", "l1", "--out", out)
     assert done.returncode == 1, done.stdout + done.stderr
     result = json.loads(out.read_text(encoding="utf-8"))
     assert not result["rows"]
@@ -93,7 +92,7 @@ def test_the_budget_leaves_out_and_says_so(tmp_path):
 @pytest.mark.full
 def test_the_sweep_proposes_a_row(tmp_path):
     out = tmp_path / "tune.json"
-    done = run("tune.py", "--groups", "finish", "--out", out)
+    done = run("bench.gpu.tune", "--groups", "finish", "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result.keys() == ORIGIN | {"proposals", "measured"} and result["red"] == []
@@ -109,7 +108,7 @@ def test_the_sweep_proposes_a_row(tmp_path):
 @pytest.fixture
 def bench(monkeypatch):
     """A run in this process, of the reference's own forms on a CPU: quick."""
-    module = importlib.import_module("speed")
+    module = importlib.import_module("bench.speed.run")
     arguments = ["--device", "cpu", "--losses", "ssi", "--shapes", "1,1,16,24", "--repeats", "2"]
     arguments += ["--densities", "0.5", "--threads", "2", "--compile", "never"]
     monkeypatch.setattr(sys, "argv", ["speed.py", *arguments])
@@ -189,7 +188,7 @@ def test_instruction_sets_of_this_machine(monkeypatch):
 
 def test_a_slow_form_drops_out_after_five_samples(bench, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("speed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("bench.speed.run.time.perf_counter", lambda: now[0])
 
     def wall_ms(subject, phase, calls, sync):
         slow = getattr(subject, "module", None) is rivals_form
@@ -208,7 +207,7 @@ def test_a_slow_form_drops_out_after_five_samples(bench, monkeypatch):
 
 
 def test_one_thread_goes_without_a_compiler_unless_asked(monkeypatch):
-    module = importlib.import_module("speed")
+    module = importlib.import_module("bench.speed.run")
 
     def plan(*arguments: str) -> tuple:
         monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu", *arguments])
@@ -253,7 +252,7 @@ def test_launches_are_counted_once_per_loss_and_variant(bench, monkeypatch):
 
 
 def test_with_a_budget_nothing_but_the_first_case_waits_for_a_compiler(monkeypatch):
-    module = importlib.import_module("speed")
+    module = importlib.import_module("bench.speed.run")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu", "--budget", "60"])
     plan = module.schedule(module.parse("speed"))
@@ -268,7 +267,7 @@ def test_with_a_budget_nothing_but_the_first_case_waits_for_a_compiler(monkeypat
 
 def test_rows_of_the_table_are_python():
     table = pytest.importorskip("depthloss.kernels.triton.table")
-    tune = importlib.import_module("tune")
+    tune = importlib.import_module("bench.gpu.tune")
     parameters = table.Parameters(tile=(16, 64), finish_warps=4)
     text = tune.source(90, 'float("inf")', parameters)
     assert text == '    (90, float("inf"), Parameters(tile=(16, 64), finish_warps=4)),'
@@ -276,7 +275,7 @@ def test_rows_of_the_table_are_python():
 
 
 def test_the_sweep_chooses_by_all_cases_and_beyond_noise():
-    tune = importlib.import_module("tune")
+    tune = importlib.import_module("bench.gpu.tune")
     kernels = lambda *ms: {str(i): {"median": x} for i, x in enumerate(ms)}  # noqa: E731
     assert tune.ratio(kernels(1.0, 2.0), kernels(2.0, 4.0)) == 0.5
     assert tune.choose({"now": [1.0, 1.0], "a": [0.7, 0.9], "b": [0.9, 0.9]}, "now") == "a"
@@ -404,9 +403,9 @@ def test_bars_of_both_instruction_sets():
 
 
 def test_the_floor_moves_what_a_loss_must():
-    assert (harness.floor_bytes(torch.float32), harness.floor_bytes(torch.bfloat16)) == (13, 7)
+    assert (copies.bytes_per_pixel(torch.float32), copies.bytes_per_pixel(torch.bfloat16)) == (13, 7)
     maps = harness.inputs((1, 1, 16, 32), torch.float32, "cpu", 0.5, "depth")
-    (copy,) = harness.floor(*maps, kernel=False)
+    (copy,) = copies.forms(*maps, kernel=False)
     assert copy().numel() == 13 * 16 * 32 // 2
 
 
@@ -579,7 +578,7 @@ def test_the_readme_has_the_speeds_that_were_measured():
 def test_pytest_benchmark_times_a_loss():
     options = ["--benchmark-disable", "-k", "g2-document and not cpu", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "bench/test_losses.py", *options],
+        [sys.executable, "-m", "pytest", "bench/speed/test_losses.py", *options],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SHAPE": "1,1,25,35"},
@@ -681,18 +680,43 @@ def test_subjects_rotate_over_their_inputs():
 
 def test_results_are_written_whole(tmp_path):
     path = tmp_path / "new" / "result.json"
-    harness.write_json(path, {"a": [1.5, math.nan], "b": {"c": (math.inf, "x")}})
-    assert json.loads(path.read_text()) == {"a": [1.5, None], "b": {"c": [None, "x"]}}
+    harness.write_json(path, {"a": [{"µs": 1.5}, math.nan], "b": {"c": (math.inf, "x")}, "d": [], "e": 2})
+    text = path.read_text(encoding="utf-8")
+    assert (
+        text
+        == """{
+ "a": [
+  {"µs": 1.5},
+  null
+ ],
+ "b": {
+  "c": [null, "x"]
+ },
+ "d": [],
+ "e": 2
+}
+"""
+    )
     with pytest.raises(TypeError):
         harness.write_json(path, {"a": object()})
-    assert json.loads(path.read_text())["a"] == [1.5, None]
-    assert harness.command("speed.py", ["--out", "/tmp/x", "--quick"]) == ["bench/speed.py", "--quick"]
+    assert path.read_text(encoding="utf-8") == text and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("path", sorted(harness.RESULTS.rglob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_have_a_row_per_line(path):
+    text = path.read_text(encoding="utf-8")
+    assert text == to_json(json.loads(text))
+
+
+def test_a_result_names_its_command():
+    argv = ["--out", "/tmp/x", "--quick"]
+    assert harness.command("bench.speed.run", argv) == ["-m", "bench.speed.run", "--quick"]
     assert harness.slug("NVIDIA H200") == "nvidia_h200"
 
 
 def test_the_gpu_script_is_bash():
-    subprocess.run(["bash", "-n", ROOT / "bench" / "gpu_check.sh"], check=True)
+    subprocess.run(["bash", "-n", ROOT / "bench" / "gpu" / "check.sh"], check=True)
     refused = subprocess.run(
-        ["bash", ROOT / "bench" / "gpu_check.sh", "--unknown"], capture_output=True, text=True
+        ["bash", ROOT / "bench" / "gpu" / "check.sh", "--unknown"], capture_output=True, text=True
     )
     assert refused.returncode == 2 and "usage" in refused.stderr

@@ -4,14 +4,11 @@ import importlib
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from bench.training import loader
 from depthloss.training.data import DATASETS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-loader = importlib.import_module("loader")
 
 
 def test_every_data_set_is_measured(tmp_path, monkeypatch, capsys):
@@ -25,7 +22,7 @@ def test_every_data_set_is_measured(tmp_path, monkeypatch, capsys):
     loader.harness.origin.cache_clear()
     result = json.loads(out.read_text(encoding="utf-8"))
     assert result["commit"] == "0" * 40 and result["machine"]["cpu_name"] and result["left_out"] == []
-    assert result["command"] == ["bench/loader.py", "--dry-run"]
+    assert result["command"] == ["-m", "bench.training.loader", "--dry-run"]
     assert {row["dataset"] for row in result["rows"]} == set(DATASETS)
     assert {row["case"] for row in result["rows"]} == set(loader.CASES)
     for row in result["rows"]:

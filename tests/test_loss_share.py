@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from bench import readme
+from bench.training import loss_share
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
-loss_share, readme = map(importlib.import_module, ("loss_share", "readme"))
 LOSSES = ["g2", "adaptive-multi-domain, inverse depth"]
 
 

@@ -39,8 +39,7 @@ def test_the_program_exists_and_the_licence_lets_us(name, program, licence):
 
 @pytest.mark.parametrize("rendered", [True, False])
 def test_the_overfit_check_keeps_pictures_of_rendered_frames_only(monkeypatch, tmp_path, rendered):
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    bench = importlib.import_module("kitti_overfit")
+    bench = importlib.import_module("bench.training.overfit")
     commands = []
 
     def train(command, **_):
@@ -57,7 +56,7 @@ def test_the_overfit_check_keeps_pictures_of_rendered_frames_only(monkeypatch, t
     monkeypatch.setattr(bench, "summarise", lambda *_: passed)
     source = ["--rendered"] if rendered else ["--data", str(tmp_path)]
     only = ["--only", "rgbd_scale_adaptive", "--runs", str(tmp_path / "runs")]
-    monkeypatch.setattr(sys, "argv", ["kitti_overfit.py", *source, *only])
+    monkeypatch.setattr(sys, "argv", ["overfit", *source, *only])
     assert bench.main() == 0
     results = tmp_path / "results" / ("rendered_overfit" if rendered else "kitti_overfit")
     kept = ["curves.png", "predictions.png"] if rendered else ["curves.png"]

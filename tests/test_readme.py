@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_tables_agree_with_the_results():
     done = subprocess.run(
-        [sys.executable, ROOT / "bench" / "readme.py", "--check"], capture_output=True, text=True
+        [sys.executable, "-m", "bench.readme", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,16 +1,14 @@
-"""bench/sparse_gradient.py runs, and its committed table is that of its committed numbers."""
+"""bench/training/sparse_gradient.py runs, and its committed table is that of its committed numbers."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
+
+from bench.training import sparse_gradient as bench
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-sys.path.insert(0, str(ROOT / "bench"))
-bench = importlib.import_module("sparse_gradient")
 
 
 def rows(result: dict) -> dict[tuple, dict]:

@@ -25,6 +25,7 @@ def layer(module: str) -> str | None:
         "version": "spec",
         "text": "spec",
         "checks": "spec",
+        "files": "spec",
         "functional": "front",
         "env": "front",
         "doctor": "front",
@@ -38,8 +39,10 @@ def layer(module: str) -> str | None:
     }.get(name, name)
 
 
-def imports(path: Path, package: list[str]) -> set[str]:
-    """Our modules that a file imports when it runs (not for type checkers), as absolute dotted names."""
+def imports(path: Path, package: list[str], of: tuple[str, ...] = ()) -> set[str]:
+    """The modules that a file imports when it runs (not for type checkers), as absolute dotted names: those
+    that have a layer, or whose first name is in `of`.
+    """
     found = set()
     tree = ast.parse(path.read_text())
     for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
@@ -52,7 +55,7 @@ def imports(path: Path, package: list[str]) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             base = base + (node.module.split(".") if node.module else [])
             found |= {".".join([*base, alias.name]) for alias in node.names}
-    return {name for name in found if layer(name)}
+    return {name for name in found if (name.split(".")[0] in of if of else layer(name))}
 
 
 def files() -> list[tuple[Path, str]]:
@@ -118,6 +121,17 @@ def test_no_circles():
         visit(module, ())
 
 
+def test_the_benchmarks_share_their_ground_only():
+    """A folder of bench/ imports itself and what lies directly in bench/, which imports no folder."""
+    folders = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
+    assert folders == {"speed", "gpu", "training"}
+    for path in (ROOT / "bench").rglob("*.py"):
+        for name in imports(path, [], ("bench", "tests")):
+            other = name.split(".")[1]
+            own = path.parent.name in folders and other == path.parent.name
+            assert own or other not in folders | {"tests"}, f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_import_needs_torch_only():
     code = (
         "import sys, torch; before = set(sys.modules); import depthloss; "
@@ -133,7 +147,10 @@ def test_import_needs_torch_only():
 def test_specs_need_no_torch():
     package = ROOT / "depthloss"
     specs = {path.stem for path in (package / "spec").glob("*.py")}
-    for path in (*(package / "spec").glob("*.py"), package / "text.py", package / "checks.py"):
+    for path in (
+        *(package / "spec").glob("*.py"),
+        *(package / f"{name}.py" for name in ("text", "checks", "files")),
+    ):
         tree = ast.parse(path.read_text())
         names = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}

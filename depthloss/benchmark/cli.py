@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from depthloss import env
+from depthloss.files import write_json
 from depthloss.kernels import cpu
 
 from .compare import compare, read
@@ -179,16 +180,15 @@ def run(options: argparse.Namespace) -> dict:
 
 
 def _place(folder: Path) -> Path:
-    """The folder, made; a result that is in it gets another name."""
+    """The file of the result in a folder, which is made; a result that is in it gets another name."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "bench.json"
     if file.exists():
         n = next(n for n in itertools.count(1) if not (folder / f"bench.{n}.json").exists())
         file.rename(folder / f"bench.{n}.json")
         print(f"the result that was there is {folder / f'bench.{n}.json'} now")
-    part = folder / f".bench.json.{os.getpid()}"
-    part.touch()  # Tells now whether it can be written.
-    return part
+    with tempfile.TemporaryFile(dir=folder):  # Tells now whether it can be written.
+        return file
 
 
 def main(argv: list[str]) -> int:
@@ -202,7 +202,7 @@ def main(argv: list[str]) -> int:
             return 2
         return 0
     try:
-        part = _place(options.out)
+        file = _place(options.out)
     except OSError as error:
         print(f"depthloss bench: error: --out {options.out} cannot be written: {error}", file=sys.stderr)
         return 2
@@ -215,11 +215,10 @@ def main(argv: list[str]) -> int:
     )
     for text in result["left_out"]:
         print(f"left out: {text}")
-    file, picture = options.out / "bench.json", options.out / "bench.png"
-    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_json(file, result)
     print(f"wrote {file}")
     if result["rows"]:
+        picture = file.with_suffix(".png")
         try:
             draw(result, picture)
             print(f"wrote {picture}")

@@ -2,7 +2,7 @@
 
 Plain PyTorch from the formulas of docs/losses.md: masks multiply, Sobel is two one-channel `conv2d`, and
 every term makes its own passes. So they take finite inputs only. The reference backend, which selects and
-takes Sobel by slicing, is the other eager form; `bench/speed.py` shows both.
+takes Sobel by slicing, is the other eager form; `bench/speed` shows both.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ DECLARE(avx512)
 
 namespace {
 
-#ifndef DL_MAPS  // bench/cpu_sanitize.py takes less, so that small images are worked on like large ones.
+#ifndef DL_MAPS  // tests/cpu/proof/sanitize.py takes less, so that small images are worked on like large ones.
 #define DL_MAPS (4 << 20)
 #endif
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight

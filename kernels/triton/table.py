@@ -1,4 +1,4 @@
-"""Launch parameters by architecture and image size; `bench/tune.py` proposes the rows.
+"""Launch parameters by architecture and image size; `bench/gpu/tune.py` proposes the rows.
 
 Which pixels a program sums depends on the tile, so a row's tiles are part of what makes a result
 reproducible: equal bits are promised for equal architecture and image size.

@@ -12,20 +12,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
 
-aot = pytest.importorskip("aot", reason="these tests need Triton")
-import disassembly  # noqa: E402
-import model  # noqa: E402
+aot = pytest.importorskip("bench.gpu.aot", reason="these tests need Triton")
+from bench.gpu import disassembly, model  # noqa: E402
+from depthloss.files import write_json  # noqa: E402
 
 SMALL, LARGE = (4, 384, 640), (16, 352, 1216)
 FMA = {"exact": 0, "inexact": 0, "library": 0, "free": 0, "ptx": 0}
 
 
-def run(script: str, *options: object, **environment: str) -> subprocess.CompletedProcess:
+def run(module: str, *options: object, **environment: str) -> subprocess.CompletedProcess:
     own = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, ROOT / "bench" / script, *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, env=own | environment)
+    command = [sys.executable, "-m", f"bench.gpu.{module}", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=own | environment)
 
 
 def row(kernel: str, **changes: object) -> dict:
@@ -61,19 +60,19 @@ def only(new: dict, old: dict | None = None, **options: bool) -> str:
 
 def test_the_kernels_compile():
     """Every kernel, with small tiles: without spills, and without a fused operation that rounds."""
-    done = run("aot.py", "--small")
+    done = run("aot", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith(": nothing wrong\n")
 
 
 @pytest.mark.full
 def test_the_kernels_compile_into_what_is_committed():
-    done = run("aot.py", "--quick", "--check")
+    done = run("aot", "--quick", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_refuses_the_interpreter():
-    done = run("aot.py", "--quick", TRITON_INTERPRET="1")
+    done = run("aot", "--quick", TRITON_INTERPRET="1")
     assert done.returncode == 2 and "unset TRITON_INTERPRET" in done.stdout
 
 
@@ -166,15 +165,6 @@ def test_a_kernel_that_does_not_compile_is_named():
     broken = {key: row("coarse")[key] for key in aot.ORDER} | {"error": "CompilationError: x is not defined"}
     expected = "does not compile: CompilationError: x is not defined"
     assert only(table(broken)) == f"coarse (g2 document, sm_90, float32, 4x384x640): {expected}"
-
-
-def test_a_table_is_written_one_row_a_line(tmp_path):
-    data = table(row("sobel"), row("gradient"))
-    aot.write(tmp_path / "aot.json", data)
-    text = (tmp_path / "aot.json").read_text(encoding="utf-8")
-    assert json.loads(text) == data
-    assert sum(line.startswith('  {"target"') for line in text.splitlines()) == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["aot.json"]
 
 
 def test_products_by_powers_of_two_and_signs_are_exact():
@@ -291,7 +281,7 @@ def test_the_model_of_a_batch_beyond_the_cache_and_of_other_tiles():
 
 
 def test_measured_numbers_stand_beside_and_never_in_the_prediction(tmp_path):
-    aot.write(tmp_path / "aot.json", table(row("gradient", instructions=100, bytes_per_pixel=8.0)))
+    write_json(tmp_path / "aot.json", table(row("gradient", instructions=100, bytes_per_pixel=8.0)))
     narrow = json.loads((tmp_path / "aot.json").read_text())
     narrow["classes"]["sm_90"] = {model.text_of(s): "4x384x640" for s in model.SHAPES}
     (tmp_path / "aot.json").write_text(json.dumps(narrow))
@@ -305,9 +295,9 @@ def test_measured_numbers_stand_beside_and_never_in_the_prediction(tmp_path):
         "--dtypes",
         "float32",
     )
-    bare = json.loads(run("model.py", *options, "--json").stdout)
+    bare = json.loads(run("model", *options, "--json").stdout)
     assert [e["measured"]["backward"] for e in bare] == [None] * len(model.SHAPES)
-    printed = run("model.py", *options).stdout.splitlines()
+    printed = run("model", *options).stdout.splitlines()
     assert len(printed) == 3 + len(model.SHAPES) and printed[-1].endswith("   - - -")
     times = {"ms": {"backward": {"gpu": {"median": 0.0125}}}}
     case = {"loss": "g2 document", "shape": [4, 1, 384, 640], "dtype": "float32", "variant": "triton"}
@@ -316,7 +306,7 @@ def test_measured_numbers_stand_beside_and_never_in_the_prediction(tmp_path):
         "rows": [case | times | {"density": 1.0}, case | {"density": 0.05, "ms": {}}],
     }
     (tmp_path / "speed_nvidia_h200.json").write_text(json.dumps(speed))
-    beside = json.loads(run("model.py", *options, "--json").stdout)
+    beside = json.loads(run("model", *options, "--json").stdout)
     assert beside[0]["measured"] == {"forward": None, "backward": 12.5, "forward+backward": None}
     assert [e["predicted"] for e in beside] == [e["predicted"] for e in bare]
-    assert run("model.py", *options).stdout.splitlines()[3].endswith("   - 12.5 -")
+    assert run("model", *options).stdout.splitlines()[3].endswith("   - 12.5 -")

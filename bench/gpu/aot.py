@@ -1,8 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU, and keep what the compilers made of them.
 
-    python bench/aot.py [--targets sm_90 ...] [--renew]    writes bench/results/aot.json
-    python bench/aot.py --quick --check                    sm_90 in float32 only; compares, writes nothing
-    python bench/aot.py --small                            every kernel, of a few losses, with small tiles
+    python -m bench.gpu.aot [--targets sm_90 ...] [--renew]    writes bench/results/aot.json
+    python -m bench.gpu.aot --quick --check                    sm_90 in float32 only; compares, writes nothing
+    python -m bench.gpu.aot --small                            every kernel, of a few losses, with small tiles
 
 Each launch is the one that `depthloss.kernels.triton.launch` makes for a batch, specialised by Triton's own
 binder. It fails, and writes nothing, if a kernel does not compile, spills on sm_80, sm_90 or sm_100, has more
@@ -24,18 +24,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 
-import disassembly
-import harness
 import torch
 import triton
 from depthloss.kernels.plan import make_plan
 from depthloss.kernels.triton import launch, table
-from model import SHAPES, text_of, tiles
 from triton.backends.compiler import GPUTarget
 
 import depthloss
+from bench import harness
+from bench.gpu import disassembly
+from bench.gpu.model import SHAPES, text_of, tiles
 
 OUT = harness.RESULTS / "aot.json"
 TARGETS = {f"sm_{capability}": GPUTarget("cuda", capability, 32) for capability in (75, 80, 90, 100)}
@@ -329,15 +328,6 @@ def _committed() -> dict | None:
     return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else None
 
 
-def write(path: Path, data: dict) -> None:
-    """Write the whole file, one row a line, or leave the old one."""
-    rows = ",\n".join(f"  {json.dumps(r, ensure_ascii=False)}" for r in data["rows"])
-    head = json.dumps({**data, "rows": []}, indent=1, ensure_ascii=False)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(head.removesuffix("[]\n}") + f"[\n{rows}\n ]\n}}\n", encoding="utf-8")
-    part.replace(path)
-
-
 def show(data: dict) -> None:
     """What is looked at most, of one target in float32."""
     targets = {r["target"] for r in data["rows"]}
@@ -371,7 +361,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     if launch.k_moments.moments.__class__ is not triton.runtime.JITFunction:
-        print("bench/aot.py compiles: unset TRITON_INTERPRET, which makes the kernels run in Python")
+        print("bench.gpu.aot compiles: unset TRITON_INTERPRET, which makes the kernels run in Python")
         return 2
     begin, old = time.monotonic(), None if options.small else _committed()
     options.quick |= options.small
@@ -404,7 +394,7 @@ def main() -> int:
         rest = [r for r in old["rows"] if r["target"] not in targets] if old else []
         commits = (old or {}).get("commits", {}) | dict.fromkeys(targets, new["commit"])
         rows = sorted(rest + rows, key=lambda r: list(TARGETS).index(r["target"]))
-        write(OUT, new | {"commits": commits, "rows": rows})
+        harness.write_json(OUT, new | {"commits": commits, "rows": rows})
         print(f"wrote {OUT}")
     return int(bool(wrong))
 

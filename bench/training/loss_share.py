@@ -1,6 +1,6 @@
 """The loss's share of a training step of ResNetSAN01: writes bench/results/loss_share[_<gpu>].json.
 
-    python bench/loss_share.py [--device cuda] [--sizes 192,640 ...] [--losses g2 ...] [--threads N]
+    python -m bench.training.loss_share [--device cuda] [--sizes 192,640 ...] [--losses g2 ...] [--threads N]
 
 Batch 4, float32, image alone and with a sparse input (two passes, so the loss twice), supervised at four
 scales as `depthloss.SupervisedLoss` does it, Adam. A step is forward, loss, backward and optimiser; no data
@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import clocks
-import harness
 import torch
 from torch import Tensor
 
 import depthloss
+from bench import clocks, harness
 from depthloss import ops
 from depthloss.training.models import ResNetSAN01
 
@@ -135,7 +134,7 @@ class Bench:
                 gc.collect()
         return {
             **harness.origin(),
-            "command": harness.command("loss_share.py", sys.argv[1:]),
+            "command": harness.command("bench.training.loss_share", sys.argv[1:]),
             "dry_run": options.dry_run,
             "device": options.device,
             "machine": harness.machine(options.device) | {"threads": torch.get_num_threads()},

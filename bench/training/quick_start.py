@@ -1,6 +1,6 @@
 """What the quick start learns in its minutes, and what other choices would.
 
-    OMP_NUM_THREADS=1 python bench/quick_start.py [--only chosen ...] [--runs runs/quick_start]
+    OMP_NUM_THREADS=1 python -m bench.training.quick_start [--only chosen ...] [--runs runs/quick_start]
 
 Each variant is configs/synthetic.yaml with other values, trained for about the same CPU time but for the
 first, which is the quick start as it was. The errors are of frames that no choice was made on: 48 further
@@ -20,17 +20,16 @@ import sys
 import time
 from pathlib import Path
 
-import harness
 import numpy as np
 import torch
 
+from bench import harness
 from depthloss.training import cli
 from depthloss.training.data import build_dataset
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.protocol import Protocol
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results" / "quick_start"
+RESULTS = harness.RESULTS / "quick_start"
 SPLITS = ("train", "validation")
 FRAMES = 48
 
@@ -75,10 +74,10 @@ VARIANTS = {
 
 INTRO = """# What the quick start learns
 
-`OMP_NUM_THREADS=1 python bench/quick_start.py` trains `configs/synthetic.yaml` and variants of it on one
-thread, each in about the same CPU time but for the first. The numbers are abs_rel, the mean over 24 rooms
-and over 24 streets that played no part in training or choice: further views of the scenes that a variant
-trained on, and scenes that no variant has seen. `results.json` has the commands.
+`OMP_NUM_THREADS=1 python -m bench.training.quick_start` trains `configs/synthetic.yaml` and variants of it
+on one thread, each in about the same CPU time but for the first. The numbers are abs_rel, the mean over 24
+rooms and over 24 streets that played no part in training or choice: further views of the scenes that a
+variant trained on, and scenes that no variant has seen. `results.json` has the commands.
 
 """
 
@@ -169,9 +168,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quick_start")
+    parser.add_argument("--runs", type=Path, default=harness.ROOT / "runs" / "quick_start")
     options = parser.parse_args()
-    os.chdir(ROOT)
+    os.chdir(harness.ROOT)
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / "results.json"
     old = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
@@ -181,11 +180,11 @@ def main() -> None:
         print(json.dumps(rows[name], ensure_ascii=False), flush=True)
         results = {
             **harness.origin(),
-            "command": "OMP_NUM_THREADS=1 python bench/quick_start.py",
+            "command": "OMP_NUM_THREADS=1 python -m bench.training.quick_start",
             "machine": {"cpu_name": harness.cpu_name(), "threads": torch.get_num_threads()},
             "rows": [rows[key] for key in VARIANTS if key in rows],
         }
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        harness.write_json(file, results)
         versions = results["versions"]
         machine = f"{harness.cpu_name()}, torch {versions['torch']}, Python {versions['python']}"
         outro = OUTRO.format(machine=machine, commit=results["commit"][:10])

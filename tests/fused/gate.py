@@ -1,6 +1,6 @@
 """Whether the fused kernels are right on this machine: small odd sizes against the reference in float64.
 
-    python bench/gate.py [--device cuda] [--backend triton] [--few]
+    python -m tests.fused.gate [--device cuda] [--backend triton] [--few]
 
 What compute-sanitizer runs (--few), and what stands for the tests where pytest is missing. The reference
 runs on the CPU, so that nothing but the fused kernels runs on the GPU. Loss and gradient, exact zeros at
@@ -14,8 +14,9 @@ import itertools
 import os
 import sys
 
-import harness
 import torch
+
+from bench import harness
 
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "berhu")
 FEW = LOSSES[:4]

@@ -1,4 +1,4 @@
-"""What bench/speed.py measures: its command line, and the cases in their order."""
+"""What `bench.speed.run` measures: its command line, and the cases in their order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import bars
-import harness
 import torch
 
+from bench import bars, harness
 from depthloss.benchmark import rivals
 
 TINY = (1, 1, 25, 35)  # three rows at the coarsest of four levels: a 3x3 convolution takes no fewer

@@ -1,6 +1,6 @@
 """What bench/results/aot.json lets expect on a GPU: a traffic-and-issue model, beside what was measured.
 
-    python bench/model.py [--gpus H200 ...] [--losses "g2 document" ...] [--dtypes float32 ...] [--json]
+    python -m bench.gpu.model [--gpus H200 ...] [--losses "g2 document" ...] [--dtypes float32 ...] [--json]
 
     time of a kernel = max(traffic / bandwidth, warp instructions / (multiprocessors x 4 x clock)) + latency
 
@@ -30,9 +30,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import bars
+from bench import bars
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 LATENCY = 2e-6  # seconds from the end of a kernel to the first instruction of the next, in a graph
 ISSUE_SLOTS = 4  # warp instructions per clock and multiprocessor
 L2_BYTES_PER_CLOCK = 5120  # NVIDIA's A100 white paper; taken for the others, which publish none

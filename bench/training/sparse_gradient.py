@@ -1,6 +1,6 @@
 """What the gradient term sees of sparse ground truth: writes bench/results/sparse_gradient.json and .md.
 
-    python bench/sparse_gradient.py [--sizes 192,640 ...] [--frames 2]
+    python -m bench.training.sparse_gradient [--sizes 192,640 ...] [--frames 2]
 
 Every mask of the gradient term, on whole cells ("average") and on their central 2x2 ("bilinear"), with 4 and
 6 levels; on dense ground truth, random points, even scan lines and the returns of a spinning LiDAR. Rendered
@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import harness
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import depthloss
+from bench import harness
 from depthloss.training.data import SyntheticDataset
 
 SIZES = ((192, 640), (352, 1216))
@@ -177,7 +177,7 @@ def main(argv: list[str]) -> int:
     """Measure, print, write."""
     options, begin = parse(argv), time.monotonic()
     result = harness.origin() | {
-        "command": harness.command("sparse_gradient.py", argv),
+        "command": harness.command("bench.training.sparse_gradient", argv),
         "dry_run": options.dry_run,
         "machine": harness.machine("cpu"),
         "frames": options.frames,

@@ -1,14 +1,14 @@
 """Run the native CPU engine under the sanitizers of its compiler, and under valgrind.
 
-    python bench/cpu_sanitize.py [--fuzz SECONDS]    writes bench/results/cpu_sanitize.json
-    python bench/cpu_sanitize.py --quick             a short part of it, writes nothing
+    python -m tests.cpu.proof.sanitize [--fuzz SECONDS]    writes bench/results/cpu_sanitize.json
+    python -m tests.cpu.proof.sanitize --quick             a short part of it, writes nothing
 
 address, undefined   the engine built with -fsanitize=address,undefined: tests/cpu (the covering matrix,
-                     random losses, hard cases) and bench/cpu_fuzz.py in a child process that loads this
+                     random losses, hard cases) and fuzz.py in a child process that loads this
                      library (DEPTHLOSS_CPU_LIBRARY); then, without Python, every dtype and the search for
                      leaks. Memory begins as NaN, the engine's working memory ends where it is asked to,
                      and the levels of all but the smallest images follow band by band.
-thread               bench/cpu_driver.cpp on 1 to 4 threads, called from three threads at once, and forked
+thread               driver.cpp on 1 to 4 threads, called from three threads at once, and forked
 memcheck             the driver with the engine of this installation: values used before they are set
 
 Exit status 1 if anything was reported or failed; 2 if this machine lacks a tool.
@@ -25,8 +25,10 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import cpu_tools as tools
-import harness
+from bench import harness
+
+from . import tools
+from .fuzz import MODULE as FUZZ
 
 OUT = harness.RESULTS / "cpu_sanitize.json"
 ADDRESS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -34,7 +36,7 @@ THREAD = "-fsanitize=thread"
 MAPS = 1 << 14  # bytes: of all but the smallest images the levels follow band by band
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient")
 # A child's own tests of these programs would build everything once more.
-NOT_AGAIN = "tests/cpu/test_proofs.py"
+NOT_AGAIN = "tests/cpu/proof"
 OPTIONS = {
     "ASAN_OPTIONS": "max_malloc_fill_size=1000000000:malloc_fill_byte=255:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -115,7 +117,7 @@ def address(report: Report, folder: Path, quick: bool, seconds: float) -> None:
             names = ("tests", "failures", "errors", "skipped")
             report.rows[-1] |= {name: int(suite.get(name)) for name in names}
     found = folder / "fuzz.json"
-    words = [sys.executable, "bench/cpu_fuzz.py", "--seconds", seconds, "--first", 10**6, "--out", found]
+    words = [sys.executable, "-m", FUZZ, "--seconds", seconds, "--first", 10**6, "--out", found]
     report.add(f"cpu_fuzz.py for {seconds:g} seconds", tool, words, environment)
     if found.exists():
         report.rows[-1]["cases"] = json.loads(found.read_text(encoding="utf-8"))["cases"]
@@ -164,7 +166,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="no tests, no threads, no valgrind, one loss")
-    parser.add_argument("--fuzz", type=float, metavar="SECONDS", help="of cpu_fuzz.py; default 60, quick 6")
+    parser.add_argument("--fuzz", type=float, metavar="SECONDS", help="of fuzz.py; default 60, quick 6")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     seconds = options.fuzz or (6.0 if options.quick else 60.0)
@@ -177,7 +179,7 @@ def main() -> int:
     if not options.quick:
         result = {
             **harness.origin(),
-            "command": harness.command("cpu_sanitize.py", sys.argv[1:]),
+            "command": harness.command("tests.cpu.proof.sanitize", sys.argv[1:]),
             "compiler": tools.version_of(tools.compiler()),
             "cpu_name": harness.cpu_name(),
             "flags": {"address, undefined": ADDRESS, "thread": THREAD, "both": f"-DDL_MAPS={MAPS}"},

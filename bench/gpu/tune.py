@@ -1,6 +1,6 @@
 """Sweep of the launch parameters: proposes rows of kernels/triton/table.py for this GPU.
 
-    python bench/tune.py [--budget SECONDS] [--losses NAME ...] [--shapes B,1,H,W ...] [--groups NAME ...]
+    python -m bench.gpu.tune [--budget SECONDS] [--losses NAME ...] [--shapes B,1,H,W ...] [--groups NAME ...]
 
 The parameters fall into groups that touch different kernels. Group by group, every candidate first has to
 give the loss and gradient of the reference in float64; then each of its launches is timed alone, in a CUDA
@@ -24,11 +24,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import bars
-import clocks
-import harness
 import torch
 
+from bench import bars, clocks, harness
 from depthloss.benchmark.rivals import EPOCH, PROGRESS
 
 # In units of pixels per image: a row of the table for each class of sizes.
@@ -333,7 +331,7 @@ def main() -> int:
         proposals.append(sweep.tune(bound, cases))
         result = {
             **harness.origin(),
-            "command": harness.command("tune.py", sys.argv[1:]),
+            "command": harness.command("bench.gpu.tune", sys.argv[1:]),
             "dry_run": options.dry_run,
             "machine": machine,
             "seconds": round(time.monotonic() - sweep.begin, 1),

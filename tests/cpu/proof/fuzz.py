@@ -1,9 +1,9 @@
 """Random losses on random inputs: the native CPU engine against the reference in float64.
 
-    python bench/cpu_fuzz.py --seconds 600 [--first N] [--out FILE]
-    python bench/cpu_fuzz.py --replay N
+    python -m tests.cpu.proof.fuzz --seconds 600 [--first N] [--out FILE]
+    python -m tests.cpu.proof.fuzz --replay N
 
-Case N is a function of the number N (cpu_cases.py): the loss, the shape, dtype, memory layout and values of
+Case N is a function of the number N (cases.py): the loss, the shape, dtype, memory layout and values of
 every input (depth in steps with its ties, constants, huge, tiny and subnormal numbers, NaN and Inf at invalid
 pixels, sometimes at a valid one), the masks, threads and the instruction set. What must hold:
 
@@ -30,20 +30,21 @@ import traceback
 from pathlib import Path
 from unittest import mock
 
-import cpu_cases
-import harness
 import torch
-from cpu_cases import F32, F64, Case, draw_case
 from depthloss.kernels import cpu
 from torch import Tensor
 
 import depthloss as dl
+from bench import harness
 from depthloss import ops
 from depthloss.reference.statistics import convert, mean_per_image, select, standardise
 from depthloss.spec import IDENTITY, Gradient, Moments
-from tests.fused import compare
-from tests.fused.compare import ROUNDING, Result, assert_agrees, evaluate, near_kinks
 
+from ...fused import compare
+from ...fused.compare import ROUNDING, Result, assert_agrees, evaluate, near_kinks
+from .cases import F32, F64, Case, draw_case, shares_memory, valid
+
+MODULE = "tests.cpu.proof.fuzz"
 MOST_WRONG = 5
 # The share of pixels near a kink from which on the gradient is held as a subgradient.
 MANY = 0.02
@@ -74,7 +75,7 @@ def has_ties(case: Case) -> bool:
     bounded = any(t.domain.minimum is not None or t.domain.maximum is not None for t in case.spec.terms)
     # Float64 itself loses 1e-100 beside the number of an invalid pixel, which mask "centre" reads.
     lost = case.values == "tiny" and reads_invalid(case)
-    return case.values in TIED or bounded or lost or any(map(cpu_cases.shares_memory, (pred, gt)))
+    return case.values in TIED or bounded or lost or any(map(shares_memory, (pred, gt)))
 
 
 def reads_invalid(case: Case) -> bool:
@@ -99,7 +100,7 @@ def sizes(case: Case) -> tuple[float, float, float]:
     value.
     """
     p, g = (ops.as_maps(x) for x in case.inputs.double()[:2])
-    (m, _), number, gradient, steepest = cpu_cases.valid(case), 0.0, 0.0, 0.0
+    (m, _), number, gradient, steepest = valid(case), 0.0, 0.0, 0.0
     for t in case.spec.terms:
         if isinstance(t, Moments) or (t.align == "none" and not isinstance(t, Gradient)):
             continue
@@ -141,7 +142,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
     """
     given, dtype = case.inputs.double(), gradient.dtype
     wide = ops.working_dtype(*case.inputs[:2]) == F64
-    used = torch.logical_or(*cpu_cases.valid(case)).view(gradient.shape) & given.pred.isfinite()
+    used = torch.logical_or(*valid(case)).view(gradient.shape) & given.pred.isfinite()
     if used.sum() < FEW:
         return False
     pred = given.pred.contiguous()
@@ -198,7 +199,7 @@ def hold(case: Case, number: int) -> str:
     if bad.any():
         assert not result.terms[bad].isfinite().any(), "what is no number does not show"
         return "not finite"
-    m, m_abs = cpu_cases.valid(case)
+    m, m_abs = valid(case)
     if not reads_invalid(case):
         assert not ops.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
     # Numbers that the dtypes do not hold.
@@ -268,7 +269,7 @@ def fuzz(seconds: float, first: int) -> dict:
         progress = Path(folder, "progress")
         progress.touch()
         words = ["--inside", "--progress", progress, "--seconds", seconds, "--first", first]
-        done = subprocess.run([sys.executable, __file__, *map(str, words)], check=False)
+        done = subprocess.run([sys.executable, "-m", MODULE, *map(str, words)], check=False)
         last, _, summary = progress.read_text(encoding="utf-8").partition("\n")
     if summary:
         found = json.loads(summary)
@@ -277,7 +278,7 @@ def fuzz(seconds: float, first: int) -> dict:
         print(f"case {number}: the process ended with status {done.returncode}")
         found = {"cases": number - first + 1, "rules": {}, "wrong": [number]}
     for number in found["wrong"]:
-        print(f"to see it again: python bench/cpu_fuzz.py --replay {number}")
+        print(f"to see it again: python -m tests.cpu.proof.fuzz --replay {number}")
     return {"seconds": seconds, "first": first, **found}
 
 
@@ -310,7 +311,7 @@ def main() -> int:
     print(f"{found['cases']} cases ({rules}), {len(found['wrong'])} wrong")
     if options.out:
         machine = {"cpu_name": harness.cpu_name(), "instruction_set": cpu.instruction_set()}
-        command = harness.command("cpu_fuzz.py", sys.argv[1:])
+        command = harness.command(MODULE, sys.argv[1:])
         harness.write_json(options.out, {**harness.origin(), "command": command, "machine": machine, **found})
     return 1 if found["wrong"] else 0
 

@@ -1,11 +1,11 @@
 """Time a loss on your machine, with pytest-benchmark.
 
-    pytest bench/test_losses.py --benchmark-only -k "g2-document and cpu"
-    SHAPE=16,1,352,1216 pytest bench/test_losses.py --benchmark-only -k "silog and forward+backward"
+    pytest bench/speed/test_losses.py --benchmark-only -k "g2-document and cpu"
+    SHAPE=16,1,352,1216 pytest bench/speed/test_losses.py --benchmark-only -k "silog and forward+backward"
 
-By loss (as bench/speed.py names them, with dashes), backend and phase; "eager" is the form that people write,
-of depthloss/benchmark/rivals.py. float32, every pixel valid; SHAPE is 4,1,384,640 unless the environment
-has it. On the GPU where there is one, Python and synchronisation included. `bench/speed.py` compares more
+By loss (as `bench.speed.run` names it, with dashes), backend and phase; "eager" is what people write, in
+depthloss/benchmark/rivals.py. float32, every pixel valid; SHAPE is 4,1,384,640 unless the environment has
+it. On the GPU where there is one; Python and synchronisation count. `bench.speed.run` compares more
 carefully: in rounds, with cold caches, after a check of the results.
 """
 
@@ -14,11 +14,10 @@ from __future__ import annotations
 import functools
 import os
 
-import bars
-import harness
 import pytest
 import torch
 
+from bench import bars, harness
 from depthloss import ops
 from depthloss.benchmark import rivals
 

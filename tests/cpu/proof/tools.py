@@ -11,11 +11,12 @@ import subprocess
 from pathlib import Path
 from unittest import mock
 
-import harness
 from depthloss.kernels.cpu.binding import c_plan, library
 from depthloss.kernels.plan import make_plan
 
-DRIVER = Path(__file__).with_name("cpu_driver.cpp")
+from bench import harness
+
+DRIVER = Path(__file__).with_name("driver.cpp")
 
 
 class Unavailable(Exception):
@@ -83,8 +84,8 @@ def build(folder: Path, flags: str = "", link: str = "", sets: tuple[str, ...] =
 
 
 def build_driver(folder: Path, flags: str = "") -> Path:
-    """Compile bench/cpu_driver.cpp."""
-    target = folder / "cpu_driver"
+    """Compile driver.cpp."""
+    target = folder / "driver"
     words = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *flags.split()]
     done = run(*compiler().split(), *words, DRIVER, "-o", target, "-ldl", "-pthread")
     if done.returncode:

@@ -1,4 +1,6 @@
-"""Draws the README's picture, docs/pictures/losses.png: python bench/picture.py [--out FILE] [--steps 300].
+"""Draw the README's picture, docs/pictures/losses.png.
+
+    python -m bench.training.picture [--out FILE] [--steps 300]
 
 Above: a small network is fitted to one rendered street, of which 5% of the pixels were measured, with a mean
 over all pixels, in which an unmeasured pixel is a depth of 0, and with the mask. Below: two predictions with
@@ -16,13 +18,13 @@ import matplotlib
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from sparse_gradient import predictions
 from torch import Tensor, nn
 
 import depthloss
+from bench.harness import ROOT
+from bench.training.sparse_gradient import predictions
 from depthloss.training.data import SyntheticDataset
 
-ROOT = Path(__file__).parents[1]
 SIZE, DENSITY, FRAME = (96, 320), 0.05, 3
 
 

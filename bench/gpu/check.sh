@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything to run on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
 #
-#   [PYTHON=python3] [OUT=bench/results] [TOTAL=575] bench/gpu_check.sh [--dry-run] [STAGE ...]
+#   [PYTHON=python3] [OUT=bench/results] [TOTAL=575] bench/gpu/check.sh [--dry-run] [STAGE ...]
 #
 # Needs torch, triton and coreutils; says what it leaves out where pytest or compute-sanitizer is missing. A stage
 # that fails or runs out of time does not stop the next; the exit status is the number of such stages. Nothing is
@@ -10,7 +10,7 @@
 # too short for all.
 set -uo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 PYTHON=${PYTHON:-python3}
 DRY=
 only=()
@@ -19,7 +19,7 @@ for word in "$@"; do
     --dry-run) DRY=1 ;;
     environment | tests | gate | small | memcheck | racecheck | tune | speed) only+=("$word") ;;
     *)
-        echo "usage: bench/gpu_check.sh [--dry-run] [environment|tests|gate|small|memcheck|racecheck|tune|speed]..." >&2
+        echo "usage: bench/gpu/check.sh [--dry-run] [environment|tests|gate|small|memcheck|racecheck|tune|speed]..." >&2
         exit 2
         ;;
     esac
@@ -48,10 +48,10 @@ tree=$root
 found=$(cd / && "$PYTHON" -c 'import depthloss, depthloss.kernels; print(depthloss.__file__)' 2>/dev/null)
 if [[ $found != "$root/depthloss/__init__.py" ]]; then
     tree=$scratch/tree
-    mkdir -p "$tree/bench"
+    mkdir -p "$tree"
     cp -R "$root/depthloss" "$root/tests" "$root/pyproject.toml" "$tree/"
     cp -R "$root/kernels" "$tree/depthloss/kernels"
-    cp "$root"/bench/*.py "$tree/bench/"
+    tar -C "$root" -c --exclude=results bench | tar -C "$tree" -x
     export PYTHONPATH=$tree${PYTHONPATH:+:$PYTHONPATH}
     echo "depthloss is not installed from $root: running a copy"
 fi
@@ -99,22 +99,22 @@ skip() {
 have() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
 if [[ -n $DRY ]]; then
-    few=(bench/gate.py --device cpu --few --losses 'g2 published')
-    full=(bench/gate.py --device cpu --losses berhu)
-    tune=(bench/tune.py --dry-run --groups column finish)
-    speed=(bench/speed.py --dry-run --losses 'g2 published')
+    few=(-m tests.fused.gate --device cpu --few --losses 'g2 published')
+    full=(-m tests.fused.gate --device cpu --losses berhu)
+    tune=(-m bench.gpu.tune --dry-run --groups column finish)
+    speed=(-m bench.speed.run --dry-run --losses 'g2 published')
     tests=(-m pytest tests/triton -m gpu --collect-only)
 else
-    few=(bench/gate.py --device cuda --few)
-    full=(bench/gate.py --device cuda)
-    tune=(bench/tune.py)
-    speed=(bench/speed.py)
+    few=(-m tests.fused.gate --device cuda --few)
+    full=(-m tests.fused.gate --device cuda)
+    tune=(-m bench.gpu.tune)
+    speed=(-m bench.speed.run)
     tests=(-m pytest tests/triton -m gpu -p no:cacheprovider)
 fi
 
 stage environment 20 "$PYTHON" -m depthloss.env
 if [[ -z $DRY ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "torch finds no GPU: nothing more to check. bench/gpu_check.sh --dry-run works without one." >&2
+    echo "torch finds no GPU: nothing more to check. bench/gpu/check.sh --dry-run works without one." >&2
     exit 1
 fi
 
@@ -125,7 +125,7 @@ if have pytest; then
     stage tests 150 "$PYTHON" "${tests[@]}" --continue-on-collection-errors
     [[ -n $DRY ]] && stage gate 60 "$PYTHON" "${full[@]}"
 else
-    echo "pytest is missing: bench/gate.py stands for the tests"
+    echo "pytest is missing: tests.fused.gate stands for the tests"
     stage gate 150 "$PYTHON" "${full[@]}"
 fi
 

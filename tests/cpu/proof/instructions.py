@@ -1,10 +1,10 @@
 """Count the instructions per pixel of the native CPU engine with valgrind, and keep them from growing.
 
-    python bench/cpu_instructions.py [--renew]    writes bench/results/cpu_instructions.json
-    python bench/cpu_instructions.py --check      compares, writes nothing
+    python -m tests.cpu.proof.instructions [--renew]    writes bench/results/cpu_instructions.json
+    python -m tests.cpu.proof.instructions --check      compares, writes nothing
 
 Counts are those of the engine of this installation, on one thread, in float32, in its AVX2 form (valgrind
-knows no AVX-512), called without Python by cpu_driver.cpp: one forward and backward of one image. It fails,
+knows no AVX-512), called without Python by driver.cpp: one forward and backward of one image. It fails,
 and writes nothing, if forward or backward of a loss has more than 5% more instructions per pixel than the
 committed file says; `--renew` accepts the growth. Another compiler makes other code: what it built is not
 compared.
@@ -20,8 +20,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cpu_tools as tools
-import harness
+from bench import harness
+
+from . import tools
 
 OUT = harness.RESULTS / "cpu_instructions.json"
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain")
@@ -175,7 +176,7 @@ def main() -> int:
         if growth:
             return 1
     if not options.check:
-        command = harness.command("cpu_instructions.py", sys.argv[1:])
+        command = harness.command("tests.cpu.proof.instructions", sys.argv[1:])
         harness.write_json(options.out, {**harness.origin(), "command": command, **found})
         print(f"wrote {options.out}")
     return 0

@@ -1,7 +1,7 @@
 """Overfit check: RGB and RGB + sparse LiDAR, two losses; on real frames or on rendered ones.
 
-    python bench/kitti_overfit.py --data DIR [--only rgb_scale_adaptive ...] [--runs runs]
-    python bench/kitti_overfit.py --rendered [--only ...] [--runs runs]
+    python -m bench.training.overfit --data DIR [--only rgb_scale_adaptive ...] [--runs runs]
+    python -m bench.training.overfit --rendered [--only ...] [--runs runs]
 
 DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). `--rendered` needs none: it takes rooms and
 streets of the `synthetic` data set, with scan lines as ground truth and as input. Each run trains
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import os
 import platform
@@ -28,8 +27,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
+from bench.harness import RESULTS, ROOT, write_json
+
 LIMIT = 0.10
 LOSSES = {"scale_adaptive": "sparse-scale-adaptive", "adaptive_multi_domain": "sparse-adaptive-multi-domain"}
 # Whether the network has a sparse branch, and its input: a folder of DIR, or what rendered frames have.
@@ -143,7 +142,7 @@ def main() -> int:
         result = {"name": name} | summarise(run, wall, command) | {"machine": machine()}
         for picture in ("curves", "predictions") if options.rendered else ("curves",):
             shutil.copy(run / f"{picture}.png", results / f"{name}_{picture}.png")
-        (results / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_json(results / f"{name}.json", result)
         print(
             f"{name}: abs_rel {result['abs_rel']['last']:.4f} after {result['steps']} steps, "
             f"{'passed' if result['passed'] else 'FAILED'}"

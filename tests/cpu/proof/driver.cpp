@@ -1,9 +1,9 @@
-// Runs the native CPU engine without Python, for valgrind and the sanitizers: bench/cpu_instructions.py and
-// bench/cpu_sanitize.py compile it.
+// Runs the native CPU engine without Python, for valgrind and the sanitizers: instructions.py and
+// sanitize.py compile it.
 //
-//     cpu_driver LIBRARY PLAN B H W DENSITY ISA MODE [THREADS]
+//     driver LIBRARY PLAN B H W DENSITY ISA MODE [THREADS]
 //
-// LIBRARY is the engine, PLAN a file of cpu_tools.write_plan, ISA an instruction set or "best". MODE:
+// LIBRARY is the engine, PLAN a file of tools.write_plan, ISA an instruction set or "best". MODE:
 //
 //     once      forward and backward on one thread
 //     dtypes    the same for every dtype of the maps and of the mask, in rows with gaps
@@ -24,7 +24,7 @@
 #include <thread>
 #include <vector>
 
-#include "../kernels/cpu/engine.h"
+#include "../../../kernels/cpu/engine.h"
 
 namespace {
 
@@ -36,7 +36,7 @@ int64_t (*size_of)(int);
 int (*choose)(const char*);
 
 [[noreturn]] void fail(const std::string& why) {
-    std::fprintf(stderr, "cpu_driver: %s\n", why.c_str());
+    std::fprintf(stderr, "driver: %s\n", why.c_str());
     std::exit(2);
 }
 void require(bool holds, const char* what) {

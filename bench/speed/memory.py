@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from harness import LossSubject
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
+from bench.harness import LossSubject
 from depthloss.benchmark.memory import Process
 
 

@@ -1,7 +1,4 @@
-"""The memory floor: p, g and the mask read once, a gradient written once.
-
-13 bytes/pixel in float32, 7 in bfloat16.
-"""
+"""The copy on a GPU: p, g and the mask read once, a gradient written once."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements per program; the fastest counts.
+# Elements per program.
 BLOCKS = (1024, 2048, 4096, 8192)
 
 
 @triton.jit
-def _floor(p, g, m, out, n, BLOCK: tl.constexpr):
+def _copy(p, g, m, out, n, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = i < n
     valid = tl.load(m + i, mask=ok, other=0) != 0
@@ -28,4 +25,4 @@ def _floor(p, g, m, out, n, BLOCK: tl.constexpr):
 def gpu_copy(p: Tensor, g: Tensor, m: Tensor, block: int) -> Callable[[], object]:
     """The copy kernel on contiguous maps, m bool."""
     out, n, mask = torch.empty_like(p), p.numel(), m.view(torch.uint8)
-    return lambda: _floor[(triton.cdiv(n, block),)](p, g, mask, out, n, BLOCK=block, num_warps=4)
+    return lambda: _copy[(triton.cdiv(n, block),)](p, g, mask, out, n, BLOCK=block, num_warps=4)

@@ -1,11 +1,9 @@
-"""The programs in bench/ that prove the native engine, in short: sanitizers, random cases, instructions."""
+"""The programs that prove the native engine, in short: sanitizers, random cases, instructions."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,7 @@ from depthloss import ops
 if ops.backend_status("cpu"):
     pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-tools, fuzz, instructions, sanitize = (
-    importlib.import_module(f"cpu_{name}") for name in ("tools", "fuzz", "instructions", "sanitize")
-)
+from . import fuzz, instructions, sanitize, tools  # noqa: E402
 
 
 @pytest.fixture
@@ -55,7 +50,7 @@ def test_a_crash_is_told_with_its_case(monkeypatch, capsys):
 
 @pytest.mark.full
 def test_the_sanitizers_report_nothing(tmp_path, capsys):
-    """The baseline instructions, not optimised: a part of what bench/cpu_sanitize.py runs."""
+    """The baseline instructions, not optimised: a part of what sanitize.py runs."""
     try:
         report = sanitize.run(tmp_path, quick=True, seconds=8.0)
     except tools.Unavailable as error:
@@ -78,10 +73,10 @@ def test_the_sanitizers_would_report(tmp_path, monkeypatch):
     source = tools.DRIVER.read_text(encoding="utf-8")
     finish = "    combine_(&call, state);\n"
     assert finish in source
-    broken = tmp_path / "bench" / "cpu_driver.cpp"
+    broken = tmp_path / "source" / "driver.cpp"
     broken.parent.mkdir()
-    header = tools.DRIVER.parents[1] / "kernels" / "cpu" / "engine.h"
-    source = source.replace(finish, "").replace("../kernels/cpu/engine.h", str(header))
+    header = tools.DRIVER.parents[3] / "kernels" / "cpu" / "engine.h"
+    source = source.replace(finish, "").replace("../../../kernels/cpu/engine.h", str(header))
     broken.write_text(source, encoding="utf-8")
     monkeypatch.setattr(tools, "DRIVER", broken)
     try:

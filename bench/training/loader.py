@@ -1,6 +1,6 @@
 """Frames per second of a loading process, and where its time goes: writes bench/results/loader.json and .md.
 
-    python bench/loader.py [--cases kitti ...] [--rounds 5] [--frames 8] [--workers 1 2]
+    python -m bench.training.loader [--cases kitti ...] [--rounds 5] [--frames 8] [--workers 1 2]
 
 Every data set that can be made on the spot: `synthetic` as it is; the others from rendered frames with sensor
 noise, written as files in their layouts. A process reads training samples, from the page cache, with the
@@ -27,11 +27,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from bench import harness
 from depthloss.training import data as package
 from depthloss.training.data import DepthDataset, SyntheticDataset, build_dataset, write_depth_png, write_rgb
 from depthloss.training.data.transforms import STEPS, Frame
@@ -289,7 +289,7 @@ def main() -> int:
         took = [f"{row['cpu_ms_per_frame']:.1f} ms" for row in rows[-len(AUGMENTATIONS) :]]
         print(f"{name}: {', '.join(took)}", flush=True)
     result = harness.origin() | {
-        "command": harness.command("loader.py", sys.argv[1:]),
+        "command": harness.command("bench.training.loader", sys.argv[1:]),
         "dry_run": options.dry_run,
         "machine": harness.machine("cpu"),
         "load_average": {"before": load, "after": os.getloadavg()},

@@ -1,8 +1,8 @@
 r"""How fast and how lean each loss is, beside what PyTorch offers: writes bench/results/speed_<device>.json.
 
-    python bench/speed.py [--device cuda] [--budget SECONDS] [--quick] [--losses NAME ...]
-    python bench/speed.py --device cpu --losses bars --threads 2 1
-    python bench/speed.py --device cpu --losses others --shapes 4,1,384,640 --threads 2 --compile never \
+    python -m bench.speed.run [--device cuda] [--budget SECONDS] [--quick] [--losses NAME ...]
+    python -m bench.speed.run --device cpu --losses bars --threads 2 1
+    python -m bench.speed.run --device cpu --losses others --shapes 4,1,384,640 --threads 2 --compile never \
         --out bench/results/speed_cpu_losses.json
 
 For each loss, shape, dtype and mask density: the eager form as documented (conv2d), eager with slicing (the
@@ -26,13 +26,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import bars
-import clocks
-import harness
-import memory
 import torch
-from jobs import Job, parse, schedule
 
+from bench import bars, clocks, harness
+from bench.speed import copies, memory
+from bench.speed.jobs import Job, parse, schedule
 from depthloss.benchmark import rivals
 
 LEAST_SAMPLES = 5
@@ -158,8 +156,8 @@ class Bench:
         variants = {name: rest for name, *rest in self.prepared(job, with_compile, clones)}
         if (job, "all") in self.left_out:
             return
-        copies = [harness.floor(*clone, on_gpu or options.dry_run) for clone in clones]
-        floors = {f"floor {i}": (Copy(actions), None) for i, actions in enumerate(zip(*copies, strict=True))}
+        actions = [copies.forms(*clone, on_gpu or options.dry_run) for clone in clones]
+        floors = {f"floor {i}": (Copy(each), None) for i, each in enumerate(zip(*actions, strict=True))}
         samples, kinds = self._samples(job, variants | floors, on_gpu)
         times = {
             name: {
@@ -181,7 +179,7 @@ class Bench:
             self.left_out.pop((job, name), None)
         clock = "gpu" if on_gpu else "wall"
         best = min((times[name] for name in floors), key=lambda t: t["forward+backward"][clock]["median"])
-        moved, ms = harness.floor_bytes(dtype), best["forward+backward"][clock]["median"]
+        moved, ms = copies.bytes_per_pixel(dtype), best["forward+backward"][clock]["median"]
         self.rows[(job, "floor")] = asdict(job) | {
             "variant": "floor",
             "ms": best,
@@ -289,7 +287,7 @@ class Bench:
         rows = list(self.rows.values())
         return {
             **harness.origin(),
-            "command": harness.command("speed.py", sys.argv[1:]),
+            "command": harness.command("bench.speed.run", sys.argv[1:]),
             "dry_run": options.dry_run,
             "device": options.device,
             "backends": options.backends,

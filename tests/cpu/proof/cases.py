@@ -1,26 +1,21 @@
-"""The cases of bench/cpu_fuzz.py: a loss and its inputs, all from one number."""
+"""The cases of fuzz.py: a loss and its inputs, all from one number."""
 
 from __future__ import annotations
 
 import math
 import random
-import sys
 from dataclasses import dataclass, replace
 
-import harness
 import torch
+from depthloss.kernels import cpu
 from torch import Tensor
 
-# Where the tests are a package, beside bench.
-sys.path.insert(0, str(harness.ROOT))
+from depthloss import ops
+from depthloss.spec import Domain, LossSpec
 
-from depthloss.kernels import cpu  # noqa: E402
-
-from depthloss import ops  # noqa: E402
-from depthloss.spec import Domain, LossSpec  # noqa: E402
-from tests import cases  # noqa: E402
-from tests.fused.compare import Inputs  # noqa: E402
-from tests.fused.draw import draw_spec  # noqa: E402
+from ... import cases
+from ...fused.compare import Inputs
+from ...fused.draw import draw_spec
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 DTYPES = (*[(F32, F32)] * 4, *[(F64, F64)] * 3, (BF16, BF16), (F16, F16), (F16, F32), (F32, F64), (BF16, F16))

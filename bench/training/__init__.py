@@ -1,0 +1,1 @@
+"""What the losses cost and do in a training."""
