@@ -9,6 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
+# The packages and files of `depthloss.training`, the highest first.
+TRAINING = (
+    *("ablate", "ablation", "cli", "loop", "prediction", "evaluation.cli", "evaluation.report", "evaluation"),
+    *("checkpoints", "configuration", "drawing", "data", "models", "rendering"),
+    *("command", "files", "errors", "progress", "seeds", "weights"),
+)
 
 
 def layer(module: str) -> str | None:
@@ -93,6 +99,25 @@ def test_each_layer_imports_only_lower_ones():
             if own == "losses":
                 assert target in ("losses", "ops", "spec"), f"{module} imports the backend {name}"
     assert seen == set(LAYERS)
+
+
+def part(module: str) -> int | None:
+    """The place in `TRAINING` of a module, None for one that is not of the training."""
+    name = module.removeprefix("depthloss.training.")
+    found = [i for i, p in enumerate(TRAINING) if name == p or name.startswith(f"{p}.")]
+    return min(found) if name != module and found else None
+
+
+def test_the_parts_of_the_training_import_only_lower_ones():
+    found = {module.removesuffix(".__init__"): path for path, module in files()}
+    modules = {module: path for module, path in found.items() if module.startswith("depthloss.training.")}
+    seen = {module: part(module) for module in modules}
+    assert set(seen.values()) == set(range(len(TRAINING))), "TRAINING names other parts than there are"
+    for module, path in modules.items():
+        package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        for name in imports(path, package):
+            other = part(name)
+            assert other is None or other >= seen[module], f"{module} imports {name}, which is higher"
 
 
 def test_no_circles():

@@ -25,7 +25,7 @@ from depthloss.training.ablation.results import Run, Table, trajectory
 from depthloss.training.ablation.study import Study, Trial, read_study
 from depthloss.training.ablation.trials import check_trials, train
 from depthloss.training.command import DEBUG, complain, start_log
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
 from depthloss.training.files import check_folder, whole_file
 from depthloss.training.progress import Progress
 

@@ -18,32 +18,38 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from depthloss.training.build import build_model, check_input, check_last_batch
-from depthloss.training.checkpoints import NO_ROOM, CheckpointError, chain, reason, remove_unfinished
-from depthloss.training.command import complain, start_log
-from depthloss.training.config import LAST, ConfigError
-from depthloss.training.data import DataError
-from depthloss.training.evaluation.protocol import Protocol
-from depthloss.training.evaluation.result import Evaluation
-from depthloss.training.evaluation.tables import summary_table
-from depthloss.training.files import check_folder, whole_file
-from depthloss.training.finetune import init_from
-from depthloss.training.flags import split_arguments
-from depthloss.training.guard import TrainingDiverged
-from depthloss.training.loaders import DepthData
-from depthloss.training.lock import locked
-from depthloss.training.models import NetworkError
-from depthloss.training.module import DepthModule
-from depthloss.training.parser import parse
-from depthloss.training.resume import (
+from depthloss.training.checkpoints.finetune import init_from
+from depthloss.training.checkpoints.lock import locked
+from depthloss.training.checkpoints.resume import (
     check_fits,
     check_resume,
     how_to_go_on,
     parse_from_checkpoint,
     refuse_other_run,
 )
-from depthloss.training.stored import find_checkpoint, read_checkpoint, set_aside_damaged
-from depthloss.training.trainer import FIND_UNUSED, build_trainer, check_trainer, validates
+from depthloss.training.checkpoints.saving import CheckpointError, remove_unfinished
+from depthloss.training.checkpoints.stored import find_checkpoint, read_checkpoint, set_aside_damaged
+from depthloss.training.command import complain, start_log
+from depthloss.training.configuration.build import build_model, check_input, check_last_batch
+from depthloss.training.configuration.flags import split_arguments
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.parser import parse
+from depthloss.training.configuration.sections import LAST
+from depthloss.training.data import DataError
+from depthloss.training.errors import ConfigError
+from depthloss.training.evaluation.protocol import Protocol
+from depthloss.training.evaluation.result import Evaluation
+from depthloss.training.evaluation.tables import summary_table
+from depthloss.training.files import NO_ROOM, chain, check_folder, reason, whole_file
+from depthloss.training.loop.guard import TrainingDiverged
+from depthloss.training.loop.module import DepthModule
+from depthloss.training.loop.trainer import (
+    FIND_UNUSED,
+    build_trainer,
+    check_trainer,
+    validates,
+)
+from depthloss.training.models import NetworkError
 
 log = logging.getLogger("depthloss.training")
 

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from depthloss.training.config import ConfigError
-from depthloss.training.names import did_you_mean
+from depthloss.training.errors import ConfigError, did_you_mean
 
 log = logging.getLogger("depthloss")
 

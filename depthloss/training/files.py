@@ -1,16 +1,18 @@
-"""Files that are written whole or not at all, and the folders they go to."""
+"""Files that are written whole or not at all, the folders they go to, and why one could not be written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
 
 
 def check_folder(key: str, folder: Path) -> None:
@@ -78,3 +80,37 @@ def whole_file(out: Path) -> Iterator[Path]:
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What the system says where there is no room: a full disk, a quota, a limit on the size of a file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from, latest first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def reason(error: BaseException, directory: Path, written: int | None = None) -> str:
+    """Return what went wrong in writing a file, and what to do about it.
+
+    Args:
+        error: as it was raised.
+        directory: where the file was to be.
+        written: bytes of it that had room; they are free again by now.
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    text = error.strerror[0].lower() + error.strerror[1:]
+    if error.errno == errno.EFBIG:
+        return f"{text}: raise the limit (ulimit -f)"
+    if error.errno in NO_ROOM:
+        if written is not None:
+            return f"{text}: make room on its file system, which had {written / 2**20:.1f} MiB for it"
+        free = shutil.disk_usage(directory).free / 2**20
+        return f"{text}: make room on its file system, which has {free:.1f} MiB left for all users by now"
+    return text

@@ -5,9 +5,11 @@ import torch
 import yaml
 from torch import nn
 
-from depthloss.training import cli, config, trainer
-from depthloss.training.callbacks import Pictures
-from depthloss.training.loaders import DepthData
+from depthloss.training import cli
+from depthloss.training.configuration import sections as config
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.loop import trainer
+from depthloss.training.loop.callbacks import Pictures
 from depthloss.training.models import ResNetSAN01
 
 

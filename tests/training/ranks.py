@@ -9,11 +9,12 @@ import torch
 import yaml
 from torch import nn
 
-from depthloss.training import cli, config
-from depthloss.training.callbacks import Pictures
-from depthloss.training.config import ConfigError
+from depthloss.training import cli
+from depthloss.training.configuration import sections as config
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.callbacks import Pictures
+from depthloss.training.loop.module import DepthModule
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.module import DepthModule
 from tests.training.conftest import TINY, TinyNet
 from tests.training.steps import Plain
 

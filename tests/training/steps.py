@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import depthloss
+from depthloss.training.loop.module import DepthModule
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.module import DepthModule
 
 
 class Plain(nn.Module):

@@ -13,8 +13,8 @@ from depthloss.training import ablate, cli
 from depthloss.training.ablation import plots, tables, trials
 from depthloss.training.ablation.results import Spread, Table, values
 from depthloss.training.ablation.study import merged, read_study
-from depthloss.training.callbacks import Pictures
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.callbacks import Pictures
 
 from .conftest import TINY
 

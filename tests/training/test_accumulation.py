@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from depthloss.training.callbacks import LossProfiler
+from depthloss.training.loop.callbacks import LossProfiler
+from depthloss.training.loop.module import DepthModule
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.module import DepthModule
 
 from .steps import Plain, build, fit, frames
 

@@ -9,9 +9,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 import depthloss
-from depthloss.training.config import ConfigError, GroupConfig, OptimizerConfig
-from depthloss.training.guard import TrainingDiverged
-from depthloss.training.module import DepthModule
+from depthloss.training.configuration.sections import GroupConfig, OptimizerConfig
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.guard import TrainingDiverged
+from depthloss.training.loop.module import DepthModule
 
 from .steps import build, fit, frames, same
 from .test_resume import load, rows

@@ -7,13 +7,13 @@ import lightning as L
 import pytest
 import torch
 
-from depthloss.training.checkpoints import (
+from depthloss.training.checkpoints.saving import (
     CheckpointError,
     WholeCheckpointIO,
     checkpoint_callbacks,
     monitor_mode,
 )
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
 
 
 @pytest.fixture

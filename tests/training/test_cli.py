@@ -9,16 +9,17 @@ import pytest
 import torch
 import yaml
 
-from depthloss.training import cli, config
-from depthloss.training.build import build_loss
-from depthloss.training.config import ConfigError
+from depthloss.training import cli
+from depthloss.training.checkpoints.resume import flat
+from depthloss.training.checkpoints.stored import find_checkpoint
+from depthloss.training.configuration import sections as config
+from depthloss.training.configuration.build import build_loss
+from depthloss.training.configuration.flags import split_arguments
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import DataError, SyntheticDataset
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.wording import number
-from depthloss.training.flags import split_arguments
-from depthloss.training.loaders import DepthData
-from depthloss.training.parser import parse
-from depthloss.training.resume import flat
-from depthloss.training.stored import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

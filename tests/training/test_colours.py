@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import LogNorm, to_rgb
 
-from depthloss.training import colours
+from depthloss.training.drawing import colours
 
 # Machado et al. 2009: what full colour blindness of a kind makes of linear RGB.
 VISION = {

@@ -13,11 +13,11 @@ from depthloss.training.ablate import main as ablate_main
 from depthloss.training.ablate import run as ablate
 from depthloss.training.cli import main as train_main
 from depthloss.training.cli import run as train
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data.convert import main as convert
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.cli import main as evaluate_main
 from depthloss.training.evaluation.cli import run as evaluate
-from depthloss.training.parser import parse
 from depthloss.training.prediction.cli import main as predict_main
 
 

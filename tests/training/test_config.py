@@ -9,13 +9,13 @@ import yaml
 
 import depthloss
 from depthloss.training import cli
-from depthloss.training.build import build_loss, build_model, check_input
-from depthloss.training.config import ConfigError
+from depthloss.training.checkpoints.resume import flat
+from depthloss.training.configuration.build import build_loss, build_model, check_input
+from depthloss.training.configuration.flags import split_arguments
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import write_depth_png, write_rgb
-from depthloss.training.flags import split_arguments
-from depthloss.training.loaders import DepthData
-from depthloss.training.parser import parse
-from depthloss.training.resume import flat
+from depthloss.training.errors import ConfigError
 
 from . import layouts
 
@@ -121,7 +121,8 @@ def test_a_preset_and_a_range_of_the_loss(tmp_path):
 
     assert built() == depthloss.SILogLoss(preset="mmseg", gt_range=(0.02, None)).spec
     (term,) = built("--model.loss.lam=0.85", "--model.loss.clamp=null").terms
-    assert (term.lam, term.scale, term.eps, term.reduction, term.clamp) == (0.85, 1.0, 0.0, "images", None)
+    assert (term.lam, term.scale, term.eps, term.reduction) == (0.85, 1.0, 0.0, "images")
+    assert term.domain.floor is None
     with pytest.raises(
         ConfigError, match="model.loss.preset: one of 'packnet', .* or null is needed, got mmsg"
     ):

@@ -9,16 +9,17 @@ import torch
 import yaml
 from torch import nn
 
-from depthloss.training import cli, config
+from depthloss.training import cli
 from depthloss.training.ablation.evaluation import make_protocol
 from depthloss.training.ablation.study import read_study
 from depthloss.training.ablation.trials import check_trials
-from depthloss.training.callbacks import Pictures
-from depthloss.training.config import ConfigError
+from depthloss.training.checkpoints.resume import flat
+from depthloss.training.configuration import sections as config
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import DataError, write_depth_png, write_rgb
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.callbacks import Pictures
 from depthloss.training.models import ResNetSAN01
-from depthloss.training.parser import parse
-from depthloss.training.resume import flat
 
 from . import layouts
 

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import build_dataset, convert, read_rgb, write_depth_png, write_rgb
 from depthloss.training.data.io import DataError
 from depthloss.training.data.sources import associate, find_kitti, find_tum
-from depthloss.training.loaders import DepthData
-from depthloss.training.parser import parse
 
 SHAPE = (24, 80)
 DRIVES = {"train": "2011_09_26_drive_0001_sync", "val": "2011_09_26_drive_0002_sync"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depthloss.training import config
+from depthloss.training.configuration import sections as config
 
 from . import ranks
 from .test_resume import assert_same, rows

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from depthloss.training import cli
-from depthloss.training.callbacks import Averaging
-from depthloss.training.config import ConfigError, EmaConfig
+from depthloss.training.configuration.sections import EmaConfig
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.callbacks import Averaging
 
 from .steps import build, fit, frames, same
 from .test_resume import load

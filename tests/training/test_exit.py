@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from depthloss.training import cli
+from depthloss.training.checkpoints.lock import locked
 from depthloss.training.data import DataError, SyntheticDataset
-from depthloss.training.lock import locked
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_two_runs_of_one_name(main, train, monkeypatch):
     code = """
 import os, sys, time
 from pathlib import Path
-from depthloss.training.lock import locked
+from depthloss.training.checkpoints.lock import locked
 with locked({"": Path(sys.argv[1])}):
     if os.fork():
         os.kill(os.getpid(), 9)

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from depthloss.training import cli
-from depthloss.training.checkpoints import CheckpointError, WholeCheckpointIO
-from depthloss.training.config import ConfigError
+from depthloss.training.checkpoints.saving import CheckpointError, WholeCheckpointIO
+from depthloss.training.checkpoints.stored import find_checkpoint, read_checkpoint
 from depthloss.training.data import DataError, SyntheticDataset
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.load import load_run
 from depthloss.training.models import SemiSupCompletionModel
 from depthloss.training.models.resnet import ResNetEncoder, load_encoder_weights
-from depthloss.training.stored import find_checkpoint, read_checkpoint
 
 from .test_resume import assert_same, load, rows
 
@@ -225,7 +225,7 @@ def test_no_room_for_the_log(main, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("depthloss.training.history.MetricsCSV.log_metrics", full)
+    monkeypatch.setattr("depthloss.training.loop.history.MetricsCSV.log_metrics", full)
     status, line = main()
     assert status == 1
     assert line.startswith(
@@ -415,8 +415,9 @@ def test_a_picture_that_fails_stops_nothing(train, monkeypatch, caplog, pictures
         raise ValueError("no such colour")
 
     ticks = []  # a minute each, so that they are due after every validation
-    monkeypatch.setattr("depthloss.training.callbacks.write_curves", fail)
-    monkeypatch.setattr("depthloss.training.callbacks.time.monotonic", lambda: ticks.append(61) or sum(ticks))
+    callbacks = "depthloss.training.loop.callbacks"
+    monkeypatch.setattr(f"{callbacks}.write_curves", fail)
+    monkeypatch.setattr(f"{callbacks}.time.monotonic", lambda: ticks.append(61) or sum(ticks))
     run = train("--max-epochs=2")
     assert run.trainer.global_step == 6 and load(run)["epoch"] == 1
     assert [m for m in caplog.messages if m.startswith("the pictures could not be written")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
 from depthloss.training.files import check_folder, whole_file
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from depthloss.training.config import ConfigError
-from depthloss.training.finetune import init_from
+from depthloss.training.checkpoints.finetune import init_from
+from depthloss.training.errors import ConfigError
 from depthloss.training.models.resnet import ResNetEncoder, load_encoder_weights
 
 from .steps import same

@@ -8,10 +8,11 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from depthloss.training import cli, trainer
-from depthloss.training.config import ConfigError
-from depthloss.training.parser import parse
-from depthloss.training.trainer import _processes, check_trainer
+from depthloss.training import cli
+from depthloss.training.configuration.parser import parse
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop import trainer
+from depthloss.training.loop.trainer import _processes, check_trainer
 
 from .test_resume import load
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import depthloss
-from depthloss.training.config import GroupConfig, OptimizerConfig, SchedulerConfig
-from depthloss.training.guard import TrainingDiverged
-from depthloss.training.module import DepthModule
-from depthloss.training.schedule import group_table
+from depthloss.training.configuration.sections import GroupConfig, OptimizerConfig, SchedulerConfig
+from depthloss.training.loop.guard import TrainingDiverged
+from depthloss.training.loop.module import DepthModule
+from depthloss.training.loop.schedule import group_table
 
 from .steps import build, fit, frames, same
 

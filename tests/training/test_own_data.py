@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from depthloss.training.build import check_input, check_last_batch
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.build import check_input, check_last_batch
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import DATASETS, DataError, build_dataset
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.cli import _input
-from depthloss.training.parser import parse
 
 from .test_config import data_of
 

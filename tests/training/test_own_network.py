@@ -12,17 +12,17 @@ import yaml
 from torch import nn
 
 from depthloss.training import cli as training
-from depthloss.training import config
-from depthloss.training.build import build_model, check_input
-from depthloss.training.callbacks import Pictures
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration import sections as config
+from depthloss.training.configuration.build import build_model, check_input
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.networks import check_trusted
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import write_rgb
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation import cli as evaluation
 from depthloss.training.evaluation.load import load_run
-from depthloss.training.loaders import DepthData
+from depthloss.training.loop.callbacks import Pictures
 from depthloss.training.models import NetworkError, SemiSupCompletionModel
-from depthloss.training.networks import check_trusted
-from depthloss.training.parser import parse
 from depthloss.training.prediction import cli as prediction
 
 from .conftest import TINY

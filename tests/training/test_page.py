@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthloss.training.evaluation import page
-from depthloss.training.evaluation.page import page_html, write_page
+from depthloss.training.drawing.figures import Sample
 from depthloss.training.evaluation.protocol import Protocol
+from depthloss.training.evaluation.report import page
+from depthloss.training.evaluation.report.page import page_html, write_page
+from depthloss.training.evaluation.report.style import STYLE
 from depthloss.training.evaluation.result import Evaluation
-from depthloss.training.evaluation.style import STYLE
 from depthloss.training.evaluation.wording import number
-from depthloss.training.report import Sample
 
 VOID = {"meta", "img", "line", "path", "br"}
 PROTOCOL = Protocol(0.05, 80.0, "garg", "median", flip_tta=True, ranges=(0.0, 1.0, 10.0)).to_dict()

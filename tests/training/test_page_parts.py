@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from depthloss.training.evaluation import charts, panels
+from depthloss.training.drawing.figures import Sample
+from depthloss.training.evaluation.report import charts, panels
 from depthloss.training.evaluation.wording import judge, number, signed
-from depthloss.training.report import Sample
 
 
 def test_panels_of_a_frame():

@@ -15,10 +15,9 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from depthloss.training import config
-from depthloss.training.build import build_model
-from depthloss.training.colours import DEPTH_COLOURS
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration import sections as config
+from depthloss.training.configuration.build import build_model
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import (
     DataError,
     read_depth_png,
@@ -27,7 +26,8 @@ from depthloss.training.data import (
     read_rgb,
     write_depth_png,
 )
-from depthloss.training.parser import parse
+from depthloss.training.drawing.colours import DEPTH_COLOURS
+from depthloss.training.errors import ConfigError
 from depthloss.training.prediction import cli, pictures
 from depthloss.training.prediction.pictures import find_pictures
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from depthloss.training import callbacks
+from depthloss.training.loop import callbacks
 from depthloss.training.progress import Progress, duration
 
 

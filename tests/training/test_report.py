@@ -4,9 +4,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from depthloss.training import report
-from depthloss.training.colours import ERROR_COLOURS
-from depthloss.training.report import Sample, read_metrics, write_curves, write_predictions
+from depthloss.training.drawing import figures as report
+from depthloss.training.drawing.colours import ERROR_COLOURS
+from depthloss.training.drawing.figures import (
+    Sample,
+    read_metrics,
+    write_curves,
+    write_predictions,
+)
 
 
 def sample(shape=(32, 64), density=1.0, **kwargs) -> Sample:

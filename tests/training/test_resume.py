@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from depthloss.training import cli
-from depthloss.training.config import ConfigError
-from depthloss.training.history import MetricsCSV, rows_before
-from depthloss.training.stored import read_checkpoint
+from depthloss.training.checkpoints.stored import read_checkpoint
+from depthloss.training.errors import ConfigError
+from depthloss.training.loop.history import MetricsCSV, rows_before
 
 
 def load(run_or_directory) -> dict:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from depthloss.training.config import SchedulerConfig
+from depthloss.training.configuration.sections import SchedulerConfig
 
 from .steps import build, fit, frames, same
 from .test_resume import assert_same, load, rows

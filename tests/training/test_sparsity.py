@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
-from depthloss.training.build import check_input
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.build import check_input
+from depthloss.training.configuration.loaders import DepthData
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import (
     DATASETS,
     Augmentation,
@@ -19,9 +20,9 @@ from depthloss.training.data import (
 )
 from depthloss.training.data import sparsity as S
 from depthloss.training.data.sparsity import Sparsity, sample_at, simulate
-from depthloss.training.data.transforms import Frame, sample_rng
-from depthloss.training.loaders import DepthData
-from depthloss.training.parser import parse
+from depthloss.training.data.transforms import Frame
+from depthloss.training.errors import ConfigError
+from depthloss.training.seeds import sample_rng
 
 from . import layouts
 

@@ -8,9 +8,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import depthloss
+from depthloss.training.loop.module import DepthModule
+from depthloss.training.loop.support import GradientSupport
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.module import DepthModule
-from depthloss.training.support import GradientSupport
 
 from .steps import Plain, fit, frames
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from depthloss.training.data import EpochSampler, build_dataset, scenes, synthetic
-from depthloss.training.data.canvas import KINDS, Camera, Scene
-from depthloss.training.data.raycast import render, render_kinds
+from depthloss.training.data import EpochSampler, build_dataset, synthetic
 from depthloss.training.data.synthetic import scan
-from depthloss.training.data.textures import TEXTURE_INDEX
-from depthloss.training.data.transforms import sample_rng
+from depthloss.training.rendering import scenes
+from depthloss.training.rendering.canvas import KINDS, Camera, Scene
+from depthloss.training.rendering.raycast import render, render_kinds
+from depthloss.training.rendering.textures import TEXTURE_INDEX
+from depthloss.training.seeds import sample_rng
 
 COMMON = {"image_shape": (48, 80), "min_depth": 0.1, "max_depth": 100.0, "train": False}
 X, Y, Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

@@ -11,8 +11,9 @@ import sys
 
 import torch
 
-from depthloss.training import cli, config
-from depthloss.training.callbacks import Pictures
+from depthloss.training import cli
+from depthloss.training.configuration import sections as config
+from depthloss.training.loop.callbacks import Pictures
 from tests.training.conftest import TinyNet
 
 

@@ -13,12 +13,12 @@ import torch
 
 from depthloss.training.ablation.study import Trial
 from depthloss.training.ablation.trials import last_checkpoint
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.parser import parse
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.load import build_data, load_run
 from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.files import whole_file
-from depthloss.training.parser import parse
 
 log = logging.getLogger("depthloss.training")
 

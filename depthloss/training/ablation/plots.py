@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from depthloss.training.ablation.results import Run, Table
-from depthloss.training.report import save_figure
+from depthloss.training.drawing.figures import save_figure
 
 STYLES = ("-", "--", "-.")
 PANELS = {

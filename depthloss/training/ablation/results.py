@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depthloss.training.ablation.study import Study, Trial
-from depthloss.training.report import read_metrics
+from depthloss.training.drawing.figures import read_metrics
 
 log = logging.getLogger("depthloss.training")
 

@@ -25,10 +25,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError, did_you_mean
 from depthloss.training.evaluation.wording import METRICS
 from depthloss.training.files import read_yaml
-from depthloss.training.names import did_you_mean
 
 # Of every run, unless the study file or the command line says otherwise.
 DEFAULTS = {

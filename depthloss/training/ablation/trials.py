@@ -13,12 +13,13 @@ from typing import Any
 import yaml
 
 from depthloss.training.ablation.study import Trial
-from depthloss.training.build import build_loss
-from depthloss.training.config import LAST, PREVIOUS, ConfigError
+from depthloss.training.checkpoints.resume import flat
+from depthloss.training.checkpoints.stored import checkpoints_in, config_in, read_checkpoint
+from depthloss.training.configuration.build import build_loss
+from depthloss.training.configuration.parser import parse
+from depthloss.training.configuration.sections import LAST, PREVIOUS
+from depthloss.training.errors import ConfigError
 from depthloss.training.files import whole_file
-from depthloss.training.parser import parse
-from depthloss.training.resume import flat
-from depthloss.training.stored import checkpoints_in, config_in, read_checkpoint
 
 log = logging.getLogger("depthloss.training")
 

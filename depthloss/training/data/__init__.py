@@ -24,7 +24,7 @@ from depthloss.training.data.nyu import NYUH5
 from depthloss.training.data.sampler import EpochSampler
 from depthloss.training.data.synthetic import SyntheticDataset
 from depthloss.training.data.transforms import Augmentation
-from depthloss.training.names import did_you_mean
+from depthloss.training.errors import did_you_mean
 
 __all__ = [
     "DATASETS",

@@ -16,7 +16,7 @@ from depthloss.training.data.io import DataError, fault, logger, not_a_folder, r
 from depthloss.training.data.listing import entries
 from depthloss.training.data.lists import Listed
 from depthloss.training.data.transforms import Frame, Window
-from depthloss.training.names import did_you_mean
+from depthloss.training.errors import did_you_mean
 
 Reader = Callable[[Path], np.ndarray]
 

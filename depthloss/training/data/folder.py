@@ -22,7 +22,7 @@ from depthloss.training.data.listing import (
     unpack,
 )
 from depthloss.training.data.lists import Listed, read_split, spellings
-from depthloss.training.names import did_you_mean
+from depthloss.training.errors import did_you_mean
 
 _LAYOUT = "rgb/NAME.{png,jpg,jpeg} with depth/NAME.png"
 

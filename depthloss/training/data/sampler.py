@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sized
 import numpy as np
 from torch.utils.data.distributed import DistributedSampler
 
-from depthloss.training.data.transforms import sample_rng
+from depthloss.training.seeds import sample_rng
 
 
 class EpochSampler(DistributedSampler):

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from depthloss.training.data import scenes
 from depthloss.training.data.base import DepthDataset
-from depthloss.training.data.canvas import KINDS, Camera
-from depthloss.training.data.raycast import render, render_kinds
-from depthloss.training.data.transforms import Frame, sample_rng
+from depthloss.training.data.transforms import Frame
 from depthloss.training.progress import Progress
+from depthloss.training.rendering import scenes
+from depthloss.training.rendering.canvas import KINDS, Camera
+from depthloss.training.rendering.raycast import render, render_kinds
+from depthloss.training.seeds import sample_rng
 
 # An epoch goes through all of them; its order is drawn in memory.
 MAX_LENGTH = 10_000_000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -19,7 +18,8 @@ from PIL import Image, ImageEnhance
 from depthloss.training.data.io import logger
 from depthloss.training.data.resize import resize_classes, resize_depth, resize_mask, resize_rgb
 from depthloss.training.data.sparsity import Sparsity, sample_at, simulate
-from depthloss.training.names import did_you_mean
+from depthloss.training.errors import did_you_mean
+from depthloss.training.seeds import sample_rng
 
 REPLACED = "augmentation.sparsity: input depth is made from the ground truth, the stored one is not used"
 Options = TypeVar("Options")
@@ -133,17 +133,6 @@ def _from_options(cls: type[Options], options: Any, name: str) -> Options:
         if key not in known:
             raise TypeError(f"{name} has no option {key!r}{did_you_mean(key, known)}")
     return cls(**options)
-
-
-def sample_rng(*key: int | str) -> np.random.Generator:
-    """Random stream for a key such as (stream name, seed, epoch, index), the same in every process.
-
-    Args:
-        key: non-negative integers and names.
-    """
-    words = [zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key]
-    # SeedSequence treats missing words as zeros; the length keeps (a,) and (a, 0) apart.
-    return np.random.Generator(np.random.PCG64([len(words), *words]))
 
 
 def limit_range(depth: np.ndarray, min_depth: float, max_depth: float) -> np.ndarray:

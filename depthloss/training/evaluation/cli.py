@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from depthloss.training.build import input_option
 from depthloss.training.command import (
     DEBUG,
     check_at_least,
@@ -27,13 +26,14 @@ from depthloss.training.command import (
     program,
     start_log,
 )
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.build import input_option
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.evaluate import evaluate
 from depthloss.training.evaluation.load import Run, build_data, load_run
-from depthloss.training.evaluation.page import write_page
 from depthloss.training.evaluation.protocol import Alignment, Crop, CropOf, Protocol
+from depthloss.training.evaluation.report.page import write_page
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
 from depthloss.training.files import check_folder

@@ -19,6 +19,7 @@ import depthloss
 from depthloss.training.data import DepthDataset
 from depthloss.training.data.resize import resize_depth
 from depthloss.training.data.transforms import Frame, prepare, resize
+from depthloss.training.drawing.figures import Sample
 from depthloss.training.evaluation.align import align
 from depthloss.training.evaluation.edges import EDGE_METRICS, edge_metrics, is_dense
 from depthloss.training.evaluation.metrics import (
@@ -32,7 +33,6 @@ from depthloss.training.evaluation.metrics import (
 from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
 from depthloss.training.progress import Progress
-from depthloss.training.report import Sample
 
 log = logging.getLogger("depthloss.evaluation")
 

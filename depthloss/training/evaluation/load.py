@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from depthloss.training.build import build_model
-from depthloss.training.config import ConfigError
+from depthloss.training.checkpoints.stored import choose_checkpoint, config_in, read_checkpoint
+from depthloss.training.configuration.build import build_model
+from depthloss.training.configuration.loaders import build_split
+from depthloss.training.configuration.networks import check_trusted, takes_input
+from depthloss.training.configuration.parser import parse
 from depthloss.training.data import DATASETS, DepthDataset, dataset_options
-from depthloss.training.finite import nonfinite
-from depthloss.training.loaders import build_split
+from depthloss.training.errors import ConfigError
 from depthloss.training.models import SemiSupCompletionModel
-from depthloss.training.networks import check_trusted, takes_input
-from depthloss.training.parser import parse
-from depthloss.training.stored import choose_checkpoint, config_in, read_checkpoint
+from depthloss.training.weights import nonfinite
 
 log = logging.getLogger("depthloss.evaluation")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthloss.training.report import Sample
+    from depthloss.training.drawing.figures import Sample
 
 Row = dict[str, Any]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from depthloss.training.checksums import damage
-from depthloss.training.finite import nonfinite
+from depthloss.training.weights import damage, nonfinite
 
 logger = logging.getLogger("depthloss.models")
 

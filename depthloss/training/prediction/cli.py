@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from depthloss.training.checkpoints import NO_ROOM, reason
 from depthloss.training.command import (
     DEBUG,
     check_at_least,
@@ -22,14 +21,13 @@ from depthloss.training.command import (
     program,
     start_log,
 )
-from depthloss.training.config import ConfigError
+from depthloss.training.configuration.networks import size_multiple
 from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
+from depthloss.training.errors import ConfigError, did_you_mean
 from depthloss.training.evaluation.load import Run, load_run
-from depthloss.training.files import check_folder
+from depthloss.training.files import NO_ROOM, check_folder, reason
 from depthloss.training.models import NetworkError
-from depthloss.training.names import did_you_mean
-from depthloss.training.networks import size_multiple
 from depthloss.training.prediction.pictures import Picture, Pictures, find_pictures
 from depthloss.training.prediction.predict import Report, predict
 from depthloss.training.prediction.results import FORMATS, MOST, Results

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from depthloss.training.checkpoints import NO_ROOM
-from depthloss.training.config import ConfigError
+from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation.evaluate import Network, inverse_depth
+from depthloss.training.files import NO_ROOM
 from depthloss.training.models import NetworkError, pad_to_multiple
 from depthloss.training.prediction.pictures import Item, Pictures
 from depthloss.training.prediction.results import Results

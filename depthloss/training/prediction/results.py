@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from depthloss.training.colours import DEPTH_COLOURS, depth_norm
+from depthloss.training.drawing.colours import DEPTH_COLOURS, depth_norm
 from depthloss.training.files import whole_file
 
 # The folder and the suffix of each format.

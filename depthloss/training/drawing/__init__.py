@@ -1,0 +1,1 @@
+"""Pictures of depth maps and of a run."""

@@ -1,0 +1,1 @@
+"""The page of an evaluation, in one HTML file."""

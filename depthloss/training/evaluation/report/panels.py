@@ -1,0 +1,174 @@
+"""The pictures of a frame in the report: its maps as images with their colour bars, as HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import Colormap, Normalize, to_hex
+from PIL import Image
+
+from depthloss.training.drawing.colours import (
+    DEPTH_COLOURS,
+    ERROR_COLOURS,
+    depth_map,
+    depth_norm,
+    error_map,
+    percent,
+    relative_error,
+    ticks,
+)
+from depthloss.training.drawing.figures import Sample
+from depthloss.training.evaluation.wording import count, metric, number
+
+WIDTH = 560  # widest image, in pixels
+KEY_METRICS = ("abs_rel", "rmse", "mae", "silog", "a1")
+
+
+@dataclass
+class Panel:
+    """One picture.
+
+    Attributes:
+        title: what it shows.
+        image: uint8 [h, w, 3].
+        note: in small under it.
+    """
+
+    title: str
+    image: np.ndarray
+    note: str = ""
+
+
+def draw_panels(sample: Sample, limit: float, baseline: np.ndarray | None = None) -> list[Panel]:
+    """Draw a frame: RGB, sparse input (if there is one), prediction, ground truth, signed relative error.
+
+    With a baseline: RGB, ground truth, baseline and its error, candidate and its error. All depth maps share
+    one scale. Invalid pixels are grey.
+
+    Args:
+        sample: the frame; no size need be that of another.
+        limit: where the scale of the relative errors ends, > 0.
+        baseline: [H, W], its prediction in metres; or None.
+    """
+    norm = depth_norm(sample.depth, sample.prediction)
+
+    def depth(title: str, values: np.ndarray) -> Panel:
+        return Panel(title, _colour(depth_map(values, WIDTH), DEPTH_COLOURS, norm))
+
+    def error(title: str, prediction: np.ndarray) -> Panel:
+        values = error_map(relative_error(prediction, sample.depth), WIDTH)
+        return Panel(title, _colour(values, ERROR_COLOURS, Normalize(-limit, limit)), lost(prediction))
+
+    def lost(prediction: np.ndarray) -> str:
+        pixels = np.count_nonzero(~np.isfinite(prediction[sample.depth > 0]))
+        return f"{count(pixels)} px not finite" if pixels else ""
+
+    rgb = Panel("RGB", _rgb(sample.rgb))
+    gt = depth("ground truth", sample.depth)
+    if baseline is not None:
+        return [
+            rgb,
+            gt,
+            depth("baseline", baseline),
+            error("error of the baseline", baseline),
+            depth("candidate", sample.prediction),
+            error("error of the candidate", sample.prediction),
+        ]
+    sparse = [] if sample.input_depth is None else [depth("sparse input", sample.input_depth)]
+    prediction = depth("prediction", sample.prediction)
+    return [rgb, *sparse, prediction, gt, error("error (pred − gt) / gt", sample.prediction)]
+
+
+def frame_html(
+    sample: Sample,
+    row: Mapping[str, Any],
+    limit: float,
+    baseline: tuple[np.ndarray, Mapping[str, Any]] | None = None,
+    place: str = "",
+) -> str:
+    """Return the figure of a frame.
+
+    Args:
+        sample: the frame.
+        row: its row of `Evaluation.frames`; may be empty.
+        limit: see `draw_panels`.
+        baseline: the baseline's prediction and row of the same frame; or None.
+        place: of the frame among all, such as "worst of 100".
+    """
+    panels = draw_panels(sample, limit, baseline and baseline[0])
+    pictures = [_picture(panel) for panel in panels]
+    bars = _bars(sample, limit)
+    if baseline is None:
+        pictures.insert(1 if sample.input_depth is None else len(pictures), f'<div class="key">{bars}</div>')
+        bars = ""
+        facts = [_fact(name, row[name]) for name in KEY_METRICS if name in row]
+    else:
+        both = (("baseline", baseline[1]), ("candidate", row))
+        facts = [f"{who} abs_rel {number(r.get('abs_rel'))}" for who, r in both if r]
+        bars = f'<div class="key wide">{bars}</div>'
+    if "valid" in row:
+        facts.append(f"{count(row['valid'])} valid pixels")
+    where = f'<span class="place">{escape(place)}</span>' if place else ""
+    return (
+        f'<figure class="frame"><figcaption><strong>{escape(sample.name) or "unnamed"}</strong> {where}'
+        f'<span class="facts">{" · ".join(map(escape, facts))}</span></figcaption>'
+        f'<div class="panels">{"".join(pictures)}</div>{bars}</figure>'
+    )
+
+
+def png_uri(png: bytes) -> str:
+    """Return a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _fact(name: str, value: float | None) -> str:
+    unit = metric(name).unit
+    return f"{name} {number(value)}" + (f" {unit}" if unit == "m" else "")
+
+
+def _picture(panel: Panel) -> str:
+    file = io.BytesIO()
+    Image.fromarray(panel.image).save(file, "PNG")
+    height, width = panel.image.shape[:2]
+    note = f' <span class="lost">{escape(panel.note)}</span>' if panel.note else ""
+    css = " class=coarse" if width < 400 else ""  # few pixels are shown as the squares that they are
+    title = escape(panel.title)
+    return (
+        f'<div class="panel"><img src="{png_uri(file.getvalue())}" alt="{title}" width="{width}" '
+        f'height="{height}"{css}><span>{title}{note}</span></div>'
+    )
+
+
+def _bars(sample: Sample, limit: float) -> str:
+    norm = depth_norm(sample.depth, sample.prediction)
+    depth = _bar("depth", DEPTH_COLOURS, [f"{value:.3g} m" for value in ticks(norm)])
+    marks = [percent(value) for value in np.linspace(-limit, limit, 5)]
+    return (
+        depth
+        + _bar("error: blue is too near, red too far", ERROR_COLOURS, marks)
+        + ('<p class="swatch"><i></i> no value</p>')
+    )
+
+
+def _bar(title: str, colours: Colormap, marks: list[str]) -> str:
+    stops = ",".join(to_hex(colours(x)) for x in np.linspace(0, 1, 17))
+    labels = "".join(f"<span>{escape(mark)}</span>" for mark in marks)
+    return (
+        f'<div class="colourbar"><em>{escape(title)}</em><div class="ramp" style="background:'
+        f'linear-gradient(to right,{stops})"></div><div class="marks">{labels}</div></div>'
+    )
+
+
+def _colour(values: np.ndarray, colours: Colormap, norm: Normalize) -> np.ndarray:
+    return colours(norm(np.ma.masked_invalid(values)), bytes=True)[..., :3]
+
+
+def _rgb(rgb: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(np.round(255 * np.clip(np.nan_to_num(rgb), 0, 1)).astype(np.uint8))
+    return np.asarray(image.reduce(k) if (k := -(-image.width // WIDTH)) > 1 else image)

@@ -1,0 +1,1 @@
+"""The training loop: the Lightning module, the trainer and its callbacks."""
