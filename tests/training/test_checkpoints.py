@@ -11,9 +11,9 @@ from depthloss.training.checkpoints.saving import (
     CheckpointError,
     WholeCheckpointIO,
     checkpoint_callbacks,
-    monitor_mode,
 )
 from depthloss.training.errors import ConfigError
+from depthloss.training.loop.trainer import monitor_mode
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def saved(monkeypatch):
 def test_the_mode_follows_the_monitor(tmp_path, monitor, mode):
     assert monitor_mode(monitor) == mode
     for given, wanted in ((None, mode), ("min", "min"), ("max", "max")):
-        best, last = checkpoint_callbacks(tmp_path, 1, monitor, given, 1)
+        best, last = checkpoint_callbacks(tmp_path, 1, monitor, monitor_mode(monitor, given), 1)
         assert (best.monitor, best.mode) == (monitor, wanted)
         assert last.monitor is None
 

@@ -3,13 +3,11 @@ import pytest
 import torch
 
 from depthloss.training.evaluation.edges import (
-    EDGE_METRICS,
     boundary_scores,
     edge_metrics,
     is_dense,
     near_discontinuities,
 )
-from depthloss.training.evaluation.wording import METRICS as WORDS
 
 from . import textbook
 
@@ -38,10 +36,6 @@ def blocks(seed: int, shape=(9, 11)) -> np.ndarray:
         y, x = rng.integers(0, shape[0] - 2), rng.integers(0, shape[1] - 2)
         depth[y : y + rng.integers(2, 6), x : x + rng.integers(2, 6)] = rng.uniform(2, 9)
     return depth * rng.uniform(0.95, 1.05, shape)
-
-
-def test_every_metric_has_words():
-    assert set(EDGE_METRICS) <= set(WORDS)
 
 
 # ---- near a discontinuity

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from depthloss.training.errors import ConfigError, did_you_mean
-from depthloss.training.evaluation.wording import METRICS
+from depthloss.training.evaluation.edges import EDGE_METRICS
+from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.files import read_yaml
 
 # Of every run, unless the study file or the command line says otherwise.
@@ -210,8 +211,9 @@ def _questions(path: Path, tree: Any, variants: Mapping, conditions: Mapping) ->
             _known(path, f"{where}.compare", variant, variants)
         for condition in parts.get("conditions", ()):
             _known(path, f"{where}.conditions", condition, conditions)
+        metrics = (*METRICS, *EDGE_METRICS, "step_ms", "loss_ms")
         for name in parts["metrics"]:  # such as "abs_rel" or "abs_rel, [0, 1) m"
-            _known(path, f"{where}.metrics", name.partition(",")[0], (*METRICS, "step_ms", "loss_ms"))
+            _known(path, f"{where}.metrics", name.partition(",")[0], metrics)
         questions.append(
             Question(text, tuple(pairs), tuple(parts["metrics"]), tuple(parts.get("conditions", ())))
         )

@@ -18,9 +18,6 @@ from depthloss.training.weights import damage
 
 log = logging.getLogger("depthloss.training")
 
-# The metrics of which more is better.
-MORE_IS_BETTER = ("a1", "a2", "a3")
-
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, where those before are as they were; or it is damaged."""
@@ -138,19 +135,14 @@ class EpochCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
-def monitor_mode(monitor: str, mode: str | None = None) -> str:
-    """Return whether less ("min") or more ("max") of a metric is better; `mode` if that is given."""
-    return mode or ("max" if monitor.rpartition("/")[2] in MORE_IS_BETTER else "min")
-
-
 def checkpoint_callbacks(
-    dirpath: Path, save_top_k: int, monitor: str, mode: str | None, every_n_epochs: int
+    dirpath: Path, save_top_k: int, monitor: str, mode: str, every_n_epochs: int
 ) -> list[EpochCheckpoint]:
     """Return the callback that keeps the best and the one that keeps the last.
 
     Two, because a single one renews `last.ckpt` only when the epoch is among the best. The last is written
     after the best, so that it knows of it. With `save_top_k` = 1 the best is `best.ckpt`, else epoch and
-    metric are in the names. `every_n_epochs` is for the last alone; a `mode` of None is the monitor's.
+    metric are in the names. `every_n_epochs` is for the last alone.
     """
     filename = (
         BEST if save_top_k == 1 else f"epoch{{epoch:03d}}-{monitor.rpartition('/')[2]}{{{monitor}:.4f}}"
@@ -161,7 +153,7 @@ def checkpoint_callbacks(
             EpochCheckpoint(
                 filename=filename,
                 monitor=monitor,
-                mode=monitor_mode(monitor, mode),
+                mode=mode,
                 save_top_k=save_top_k,
                 auto_insert_metric_name=False,
                 dirpath=dirpath,

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-EDGE_METRICS = ("edge_abs_rel", "flat_abs_rel", "boundary_f1", "boundary_precision", "boundary_recall")
+from depthloss.training.evaluation.metrics import Meaning
+
+EDGE_METRICS = {
+    "edge_abs_rel": Meaning("", False, "abs_rel within 3 px of a depth discontinuity"),
+    "flat_abs_rel": Meaning("", False, "abs_rel elsewhere"),
+    "boundary_f1": Meaning("share", True, "F1 of the depth steps between neighbours, at ratios 1.05 to 1.25"),
+    "boundary_precision": Meaning("share", True, "share of the predicted steps that are true"),
+    "boundary_recall": Meaning("share", True, "share of the true steps that are predicted"),
+}
 
 RADIUS = 3  # pixels on either side of a discontinuity that are near it
 SLANT = 0.2  # relative change of a step of inverse depth that a slanted plane may have
@@ -42,8 +50,10 @@ def edge_metrics(pred: Tensor, gt: Tensor, valid: Tensor, ratio: float) -> dict[
     error = (pred.double() - gt.double()).abs() / gt.double()
     parts = {"edge_abs_rel": error[valid & near], "flat_abs_rel": error[valid & ~near]}
     values = {name: float(part.mean()) for name, part in parts.items() if len(part)}
-    scores = boundary_scores(pred, gt, valid)
-    return values if scores is None else values | dict(zip(EDGE_METRICS[2:], scores, strict=True))
+    if (scores := boundary_scores(pred, gt, valid)) is not None:
+        names = ("boundary_f1", "boundary_precision", "boundary_recall")
+        values |= dict(zip(names, scores, strict=True))
+    return values
 
 
 def near_discontinuities(gt: Tensor, valid: Tensor, ratio: float, radius: int = RADIUS) -> Tensor:

@@ -22,14 +22,8 @@ from depthloss.training.data.transforms import Frame, prepare, resize
 from depthloss.training.drawing.figures import Sample
 from depthloss.training.evaluation.align import align
 from depthloss.training.evaluation.edges import EDGE_METRICS, edge_metrics, is_dense
-from depthloss.training.evaluation.metrics import (
-    METRICS,
-    StratifiedMetrics,
-    clamped,
-    image_metrics,
-    pixel_vector,
-    valid_pixels,
-)
+from depthloss.training.evaluation.means import StratifiedMetrics
+from depthloss.training.evaluation.metrics import METRICS, clamped, image_metrics, pixel_vector, valid_pixels
 from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
 from depthloss.training.progress import Progress

@@ -1,28 +1,216 @@
-"""Depth metrics: of an image, of a data set image by image, and of its pixels by depth and by class."""
+"""The metrics of an image: name, unit, meaning and formula of each. A new one is one entry of `METRICS`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-
-from depthloss.training.evaluation.exact import WIDTH, from_digits, to_digits
-from depthloss.training.evaluation.protocol import check_depths, range_name
-
-# What each is: `depthloss.training.evaluation.wording`. Means over pixels can be pooled over images.
-POOLED = (
-    *("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"),
-    *("a1", "a2", "a3", "mae", "irmse", "imae"),
-)
-METRICS = (*POOLED, "srmse", "ordinal_error")
 
 # Share of the valid pixels in the pairs of ordinal_error, and the ratio from which on depths differ.
 PAIRS, TAU = 0.3, 0.01
-_TERMS = 12
+
+
+class Pixels:
+    """The valid pixels of an image, and what several metrics are made of.
+
+    Attributes:
+        p: predicted depth, float64 [N] in metres, > 0 or NaN.
+        g: ground truth depth, float64 [N] in metres.
+    """
+
+    def __init__(self, p: Tensor, g: Tensor) -> None:
+        self.p, self.g = p, g
+
+    @cached_property
+    def error(self) -> Tensor:
+        """p - g, in metres."""
+        return self.p - self.g
+
+    @cached_property
+    def log_error(self) -> Tensor:
+        """ln p - ln g."""
+        return self.p.log() - self.g.log()
+
+    @cached_property
+    def inverse_error(self) -> Tensor:
+        """1/p - 1/g, in 1/km."""
+        return 1000 * (1 / self.p - 1 / self.g)
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """The larger of p/g and g/p."""
+        return torch.maximum(self.p / self.g, self.g / self.p)
+
+
+Term = Callable[[Pixels], Tensor]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a metric is called and means.
+
+    Attributes:
+        unit: "" = none.
+        more: True = more is better, False = less is better, None = unknown.
+        text: what it is, in a line of words and formulas; p: prediction, g: ground truth, d = ln p - ln g.
+    """
+
+    unit: str
+    more: bool | None
+    text: str
+
+    @property
+    def arrow(self) -> str:
+        """An arrow up where more is better, down where less is, else nothing."""
+        return {True: "↑", False: "↓", None: ""}[self.more]
+
+
+@dataclass(frozen=True)
+class PerImage(Meaning):
+    """A metric of the pixels of one image.
+
+    Attributes:
+        value: of these pixels, 0-dim float64; NaN if there are none.
+    """
+
+    value: Callable[[Pixels], Tensor]
+
+
+@dataclass(frozen=True)
+class Pooled(Meaning):
+    """A metric that is a function of means over pixels: it can be taken over the pixels of many images too.
+
+    Attributes:
+        terms: what the means are of, each [N]. Metrics that share a term name the same function.
+        value: of the means, in this order, all of one shape.
+    """
+
+    terms: tuple[Term, ...]
+    value: Callable[..., Tensor] = lambda mean: mean
+
+
+def _square(x: Pixels) -> Tensor:
+    return x.error.square()
+
+
+def _log_square(x: Pixels) -> Tensor:
+    return x.log_error.square()
+
+
+def _within(limit: float) -> tuple[Term]:
+    return (lambda x: (x.ratio < limit).double(),)
+
+
+def _silog(log_square: Tensor, log_error: Tensor) -> Tensor:
+    return 100 * (log_square - log_error.square()).clamp(min=0).sqrt()
+
+
+def _srmse(x: Pixels) -> Tensor:
+    """RMSE of the maps standardised by mean and mean absolute deviation, as G2-MonoDepth's test has it."""
+
+    def standardised(depth: Tensor) -> Tensor:
+        centred = depth - depth.mean()
+        return centred / (centred.abs().mean() + 1e-6)
+
+    return (standardised(x.p) - standardised(x.g)).square().mean().sqrt()
+
+
+def _ordinal_error(x: Pixels) -> Tensor:
+    """Share of pairs with another order than in the ground truth, as G2-MonoDepth's test has it.
+
+    The pairs depend on the number of pixels alone: both halves are random draws without repetition, seeded
+    by 1 and 2 as there, but by torch's generator. A pair with a prediction that is not finite is wrong.
+    """
+    p, g = x.p, x.g
+    if not len(g):
+        return torch.full((), torch.nan, dtype=g.dtype, device=g.device)
+    a, b = (_draw(len(g), seed).to(g.device) for seed in (1, 2))
+    return (_order(p[a], p[b]) != _order(g[a], g[b])).double().mean()
+
+
+def _draw(count: int, seed: int) -> Tensor:
+    # On the CPU, so that every device draws the same.
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: max(1, int(PAIRS * count))]
+
+
+def _order(a: Tensor, b: Tensor) -> Tensor:
+    ratio = a / b
+    order = (ratio >= 1 + TAU).double() - (ratio <= 1 / (1 + TAU)).double()
+    return torch.where(ratio.isfinite(), order, torch.nan)
+
+
+METRICS: dict[str, PerImage | Pooled] = {
+    "abs_rel": Pooled("", False, "mean of |p − g| / g", (lambda x: x.error.abs() / x.g,)),
+    "sq_rel": Pooled("m", False, "mean of (p − g)² / g", (lambda x: x.error.square() / x.g,)),
+    "rmse": Pooled("m", False, "root of the mean of (p − g)²", (_square,), Tensor.sqrt),
+    "rmse_log": Pooled("", False, "root of the mean of d², d = ln p − ln g", (_log_square,), Tensor.sqrt),
+    "log10": Pooled("", False, "mean of |log₁₀ p − log₁₀ g|", (lambda x: x.log_error.abs() / math.log(10),)),
+    "silog": Pooled(
+        *("×100", False, "100 · standard deviation of d: blind to a wrong scale"),
+        (_log_square, lambda x: x.log_error),
+        _silog,
+    ),
+    "a1": Pooled("share", True, "share of the pixels with max(p / g, g / p) < 1.25", _within(1.25)),
+    "a2": Pooled("share", True, "the same with 1.25²", _within(1.25**2)),
+    "a3": Pooled("share", True, "the same with 1.25³", _within(1.25**3)),
+    "mae": Pooled("m", False, "mean of |p − g|", (lambda x: x.error.abs(),)),
+    "irmse": Pooled(
+        *("1/km", False, "root of the mean of (1/p − 1/g)²"),
+        (lambda x: x.inverse_error.square(),),
+        Tensor.sqrt,
+    ),
+    "imae": Pooled("1/km", False, "mean of |1/p − 1/g|", (lambda x: x.inverse_error.abs(),)),
+    "srmse": PerImage(
+        "", False, "rmse of both maps standardised by mean and mean absolute deviation (G2)", _srmse
+    ),
+    "ordinal_error": PerImage(
+        "share", False, "share of drawn pairs of pixels in another order of depth (G2)", _ordinal_error
+    ),
+}
+
+
+def pooled() -> dict[str, Pooled]:
+    """Return the metrics of `METRICS` that can be taken over the pixels of many images."""
+    return {name: metric for name, metric in METRICS.items() if isinstance(metric, Pooled)}
+
+
+def terms() -> list[Term]:
+    """Return the terms of the pooled metrics, each once."""
+    return list(dict.fromkeys(term for metric in pooled().values() for term in metric.terms))
+
+
+def pixel_terms(p: Tensor, g: Tensor) -> Tensor:
+    """Return `terms()` at every pixel, float64 [terms, N]; `p` and `g` as in `image_metrics`."""
+    pixels = Pixels(p, g)
+    return torch.stack([term(pixels) for term in terms()])
+
+
+def pool(means: Tensor) -> Tensor:
+    """Return the metrics of `pooled()`, [..., metrics], of the means [..., terms] of their terms."""
+    mean = dict(zip(terms(), means.unbind(-1), strict=True))
+    return torch.stack([m.value(*(mean[term] for term in m.terms)) for m in pooled().values()], -1)
+
+
+def image_metrics(p: Tensor, g: Tensor) -> Tensor:
+    """Measure one image.
+
+    Args:
+        p: predicted depth at the valid pixels, float64 [N] in metres, > 0 or NaN.
+        g: ground truth depth there, float64 [N] in metres.
+
+    Returns:
+        float64 [metrics], as `METRICS` and in its units. NaN without a pixel.
+    """
+    of_means = dict(zip(pooled(), pool(pixel_terms(p, g).mean(1)), strict=True))
+    pixels = Pixels(p, g)
+    values: list[Any] = [of_means[n] if n in of_means else m.value(pixels) for n, m in METRICS.items()]
+    return torch.stack(values)
 
 
 def valid_pixels(gt: Tensor, min_depth: float, max_depth: float, mask: Tensor | None = None) -> Tensor:
@@ -50,227 +238,3 @@ def pixel_vector(values: Tensor, valid: Tensor) -> Tensor:
     """Return the values at the valid pixels as float64 [N]; on the CPU if their device has no float64."""
     values = values.detach()[valid]
     return values.cpu().double() if values.device.type == "mps" else values.double()
-
-
-def image_metrics(p: Tensor, g: Tensor) -> Tensor:
-    """Measure one image.
-
-    Args:
-        p: predicted depth at the valid pixels, float64 [N] in metres, > 0 or NaN.
-        g: ground truth depth there, float64 [N] in metres.
-
-    Returns:
-        float64 [14], as `METRICS`: sq_rel, rmse and mae in metres, irmse and imae in 1/km, silog times 100,
-        a1, a2, a3 and ordinal_error as fractions. NaN without a pixel.
-    """
-    pooled = _of_means(_pixel_terms(p, g).mean(1))
-    return torch.cat([pooled, torch.stack([_srmse(p, g), _ordinal_error(p, g)])])
-
-
-def _pixel_terms(p: Tensor, g: Tensor) -> Tensor:
-    """Return what the pooled metrics are means of, float64 [_TERMS, N]."""
-    error, log_error = p - g, p.log() - g.log()
-    inverse = 1000 * (1 / p - 1 / g)
-    ratio = torch.maximum(p / g, g / p)
-    return torch.stack(
-        [
-            error.abs() / g,
-            error.square() / g,
-            error.square(),
-            log_error.square(),
-            log_error.abs() / math.log(10),
-            log_error,
-            *((ratio < 1.25**k).double() for k in (1, 2, 3)),
-            error.abs(),
-            inverse.square(),
-            inverse.abs(),
-        ]
-    )
-
-
-def _of_means(means: Tensor) -> Tensor:
-    """Return the pooled metrics, [..., 12], of the means [..., _TERMS] of the pixels' terms."""
-    abs_rel, sq_rel, square, log_square, log10, log_error, a1, a2, a3, mae, inverse, imae = means.unbind(-1)
-    variance = (log_square - log_error.square()).clamp(min=0)
-    columns = [abs_rel, sq_rel, square.sqrt(), log_square.sqrt(), log10, 100 * variance.sqrt()]
-    return torch.stack([*columns, a1, a2, a3, mae, inverse.sqrt(), imae], -1)
-
-
-def _srmse(p: Tensor, g: Tensor) -> Tensor:
-    """RMSE of the maps standardised by mean and mean absolute deviation, as G2-MonoDepth's test has it."""
-
-    def standardised(x: Tensor) -> Tensor:
-        centred = x - x.mean()
-        return centred / (centred.abs().mean() + 1e-6)
-
-    return (standardised(p) - standardised(g)).square().mean().sqrt()
-
-
-def _ordinal_error(p: Tensor, g: Tensor) -> Tensor:
-    """Share of pairs with another order than in the ground truth, as G2-MonoDepth's test has it.
-
-    The pairs depend on the number of pixels alone: both halves are random draws without repetition, seeded
-    by 1 and 2 as there, but by torch's generator. A pair with a prediction that is not finite is wrong.
-    """
-    if not len(g):
-        return torch.full((), torch.nan, dtype=g.dtype, device=g.device)
-    a, b = (_draw(len(g), seed).to(g.device) for seed in (1, 2))
-    return (_order(p[a], p[b]) != _order(g[a], g[b])).double().mean()
-
-
-def _draw(count: int, seed: int) -> Tensor:
-    # On the CPU, so that every device draws the same.
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[: max(1, int(PAIRS * count))]
-
-
-def _order(a: Tensor, b: Tensor) -> Tensor:
-    ratio = a / b
-    order = (ratio >= 1 + TAU).double() - (ratio <= 1 / (1 + TAU)).double()
-    return torch.where(ratio.isfinite(), order, torch.nan)
-
-
-class DepthMetrics(Metric):
-    """Means of `METRICS` over the images that have valid pixels; exact, in whatever order and on many ranks.
-
-    The prediction is clamped to [min_depth, max_depth]. A non-finite prediction at a valid pixel is counted
-    in `nonfinite`, misses a1 to a3, and makes the other means NaN: it is the model's fault and must show.
-
-    Args:
-        min_depth: in metres, > 0.
-        max_depth: in metres.
-
-    Raises:
-        ValueError: not 0 < min_depth < max_depth.
-    """
-
-    full_state_update = False
-
-    def __init__(self, min_depth: float, max_depth: float) -> None:
-        super().__init__()
-        check_depths(min_depth, max_depth)
-        self.min_depth = float(min_depth)
-        self.max_depth = float(max_depth)
-        _add_counts(self, "sums", len(METRICS), WIDTH)
-        for name in ("images", "empty", "nonfinite"):
-            _add_counts(self, name)
-
-    def update(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> None:
-        """Add a batch.
-
-        Args:
-            pred: [B, 1, H, W] depth in metres.
-            gt: [B, 1, H, W] depth in metres, 0 = invalid.
-            mask: [B, 1, H, W], True = keep; None = every pixel.
-
-        Raises:
-            ValueError: the shapes differ.
-        """
-        shapes = [tuple(x.shape) for x in (pred, gt, mask) if x is not None]
-        if len(set(shapes)) != 1 or pred.ndim != 4 or pred.shape[1] != 1:
-            raise ValueError(f"pred, gt and mask must all be [B, 1, H, W]; got shapes {shapes}")
-        pred, valid = pred.detach().float(), valid_pixels(gt, self.min_depth, self.max_depth, mask)
-        self.nonfinite += (valid & ~pred.isfinite()).sum()
-        pred = clamped(pred, self.min_depth, self.max_depth)
-        # One by one, so that neither the batch nor its order changes a bit of an image's numbers.
-        for p, g, v in zip(pred, gt, valid, strict=True):
-            truth = pixel_vector(g, v)
-            if not len(truth):
-                self.empty += 1
-                continue
-            self.sums += to_digits(image_metrics(pixel_vector(p, v), truth)).to(self.sums.device)
-            self.images += 1
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means, and the numbers of `images` they are over, `empty` images and `nonfinite` pixels.
-
-        The means are NaN if no image had a valid pixel.
-        """
-        means = from_digits(self.sums) / self.images.cpu()
-        if self.sums.device.type != "mps":
-            means = means.to(self.sums.device)
-        values = dict(zip(METRICS, means.unbind(), strict=True))
-        return {**values, "images": self.images, "empty": self.empty, "nonfinite": self.nonfinite}
-
-
-class StratifiedMetrics(Metric):
-    """`POOLED` metrics over all pixels of a data set, by range of depth and by object class.
-
-    Exact, in whatever order and on many ranks. Silog is taken over the pixels of all images at once.
-
-    Args:
-        bounds: (low, high) of each range of ground truth depth in metres, low included, without gaps.
-        class_names: names of the classes; they may overlap.
-    """
-
-    full_state_update = False
-
-    def __init__(self, bounds: Sequence[tuple[float, float]], class_names: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.bounds = [(float(low), float(high)) for low, high in bounds]
-        self.class_names = tuple(class_names)
-        # First index: all pixels, then the classes. Second: below the first range, then the ranges.
-        shape = (1 + len(self.class_names), 1 + len(self.bounds))
-        _add_counts(self, "sums", *shape, _TERMS, WIDTH)
-        _add_counts(self, "pixels", *shape)
-        _add_counts(self, "images", shape[0])
-
-    def update(self, p: Tensor, g: Tensor, classes: Tensor | None = None) -> None:
-        """Add the valid pixels of one image.
-
-        Args:
-            p: predicted depth, float64 [N] in metres, > 0 or NaN.
-            g: ground truth depth, float64 [N] in metres.
-            classes: bool [C, N], which classes each pixel belongs to; None = none.
-
-        Raises:
-            ValueError: the shapes do not fit.
-        """
-        if p.shape != g.shape or p.ndim != 1:
-            raise ValueError(f"p and g must both be [N], got {list(p.shape)} and {list(g.shape)}")
-        if classes is not None and tuple(classes.shape) != (len(self.class_names), len(g)):
-            raise ValueError(
-                f"classes must be [C, N] = [{len(self.class_names)}, {len(g)}], got {list(classes.shape)}"
-            )
-        if not len(g):
-            return
-        terms = _pixel_terms(p, g)
-        lows = torch.tensor([low for low, _ in self.bounds], dtype=g.dtype, device=g.device)
-        place = torch.bucketize(g, lows, right=True)
-        groups = [torch.ones_like(place, dtype=torch.bool)]
-        if classes is not None:
-            groups += classes.to(g.device).unbind()
-        for i, group in enumerate(groups):
-            if not (inside := place[group]).numel():
-                continue
-            of_group = terms[:, group] if i else terms
-            # No one-hot product: a NaN of one range would spread to all.
-            sums = torch.stack([of_group[:, inside == j].sum(1) for j in range(len(lows) + 1)])
-            self.sums[i] += to_digits(sums).to(self.sums.device)
-            self.pixels[i] += torch.bincount(inside, minlength=len(lows) + 1).to(self.pixels.device)
-            self.images[i] += 1
-
-    def compute(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the tables "ranges", "classes" and "class_ranges" as `Evaluation` has them."""
-        ranges, classes, class_ranges = [], [], []
-        names = [range_name(*bounds) for bounds in self.bounds]
-        for i, name in enumerate((None, *self.class_names)):
-            if name is not None:
-                row = {"class": name, "pixels": int(self.pixels[i].sum()), "images": int(self.images[i])}
-                classes.append(row | self._pool(self.sums[i].sum(0), row["pixels"]))
-            for j, (low, high) in enumerate(self.bounds, 1):
-                pixels = int(self.pixels[i, j])
-                row = {"range": names[j - 1], "low": low, "high": high, "pixels": pixels}
-                row |= self._pool(self.sums[i, j], pixels)
-                if name is None:
-                    ranges.append(row)
-                elif pixels:
-                    class_ranges.append({"class": name, **row})
-        return {"ranges": ranges, "classes": classes, "class_ranges": class_ranges}
-
-    def _pool(self, digits: Tensor, pixels: int) -> dict[str, float]:
-        return dict(zip(POOLED, _of_means(from_digits(digits) / pixels).tolist(), strict=True))
-
-
-def _add_counts(metric: Metric, name: str, *shape: int) -> None:
-    metric.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")

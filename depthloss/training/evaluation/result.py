@@ -16,9 +16,9 @@ Row = dict[str, Any]
 class Evaluation:
     """The result of one network on one data set.
 
-    `wording.METRICS` says what the metrics are. One that has no value, such as those of a range without
-    pixels, is NaN here, null in metrics.json and empty in metrics.csv. What could not be measured at all,
-    such as `boundary_f1` on sparse ground truth, is no key of any row.
+    `METRICS` and `EDGE_METRICS` say what the metrics are. One that has no value, such as those of a range
+    without pixels, is NaN here, null in metrics.json and empty in metrics.csv. What could not be measured at
+    all, such as `boundary_f1` on sparse ground truth, is no key of any row.
 
     Attributes:
         name: of the run, or the path of the checkpoint.

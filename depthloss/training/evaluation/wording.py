@@ -1,11 +1,13 @@
-"""The words and numbers of the report: metrics and their units, differences."""
+"""Words and numbers of the tables and the report: metrics with their units, differences, verdicts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from depthloss.training.evaluation.edges import EDGE_METRICS
+from depthloss.training.evaluation.metrics import METRICS, Meaning
 
 Row = Mapping[str, Any]
 
@@ -13,53 +15,9 @@ DASH = "–"
 COUNTS = ("images", "empty", "nonfinite", "pixels", "valid", "index", "low", "high")
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What a metric is called and means.
-
-    Attributes:
-        unit: "" = none.
-        more: True = more is better, False = less is better, None = unknown.
-        text: what it is, in a line of words and formulas.
-    """
-
-    unit: str = ""
-    more: bool | None = None
-    text: str = ""
-
-    @property
-    def arrow(self) -> str:
-        """An arrow up where more is better, down where less is, else nothing."""
-        return {True: "↑", False: "↓", None: ""}[self.more]
-
-
-# p: prediction, g: ground truth, d = ln p − ln g.
-METRICS = {
-    "abs_rel": Metric("", False, "mean of |p − g| / g"),
-    "sq_rel": Metric("m", False, "mean of (p − g)² / g"),
-    "rmse": Metric("m", False, "root of the mean of (p − g)²"),
-    "rmse_log": Metric("", False, "root of the mean of d², d = ln p − ln g"),
-    "log10": Metric("", False, "mean of |log₁₀ p − log₁₀ g|"),
-    "silog": Metric("×100", False, "100 · standard deviation of d: blind to a wrong scale"),
-    "a1": Metric("share", True, "share of the pixels with max(p / g, g / p) < 1.25"),
-    "a2": Metric("share", True, "the same with 1.25²"),
-    "a3": Metric("share", True, "the same with 1.25³"),
-    "mae": Metric("m", False, "mean of |p − g|"),
-    "irmse": Metric("1/km", False, "root of the mean of (1/p − 1/g)²"),
-    "imae": Metric("1/km", False, "mean of |1/p − 1/g|"),
-    "srmse": Metric("", False, "rmse of both maps standardised by mean and mean absolute deviation (G2)"),
-    "ordinal_error": Metric("share", False, "share of drawn pairs of pixels in another order of depth (G2)"),
-    "edge_abs_rel": Metric("", False, "abs_rel within 3 px of a depth discontinuity"),
-    "flat_abs_rel": Metric("", False, "abs_rel elsewhere"),
-    "boundary_f1": Metric("share", True, "F1 of the depth steps between neighbours, at ratios 1.05 to 1.25"),
-    "boundary_precision": Metric("share", True, "share of the predicted steps that are true"),
-    "boundary_recall": Metric("share", True, "share of the true steps that are predicted"),
-}
-
-
-def metric(name: str) -> Metric:
+def metric(name: str) -> Meaning:
     """Return what is known of a metric; of a count, nothing."""
-    return METRICS.get(name, Metric())
+    return METRICS.get(name) or EDGE_METRICS.get(name) or Meaning("", None, "")
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:

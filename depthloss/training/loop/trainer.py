@@ -97,6 +97,12 @@ def _check_devices(trainer: Namespace) -> None:
         )
 
 
+def monitor_mode(monitor: str, mode: str | None = None) -> str:
+    """Return whether less ("min") or more ("max") of a metric is better; `mode` if that is given."""
+    metric = METRICS.get(monitor.rpartition("/")[2])
+    return mode or ("max" if metric and metric.more else "min")
+
+
 def validates(cfg: Namespace, data: DepthData) -> bool:
     """Return whether the run measures anything between its epochs."""
     return "validation" in data.datasets and cfg.trainer.limit_val_batches not in (0, 0.0)
@@ -207,6 +213,7 @@ def _callbacks(cfg: Namespace, data: DepthData, run_dir: Path, checkpoint_dir: P
     keep = options(cfg.checkpoint, "dirpath")
     if "/" not in keep["monitor"]:
         keep["monitor"] = f"val/{keep['monitor']}"
+    keep["mode"] = monitor_mode(keep["monitor"], keep["mode"])
     if not validates(cfg, data) and keep["monitor"].startswith("val/"):
         log.info("no validation: only the last checkpoint is kept")
         keep["save_top_k"] = 0
