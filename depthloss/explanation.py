@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import ops
 from .losses import DepthLoss, SupervisedLoss
-from .spec import Gradient, LossSpec
+from .spec import Gradient, GradientSpec
 
 # Half of the pixels nearer than this speaks for the other quantity: 1/m read as metres, or metres as 1/m.
 _NEAR = 0.5
@@ -21,6 +21,12 @@ _EXPECTS = {
     "depth": "depth in metres",
     "inverse depth": "inverse depth (1/m)",
     "either": "depth in metres or inverse depth (1/m), pred and gt alike",
+}
+# By the mask of a gradient term, what a response needs to be kept.
+_KEPT = {
+    "residual": "every response: the residual is 0 at invalid pixels, so edges of the mask count as edges",
+    "centre": "responses whose cell is more than half valid",
+    "support": "responses whose nine cells all hold a valid pixel",
 }
 
 
@@ -45,7 +51,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the gradient term, counted from 1: the responses it kept, of so many cells."""
+    """A level of the gradient term, counted from 1: the responses it kept, of so many cells.
+
+    `Explanation.kept` says which are kept.
+    """
 
     level: int
     kept: int
@@ -70,6 +79,7 @@ class Explanation:
         reason: why that one.
         warnings: what is probably not meant.
         coarser: for a `SupervisedLoss`, the same of its further scales.
+        kept: which responses a level keeps, by the mask of the gradient term; "" without one.
     """
 
     loss: str
@@ -85,6 +95,7 @@ class Explanation:
     reason: str
     warnings: tuple[str, ...]
     coarser: tuple[Explanation, ...] = ()
+    kept: str = ""
 
     def __str__(self) -> str:
         """The table."""
@@ -111,7 +122,7 @@ class Explanation:
         ]
         if self.levels:
             rows = [(str(x.level), str(x.kept), str(x.cells)) for x in self.levels]
-            blocks.append(_table(("level", "kept", "cells"), rows))
+            blocks.append(f"{_table(('level', 'kept', 'cells'), rows)}\nkept: {self.kept}")
         if self.warnings:
             blocks.append("\n".join(["warnings", *(f"- {text}" for text in self.warnings)]))
         blocks += [f"scale {i}: {x}" for i, x in enumerate(self.coarser, 1)]
@@ -173,7 +184,8 @@ def explain(
     at = (forward.get("progress", 0.0), forward.get("epoch", 0))
     p, g = (ops.as_maps(x.detach()).double() for x in (pred, gt))
     valid = ops.valid_pixels(ops.as_maps(gt.detach()), ops.as_maps(mask), spec.positive_gt, spec.gt_range)
-    levels = _levels(spec, metrics, p.shape)
+    gradient = next((t.gradient for t in spec.terms if isinstance(t, Gradient)), None)
+    levels = _levels(gradient, metrics, p.shape)
     found = Explanation(
         loss=type(loss).__name__,
         total=total,
@@ -187,6 +199,7 @@ def explain(
         backend=backend,
         reason=reason,
         warnings=(),
+        kept=_KEPT[gradient.mask] if gradient and levels else "",
     )
     warnings = [
         *_of_levels(levels if loss.gradient_weight(*at) else ()),
@@ -235,9 +248,10 @@ def _terms(loss: DepthLoss, metrics: dict[str, float], total: float, at: tuple) 
     return tuple(Term(name, v, w, v * w / total if total else None) for name, v, w in summands)
 
 
-def _levels(spec: LossSpec, metrics: dict[str, float], shape: Sequence[int]) -> tuple[Level, ...]:
-    border = next((t.gradient.border for t in spec.terms if isinstance(t, Gradient)), "")
-    lost = 2 if border == "valid" else 0
+def _levels(
+    gradient: GradientSpec | None, metrics: dict[str, float], shape: Sequence[int]
+) -> tuple[Level, ...]:
+    lost = 2 if gradient and gradient.border == "valid" else 0
     levels: list[Level] = []
     while (name := f"gradient/support_{len(levels) + 1}") in metrics:
         h, w = (max((n >> len(levels)) - lost, 0) for n in shape[1:])

@@ -64,6 +64,7 @@ def test_the_table():
         "level  kept  cells\n"
         "1        10     24\n"
         "2         1      4\n"
+        "kept: responses whose cell is more than half valid\n"
         "\n"
         "warnings\n"
         "- no pixel is valid in image 1"
@@ -142,6 +143,29 @@ def test_the_backend_and_why():
     assert ran(dl.SSILoss(), g)[0] == "cpu"  # Nothing is saved for a backward.
     with pytest.raises(RuntimeError, match="backend='cpu' cannot run: this loss has no fused form on it"):
         dl.explain(dl.L1Loss(backend="cpu"), P, G)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "levels"),
+    [
+        # The residual is 0 at invalid pixels, none of 6 x 8 and 3 x 4 cells (without a border) is left out.
+        (
+            "g2",
+            "every response: the residual is 0 at invalid pixels, so edges of the mask count as edges",
+            [(24, 24), (2, 2)],
+        ),
+        ("gradient", "responses whose cell is more than half valid", [(45, 48), (11, 12)]),
+        ("scale-adaptive", "responses whose nine cells all hold a valid pixel", [(40, 48), (12, 12)]),
+    ],
+)
+def test_what_kept_means(name, kept, levels):
+    p, g = (x[:1, :, :6, :8].clone() for x in (P, G))
+    mask = torch.ones(1, 1, 6, 8)
+    mask[..., 0, :3] = 0.0
+    found = dl.explain(dl.build_loss(name), p, g, mask)
+    assert found.kept == kept and f"\nkept: {kept}\n" in f"{found}\n"
+    assert [(x.kept, x.cells) for x in found.levels[:2]] == levels
+    assert dl.explain(dl.L1Loss(), P, G).kept == ""
 
 
 def test_levels_without_a_response():

@@ -74,5 +74,5 @@ def test_the_evaluation_and_its_tables_have_it(own):
 def test_a_study_may_ask_for_it(own, tmp_path):
     study = yaml.safe_load((ROOT / "configs/ablation/questions.yaml").read_text(encoding="utf-8"))
     next(iter(study["questions"].values()))["metrics"] = [own]
-    (tmp_path / "questions.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    (tmp_path / "questions.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     assert read_study(tmp_path / "questions.yaml").questions[0].metrics == (own,)
