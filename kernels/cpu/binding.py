@@ -57,9 +57,7 @@ class _Moments(ctypes.Structure):
 
 
 class _Entry(ctypes.Structure):
-    _fields_ = [
-        (name, c_int32) for name in ("value", "weight", "slot", "weight_slot", "always", "unused")
-    ]
+    _fields_ = [(name, c_int32) for name in ("value", "weight", "slot", "weight_slot", "always", "unused")]
 
 
 class _Group(ctypes.Structure):
@@ -108,7 +106,14 @@ class Call(ctypes.Structure):
         *(
             (name, c_void_p)
             for name in (
-                "weights", "log_vars", "largest", "totals", "terms", "total", "codes", "coefficients"
+                "weights",
+                "log_vars",
+                "largest",
+                "totals",
+                "terms",
+                "total",
+                "codes",
+                "coefficients",
             )  # fmt: skip
         ),
         ("grad_output", c_double),
