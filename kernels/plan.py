@@ -25,7 +25,7 @@ class PixelPlan:
         kind: of the penalty, with its numbers `a` and `b`.
         domain: of p and g.
         norm: what its sum is divided by: ``"pixels"`` (N + eps, or max(N, 1) where eps is 0), ``"images"``
-            (its images by max(n, 1), the sum of them by B), ``"floored"`` (as pixels, N the sum of max(n, 1)).
+            (its images by max(n, 1), the sum of them by B), ``"floored"`` (as pixels; N sums max(n, 1)).
         eps: of that divisor.
         absolute: it counts the pixels of `abs_mask`.
         largest: its penalty needs the largest residual of the batch.
