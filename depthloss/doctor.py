@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from . import env, ops
+from . import dispatch, env
 from .losses import build_loss
 
 # One loss for each kind of phase. A Triton kernel takes seconds to compile: one loss that has few.
@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
     lines, good = env.report(), True
     lines = {key: value for key, value in lines.items() if not key.startswith("backend ")}
     print(env.table(lines), flush=True)  # First: a backend may end the process.
-    for name in ops.BACKENDS:
-        reason = ops.backend_status(name)
+    for name in dispatch.BACKENDS:
+        reason = dispatch.backend_status(name)
         print(f"\nbackend {name}: {f'not available: {reason}' if reason else 'available'}", flush=True)
         if reason is None:
             right, text = check_backend(name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import ops
+from . import dispatch
 from .version import __version__
 
 # What changes which backend runs, and how fast.
@@ -53,8 +53,8 @@ def report() -> dict[str, str]:
             lines[f"gpu {i}"] = torch.cuda.get_device_name(i)
     else:
         lines["gpu"] = "none that torch can use"
-    for name in ops.BACKENDS:
-        reason = ops.backend_status(name)
+    for name in dispatch.BACKENDS:
+        reason = dispatch.backend_status(name)
         lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
     return lines
 

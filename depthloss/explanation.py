@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from . import ops
+from . import dispatch
 from .losses import DepthLoss, SupervisedLoss
+from .maps import nearest, valid_pixels
 from .spec import Gradient, GradientSpec
 
 # Half of the pixels nearer than this speaks for the other quantity: 1/m read as metres, or metres as 1/m.
@@ -171,19 +172,21 @@ def explain(
         raise TypeError(f"pred must be a torch.Tensor; got {type(pred).__name__}")
     if "return_metrics" in forward:
         raise TypeError("explain reads the metrics by itself; leave out return_metrics")
-    if reason := ops.transforms.functorch():
+    if reason := dispatch.transforms.functorch():
         raise RuntimeError(f"explain reads numbers, and inside a transform there are none: {reason}")
-    ops.check_inputs(pred, gt, mask)
+    dispatch.check_inputs(pred, gt, mask)
     spec, maps = loss.spec, (pred, gt, mask, forward.get("abs_mask"))
-    backend, reason = ops.backend_for(maps, spec, loss.log_vars(), loss.backend)
+    backend, reason = dispatch.backend_for(maps, spec, loss.log_vars(), loss.backend)
     probe = copy.copy(loss)  # Shares the parameters; keeps the metrics of this call to itself.
     probe.process_group = None
-    with torch.no_grad(), ops.use_backend(backend):
+    with torch.no_grad(), dispatch.use_backend(backend):
         total = cast(Tensor, probe.forward(pred, gt, mask, **forward)).item()
     metrics = dict(zip(probe.metrics, torch.stack(list(probe.metrics.values())).tolist(), strict=True))
     at = (forward.get("progress", 0.0), forward.get("epoch", 0))
-    p, g = (ops.as_maps(x.detach()).double() for x in (pred, gt))
-    valid = ops.valid_pixels(ops.as_maps(gt.detach()), ops.as_maps(mask), spec.positive_gt, spec.gt_range)
+    p, g = (dispatch.as_maps(x.detach()).double() for x in (pred, gt))
+    valid = valid_pixels(
+        dispatch.as_maps(gt.detach()), dispatch.as_maps(mask), spec.positive_gt, spec.gt_range
+    )
     gradient = next((t.gradient for t in spec.terms if isinstance(t, Gradient)), None)
     levels = _levels(gradient, metrics, p.shape)
     found = Explanation(
@@ -226,7 +229,7 @@ def _explain_scales(
     scales = []
     for pred in preds:
         size = tuple(pred.shape[-2:])
-        g, m = (x if x is None or tuple(x.shape[-2:]) == size else ops.nearest(x, *size) for x in (gt, mask))
+        g, m = (x if x is None or tuple(x.shape[-2:]) == size else nearest(x, *size) for x in (gt, mask))
         scales.append(explain(loss.loss_func, pred, cast(Tensor, g), m, **forward))
     return replace(scales[0], coarser=tuple(scales[1:]))
 

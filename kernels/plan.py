@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from depthloss import spec as s
-from depthloss.spec.fused import MOST, roles_of
 from depthloss.spec.penalty import COUNTS, OF_LARGEST
+from depthloss.spec.roles import MOST, roles_of
 
 __all__ = ["ABSOLUTE", "GRADIENT", "MOMENTS", "MOST", "PIXELS", "RELATIVE", "VALUES", "Plan", "make_plan"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 
-BACKENDS = ("reference", *(["cpu"] if ops.backend_status("cpu") is None else []))
+BACKENDS = ("reference", *(["cpu"] if dispatch.backend_status("cpu") is None else []))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 MASKS = ("none", "dense", "70%", "5%", "one empty image", "all empty")
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded mask")

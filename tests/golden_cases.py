@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import depthloss
-from depthloss import ops
+from depthloss import dispatch
 
 from .cases import BACKENDS
 
@@ -71,7 +71,7 @@ def skip_unless_it_runs(backend: str, loss: depthloss.DepthLoss) -> None:
         return
     if backend not in loss.spec.fused:
         pytest.skip(f"this loss has no fused form on {backend!r}")
-    if (reason := ops.backend_status(backend)) is not None:
+    if (reason := dispatch.backend_status(backend)) is not None:
         pytest.skip(f"{backend!r}: {reason}")
 
 

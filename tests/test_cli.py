@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from depthloss import __version__, cli, doctor, ops
+from depthloss import __version__, cli, dispatch, doctor
 
 
 def run(capsys, *arguments):
@@ -65,8 +65,8 @@ def test_the_commands_of_the_training(name, capsys):
 def test_the_doctor_runs_every_backend_that_there_is(capsys):
     status, out, _ = run(capsys, "doctor")
     assert status == 0 and re.search(rf"^torch +{re.escape(torch.__version__)}$", out, re.M)
-    for name in ops.BACKENDS:
-        reason = ops.backend_status(name)
+    for name in dispatch.BACKENDS:
+        reason = dispatch.backend_status(name)
         what = "its float32 agrees with float64" if name == "reference" else "agrees with the reference"
         found = out.split(f"\nbackend {name}: ")[1]
         assert found.startswith(f"not available: {reason}\n" if reason else f"available\n  {what} to ")
@@ -81,7 +81,7 @@ def test_the_environment_is_printed_before_a_backend_runs(capfd, monkeypatch):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     out = capfd.readouterr().out
-    first = next(name for name in ops.BACKENDS if ops.backend_status(name) is None)
+    first = next(name for name in dispatch.BACKENDS if dispatch.backend_status(name) is None)
     assert torch.__version__ in out and out.splitlines()[-1] == f"backend {first}: available"
 
 

@@ -21,7 +21,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import depthloss as dl
-from depthloss import functional, ops
+from depthloss import dispatch, functional
 from depthloss.losses.registry import LOSSES
 
 from . import cases
@@ -71,9 +71,9 @@ def test_every_loss_is_listed():
 
 
 def test_a_fallback_is_said_once(caplog, monkeypatch):
-    ops._say_once.cache_clear()
+    dispatch._say_once.cache_clear()
     monkeypatch.setattr(
-        ops, "_load", lambda name: (None, "it is a test") if name == "cpu" else (ops.reference, "")
+        dispatch, "_load", lambda name: (None, "it is a test") if name == "cpu" else (dispatch.reference, "")
     )
     pred, gt = cases.maps(torch.float32)
     with caplog.at_level(logging.WARNING, "depthloss"):
@@ -97,18 +97,18 @@ class _Recorder:
         self.calls += 1
         assert pred.dim() in (3, 4) and len(weights) == spec.num_weights and dtype == torch.float32
         with torch.no_grad():
-            total, terms = ops.reference.evaluate(*map(ops.as_maps, args[:4]), *args[4:8])
+            total, terms = dispatch.reference.evaluate(*map(dispatch.as_maps, args[:4]), *args[4:8])
         return total, terms, torch.empty(0), torch.empty(0)
 
 
 def test_auto_takes_the_fused_backend_of_the_device(caplog, monkeypatch):
-    ops._say_once.cache_clear()
+    dispatch._say_once.cache_clear()
     backends = {"cpu": _Recorder("cpu"), "triton": _Recorder("cuda")}
     fused = backends["cpu"]
-    monkeypatch.setattr(ops, "_load", lambda name: (ops._loaded.get(name), ""))
-    monkeypatch.setattr(ops.fused, "module", backends.get)
+    monkeypatch.setattr(dispatch, "_load", lambda name: (dispatch._loaded.get(name), ""))
+    monkeypatch.setattr(dispatch.autograd, "module", backends.get)
     for name, backend in backends.items():
-        monkeypatch.setitem(ops._loaded, name, backend)
+        monkeypatch.setitem(dispatch._loaded, name, backend)
     pred, gt = cases.maps(torch.float32)
     dl.G2Loss()(pred, gt, abs_mask=gt > 0)
     dl.AdaptiveMultiDomainLoss()(pred, gt)
@@ -276,15 +276,15 @@ def test_a_backend_that_does_not_load_is_a_reason(error, monkeypatch):
     def fail(name):
         raise error
 
-    ops._load.cache_clear()
-    monkeypatch.setattr(ops, "_loaded", {"reference": ops.reference})
-    monkeypatch.setattr(ops.importlib, "import_module", fail)
-    assert ops.backend_status("cpu") == f"it does not load: {error}"
+    dispatch._load.cache_clear()
+    monkeypatch.setattr(dispatch, "_loaded", {"reference": dispatch.reference})
+    monkeypatch.setattr(dispatch.importlib, "import_module", fail)
+    assert dispatch.backend_status("cpu") == f"it does not load: {error}"
     pred, gt = cases.maps(torch.float32)
     assert dl.SSILoss()(pred, gt).isfinite()
     with pytest.raises(RuntimeError, match="it does not load"):
         dl.SSILoss(backend="cpu")(pred, gt)
-    ops._load.cache_clear()
+    dispatch._load.cache_clear()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -466,7 +466,7 @@ def test_a_clone_that_hides_the_installed_package_says_so(tmp_path):
     """Its folder comes first on the path, and its engines lie beside the package, not in it."""
     for name in ("depthloss", "kernels"):
         (tmp_path / name).symlink_to(Path(__file__).parents[1] / name)
-    code = "from depthloss import ops; print(ops.backend_status('cpu'))"
+    code = "from depthloss import dispatch; print(dispatch.backend_status('cpu'))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(torch.__file__).parents[1]}"},

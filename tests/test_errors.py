@@ -13,7 +13,7 @@ import torch
 from torch.distributed.distributed_c10d import GroupMember
 
 import depthloss as dl
-from depthloss import functional, ops
+from depthloss import dispatch, functional
 
 P = torch.rand(2, 1, 6, 7)
 
@@ -248,7 +248,7 @@ def test_inputs_that_are_no_tensors():
             ("masks must be one tensor", "got list"),
         ),
         (
-            lambda: ops.backend_status("auto"),
+            lambda: dispatch.backend_status("auto"),
             ValueError,
             ("name must be one of 'triton', 'cpu', 'reference'",),
         ),
@@ -362,7 +362,7 @@ def test_a_loss_of_ones_own_may_have_other_keywords():
 def test_backends_asked_for_by_name():
     with raises(RuntimeError, "backend='cpu' cannot run: this loss has no fused form on it"):
         dl.SSITrimLoss(backend="cpu")(P, P)
-    if os.environ.get("TRITON_INTERPRET") == "1" and ops.backend_status("triton") is None:
+    if os.environ.get("TRITON_INTERPRET") == "1" and dispatch.backend_status("triton") is None:
         assert dl.L1Loss(backend="triton")(P, P) == 0  # The interpreter takes CPU tensors.
     else:
         with raises(RuntimeError, "backend='triton' cannot run:", "backend='reference'"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 from depthloss.explanation import Level, Range, Term
 from depthloss.losses.registry import LOSSES
 
@@ -28,7 +28,7 @@ RECIPROCAL = (
     "so one seems to be metres, the other 1/m"
 )
 BOTH = "pred and gt look like {0}, with medians of {1} and {1}: "
-CPU = ops.backend_status("cpu") is None
+CPU = dispatch.backend_status("cpu") is None
 
 
 def warnings(loss="sparse-l1", p=P, g=G, m=None, **forward):
@@ -130,7 +130,7 @@ def test_the_backend_and_why():
     assert ran(dl.L1Loss()) == ("reference", "backend 'cpu' is not used: this loss has no fused form on it")
     assert ran(dl.SSILoss(backend="reference")) == ("reference", "it was asked for by name")
     if not CPU:
-        assert ran(dl.SSILoss())[1] == f"backend 'cpu' is not used: {ops.backend_status('cpu')}"
+        assert ran(dl.SSILoss())[1] == f"backend 'cpu' is not used: {dispatch.backend_status('cpu')}"
         return
     assert ran(dl.SSILoss()) == ("cpu", "it is the fastest for these tensors")
     assert ran(dl.SSILoss(backend="cpu")) == ("cpu", "it was asked for by name")

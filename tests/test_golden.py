@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import depthloss as dl
-from depthloss import ops, spec
+from depthloss import dispatch, spec
 from depthloss.losses.base import single_group
+from depthloss.maps import convert, select
 from depthloss.reference import pyramid, statistics, terms
 from depthloss.reference.alignment import aligned_residual
 
@@ -102,7 +103,7 @@ def _matching(residual: torch.Tensor, mask: torch.Tensor, scales: int) -> torch.
 def test_gradient_matching(case, dtype):
     pred, gt, mask = maps(case, dtype)
     mask = mask[:, 0] != 0
-    residual = statistics.select(mask, (pred - gt)[:, 0])
+    residual = select(mask, (pred - gt)[:, 0])
     assert_golden(case, _matching(residual, mask, int(case.number("param_scales"))), pred)
 
 
@@ -112,7 +113,7 @@ def test_gradient_matching_after_alignment(case, dtype):
     pred, gt, mask = maps(case, dtype)
     scales = int(case.number("param_scales"))
     term = spec.GradientMatching(name="gradient_matching", num_scales=scales)
-    value, _ = ops.evaluate(pred, gt, mask, None, single_group(term), (1.0, 1.0))
+    value, _ = dispatch.evaluate(pred, gt, mask, None, single_group(term), (1.0, 1.0))
     assert_golden(case, value, pred)
     loss = dl.ScaleShiftInvariantLoss(alpha=0.7, num_scales=scales)
     total = loss(pred, gt, mask)
@@ -156,7 +157,7 @@ def _pooled(case: Case, e: torch.Tensor, m: torch.Tensor) -> dict:
 def _log_difference(case: Case, p: torch.Tensor, g: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
     offset = 1e-7 if case.file == "zoe_silog" else 0.0
     sign = -1.0 if case.file == "dav2_silog" else 1.0
-    return sign * ((p + offset) / statistics.select(m, g + offset, 1.0)).log()
+    return sign * ((p + offset) / select(m, g + offset, 1.0)).log()
 
 
 def _ssi_silog(case: Case, p: torch.Tensor, g: torch.Tensor, m: torch.Tensor) -> dict:
@@ -164,7 +165,7 @@ def _ssi_silog(case: Case, p: torch.Tensor, g: torch.Tensor, m: torch.Tensor) ->
     bounds = spec.Domain(
         "inverse", case.number("param_min_depth") or 1e-3, case.number("param_max_depth") or 100
     )
-    p, g = (statistics.select(m, statistics.convert(x, m, bounds), 1.0) for x in (p, g))
+    p, g = (select(m, convert(x, m, bounds), 1.0) for x in (p, g))
     log = _pooled(case, p.log() - g.log(), m)
     return {
         "ssi_mean": ssi["mean"],

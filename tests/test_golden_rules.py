@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import depthloss as dl
-from depthloss import ops, spec
+from depthloss import dispatch, spec
 
 from .golden_cases import (
     Case,
@@ -157,7 +157,7 @@ def test_kendall(case, backend):
 
     def run(losses: np.ndarray) -> tuple[torch.Tensor, dict]:
         with dl.use_backend(backend):
-            total, values = ops.evaluate(
+            total, values = dispatch.evaluate(
                 pred,
                 torch.zeros_like(pred),
                 None,

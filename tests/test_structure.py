@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("scripts", "training", "front", "losses", "ops", "kernels", "spec")
+LAYERS = ("scripts", "training", "front", "losses", "dispatch", "kernels", "maps", "spec")
 # The packages and files of `depthloss.training`, the highest first.
 TRAINING = (
     *("ablate", "ablation", "cli", "loop", "prediction", "evaluation.cli", "evaluation.report", "evaluation"),
@@ -40,8 +40,8 @@ def layer(module: str) -> str | None:
         "__main__": "scripts",
         "explanation": "front",
         "inverse": "front",
-        "fused": "ops",
-        "transforms": "ops",
+        "autograd": "dispatch",
+        "transforms": "dispatch",
     }.get(name, name)
 
 
@@ -97,7 +97,9 @@ def test_each_layer_imports_only_lower_ones():
                     f"{module} imports {name}, which is higher"
                 )
             if own == "losses":
-                assert target in ("losses", "ops", "spec"), f"{module} imports the backend {name}"
+                assert target in ("losses", "dispatch", "maps", "spec"), (
+                    f"{module} imports the backend {name}"
+                )
     assert seen == set(LAYERS)
 
 

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 
 from . import cases
 
@@ -35,7 +35,7 @@ INFERENCE = (
 @pytest.fixture(autouse=True)
 def said(caplog):
     """The log lines of the library, each said once per process: forgotten before a test."""
-    ops._say_once.cache_clear()
+    dispatch._say_once.cache_clear()
     caplog.set_level(logging.WARNING, "depthloss")
     return caplog
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from bench import bars, harness
-from depthloss import ops
+from depthloss import dispatch
 from depthloss.benchmark import rivals
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,7 +42,7 @@ CASES = [
 @pytest.mark.parametrize("phase", harness.PHASES)
 @pytest.mark.parametrize(("loss", "backend"), CASES)
 def test_loss(benchmark, loss, backend, phase):
-    missing = ops.backend_status(FUSED)
+    missing = dispatch.backend_status(FUSED)
     if missing and backend == FUSED:
         pytest.skip(f"backend {backend!r} cannot run: {missing}")
     module = rivals.build(loss).to(DEVICE) if backend == "eager" else harness.build(loss, backend, DEVICE)

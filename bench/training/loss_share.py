@@ -24,7 +24,7 @@ from torch import Tensor
 
 import depthloss
 from bench import clocks, harness
-from depthloss import ops
+from depthloss import dispatch
 from depthloss.training.models import ResNetSAN01
 
 SIZES = ((192, 640), (384, 640))
@@ -105,10 +105,10 @@ def parse() -> argparse.Namespace:
 def fused_backends(device: str) -> dict[str, str]:
     """Every fused backend and why it cannot run on this device; "" where it can."""
     found = {}
-    for name in ops.BACKENDS:
+    for name in dispatch.BACKENDS:
         if name != "reference":
             at_home = {"triton": "cuda", "cpu": "cpu"}.get(name, device) == device
-            found[name] = (ops.backend_status(name) or "") if at_home else f"not for {device} tensors"
+            found[name] = (dispatch.backend_status(name) or "") if at_home else f"not for {device} tensors"
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import depthloss
-from depthloss import ops
+from depthloss import dispatch
 
 from . import rivals
 
@@ -60,7 +60,7 @@ def domain_of(name: str) -> str:
 def backend_of(name: str, device: str) -> str:
     """The backend that ``"auto"`` takes for a loss on a device."""
     fused = {"cpu": "cpu", "cuda": "triton"}.get(device)
-    runs = fused in build(name, "auto", "cpu").spec.fused and ops.backend_status(fused) is None
+    runs = fused in build(name, "auto", "cpu").spec.fused and dispatch.backend_status(fused) is None
     return fused if runs else "reference"
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .. import ops
+from .. import dispatch, transforms
 from ..checks import check_flag
 from ..losses import DepthLoss
 from ..spec import GradientSpec
@@ -53,7 +53,7 @@ def _find(cls: type[DepthLoss], axes: tuple[Any, ...], arguments: dict[str, Any]
     return found
 
 
-@ops.constant  # Dynamo's graphs guard what `_traced` has under the name.
+@transforms.constant  # Dynamo's graphs guard what `_traced` has under the name.
 def _find_traced(cls: type[DepthLoss], axes: tuple[Any, ...], arguments: dict[str, Any]) -> str:
     """The name of that module, for a graph."""
     name, loss = _find(cls, axes, arguments)
@@ -91,7 +91,7 @@ def call(
     log_vars: tuple[Tensor, ...] = (),
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """What the module returns, with these ranks and log-variances, leaving it as it is."""
-    group = ops.check_group(process_group)
+    group = dispatch.check_group(process_group)
     total, found = loss._evaluate(pred, gt, mask, abs_mask, progress, epoch, log_vars, group)
     if return_metrics is not False and check_flag("return_metrics", return_metrics):
         return total, loss._named(found)

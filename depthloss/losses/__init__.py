@@ -5,8 +5,9 @@ from .base import DepthLoss
 from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
+from .progressive import ProgressiveScaleAdaptiveLoss
 from .registry import available_losses, build_loss
-from .scale_adaptive import ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
+from .scale_adaptive import ScaleAdaptiveLoss
 from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 from .supervised import SupervisedLoss
 

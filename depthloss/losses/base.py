@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .. import ops
+from .. import dispatch, transforms
 from ..checks import check_flag, check_number
 from ..spec import Backend, Gradient, GradientPreset, GradientSpec, Group, GtRange, LossSpec, Term
 
@@ -114,8 +114,8 @@ class DepthLoss(nn.Module):
         super().__init__()
         self.spec = replace(spec, gt_range=gt_range)
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
-        self.backend: Backend = ops.check_backend(backend)
-        self.process_group = ops.check_group(process_group)
+        self.backend: Backend = dispatch.check_backend(backend)
+        self.process_group = dispatch.check_group(process_group)
         self._metrics: Metrics | Tensor = {}  # or the vector that they are made of when asked for
 
     @property
@@ -251,7 +251,7 @@ class DepthLoss(nn.Module):
         if return_metrics is not False and check_flag("return_metrics", return_metrics):
             return total, self._named(found)
         # nn.Module's own setattr looks for parameters first: 5 µs
-        object.__setattr__(self, "_metrics", ops.plain(found))
+        object.__setattr__(self, "_metrics", transforms.plain(found))
         return total
 
     def _evaluate(
@@ -266,7 +266,7 @@ class DepthLoss(nn.Module):
         process_group: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Metrics | Tensor]:
         """The loss, and its metrics: named, or the vector that `spec.metric_names` names. Writes nothing."""
-        return ops.evaluate(
+        return dispatch.evaluate(
             pred,
             gt,
             mask,

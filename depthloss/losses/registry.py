@@ -10,7 +10,8 @@ from .base import DepthLoss, check_keywords, did_you_mean, resolve_gradient
 from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
-from .scale_adaptive import SCHEDULES, ProgressiveScaleAdaptiveLoss, ScaleAdaptiveLoss
+from .progressive import SCHEDULES, ProgressiveScaleAdaptiveLoss
+from .scale_adaptive import ScaleAdaptiveLoss
 from .ssi import SILOG_PRESETS, EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 
 _log = logging.getLogger("depthloss")

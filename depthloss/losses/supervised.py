@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..checks import check_number, check_whole, fraction_done
+from ..maps import nearest
 from .base import Metrics
 from .registry import LOSSES, build_loss, find_loss
 
@@ -180,4 +180,4 @@ class SupervisedLoss(nn.Module):
 
 
 def _at_size(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    return x if x.shape[-2:] == size else ops.nearest(x, *size)
+    return x if x.shape[-2:] == size else nearest(x, *size)

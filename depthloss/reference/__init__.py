@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import spec as s
+from ..maps import convert, log_ratio, select, valid_pixels, working_dtype
 from . import pyramid, statistics, terms
 from .alignment import aligned_residual, large_enough
 from .pyramid import gradient_term
-from .statistics import Ranks, convert, count, log_ratio, select, valid_pixels, working_dtype
+from .statistics import Ranks, count
 
 __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 

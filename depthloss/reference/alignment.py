@@ -8,15 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .statistics import (
-    count,
-    finite_or_nan,
-    image_sum,
-    least_squares,
-    median_per_image,
-    select,
-    standardise,
-)
+from ..maps import finite_or_nan, select
+from .statistics import count, image_sum, least_squares, median_per_image, standardise
 
 TRIM_MIN_VALID = 100
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..maps import select
 from ..spec import Penalty
-from .statistics import Ranks, select
+from .statistics import Ranks
 
 
 def _l1(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:

@@ -8,41 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..maps import average, bilinear, nearest, select
 from ..spec import GradientSpec
-from .statistics import LOCAL, Ranks, count, guarded_ratio, select
-
-
-def nearest(x: Tensor, height: int, width: int) -> Tensor:
-    """Nearest resize of [..., H, W]: row floor(j H / height), in exact integers; columns likewise."""
-    rows = torch.arange(height, device=x.device) * x.shape[-2] // max(height, 1)
-    columns = torch.arange(width, device=x.device) * x.shape[-1] // max(width, 1)
-    return x.index_select(-2, rows).index_select(-1, columns)
-
-
-def average(x: Tensor, factor: int) -> Tensor:
-    """Mean over the factor x factor cells; a remainder of rows or columns is dropped."""
-    b, h, w = x.shape[0], x.shape[1] // factor, x.shape[2] // factor
-    return x[:, : h * factor, : w * factor].reshape(b, h, factor, w, factor).mean((2, 4))
-
-
-def masked_average(factor: int, m: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-    """Of each map the mean over the valid pixels of a cell, 0 without any; then which cells have one."""
-    share = average(m.to(maps[0].dtype), factor)
-    cells = share > 0
-    divisor = torch.where(cells, share, 1)
-    return *(average(select(m, x), factor) / divisor for x in maps), cells
-
-
-def bilinear(x: Tensor, factor: int) -> Tensor:
-    """Mean of the central 2x2 of each factor x factor cell: bilinear sampling at the nominal step, no
-    antialias.
-    """
-    if factor == 1:
-        return x
-    h, w, o = x.shape[1] // factor, x.shape[2] // factor, factor // 2 - 1
-    cells = x[:, : h * factor, : w * factor]
-    pair = cells[:, o::factor] + cells[:, o + 1 :: factor]
-    return (pair[:, :, o::factor] + pair[:, :, o + 1 :: factor]) * 0.25
+from .statistics import LOCAL, Ranks, count, guarded_ratio
 
 
 def downsample(x: Tensor, level: int, method: str) -> Tensor:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..spec import INVERSE_DEPTH_FLOOR, Domain, GtRange
+from ..maps import select
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -50,44 +48,6 @@ class Ranks:
 LOCAL = Ranks()
 
 
-def working_dtype(pred: Tensor, gt: Tensor) -> torch.dtype:
-    """The dtype of all arithmetic: float32, or float64 if an input is."""
-    return torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
-
-
-def select(m: Tensor, x: Tensor, fill: float = 0.0) -> Tensor:
-    """`x` where `m`, else `fill`; an unselected NaN or Inf leaves no trace in value or gradient."""
-    return torch.where(m, x, fill)
-
-
-def finite_or_nan(x: Tensor) -> Tensor:
-    """`x` with every Inf made NaN, so that it shows behind a clamp or a reciprocal too."""
-    return torch.where(x.isfinite(), x, torch.nan)
-
-
-def valid_pixels(
-    gt: Tensor,
-    mask: Tensor | None,
-    positive_gt: bool = False,
-    gt_range: GtRange = None,
-) -> Tensor:
-    """Bool mask of the valid pixels: `mask` non-zero (None = all), gt > 0 if `positive_gt`, gt inside the
-    closed `gt_range`. The latter two take finite gt only.
-    """
-    conditions = [] if mask is None else [mask != 0]
-    if positive_gt:
-        conditions += [gt > 0, gt < torch.inf]
-    if gt_range is not None:
-        # In float32 or wider: how a 16-bit tensor compares with a number differs between devices.
-        gt = gt.to(torch.promote_types(gt.dtype, torch.float32))
-        limit = torch.finfo(gt.dtype).max
-        low, high = (end if x is None else x for x, end in zip(gt_range, (-limit, limit), strict=True))
-        conditions += [gt >= max(low, -limit), gt <= min(high, limit)]
-    if not conditions:
-        return torch.ones_like(gt, dtype=torch.bool)
-    return functools.reduce(torch.logical_and, conditions)
-
-
 def image_sum(x: Tensor) -> Tensor:
     """Sum over the pixels of each image, [B]."""
     return x.sum((1, 2))
@@ -101,45 +61,6 @@ def count(m: Tensor, dtype: torch.dtype) -> Tensor:
 def guarded_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """`numerator / denominator`, and 0 with zero gradient where the denominator is 0."""
     return select(denominator > 0, numerator / select(denominator > 0, denominator, 1.0))
-
-
-def _converted(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
-    """x in `domain` before its logarithm. A conversion selects first: an invalid pixel becomes depth 0, never
-    1e6 m.
-    """
-    if domain.conversion == "identity":
-        return x
-    x = select(m, finite_or_nan(x), 1.0)
-    shifted = domain.conversion == "shifted-inverse"
-    depth = 1.0 / (x + INVERSE_DEPTH_FLOOR if shifted else x.clamp(min=INVERSE_DEPTH_FLOOR))
-    if domain.minimum is not None or domain.maximum is not None:
-        depth = depth.clamp(domain.minimum, domain.maximum)
-    return select(m, depth)
-
-
-def _argument_of_log(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
-    """x + offset, x at least the floor; 1 + offset at invalid pixels."""
-    assert domain.log is not None
-    x = select(m, _converted(x, m, domain), 1.0)
-    if domain.floor is not None:
-        x = finite_or_nan(x).clamp(min=domain.floor)
-    return x + domain.log
-
-
-def convert(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
-    """The quantity compared in `domain`; where that is not x itself, 0 at invalid pixels."""
-    if domain.log is None:
-        return _converted(x, m, domain)
-    return select(m, _argument_of_log(x, m, domain).log())
-
-
-def log_ratio(p: Tensor, g: Tensor, m: Tensor, domain: Domain) -> Tensor:
-    """ln((p + offset)/(g + offset)), 0 at invalid pixels; NaN where g + offset < 0.
-
-    One logarithm of the ratio: for p near g it keeps the digits that ln p - ln g cancels in float32.
-    """
-    p, g = _argument_of_log(p, m, domain), _argument_of_log(g, m, domain)
-    return (p / select(g >= 0, g, torch.nan)).log()
 
 
 def batch_mean(per_image: Tensor, ranks: Ranks = LOCAL) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..maps import select
 from ..spec import Moments, Pixel
 from .penalties import cost
 from .statistics import (
@@ -21,7 +22,6 @@ from .statistics import (
     image_sum,
     kept_after_trim,
     pooled_moments,
-    select,
     trimmed_sum,
 )
 

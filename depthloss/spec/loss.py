@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 from ..checks import check_bounds, check_range, check_whole, one_of
 from ..text import dataclass_of, text_of
 from .domain import Domain
-from .fused import fused_backends
 from .gradient import GradientSpec
 from .penalty import Penalty
+from .roles import fused_backends
 from .terms import Gradient, Moments, Pixel, Term
 
 # (low, high), None at an open end; None = every gt.
@@ -59,7 +59,7 @@ class LossSpec:
         num_weights: how many plain numbers a call brings: one per term, then one per group that no
             log-variance weights.
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
-        fused: the fused backends that must be able to run this loss (depthloss/spec/fused.py says which);
+        fused: the fused backends that must be able to run this loss (depthloss/spec/roles.py says which);
             the reference runs every loss.
         text: the whole spec as a string, equal for equal specs; `parse` makes the spec of it.
 

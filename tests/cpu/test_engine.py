@@ -11,7 +11,7 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 from depthloss.spec import Gradient, GradientSpec, Group, LossSpec
 
 from .. import cases
@@ -20,8 +20,8 @@ from ..fused.cases import Case, covering, inputs, product
 from ..fused.compare import Inputs, assert_agrees, evaluate, near_kinks
 from ..fused.draw import draw_inputs, draw_spec
 
-if ops.backend_status("cpu"):
-    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+if dispatch.backend_status("cpu"):
+    pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
 
 FUSED = [name for name, build in cases.LOSSES.items() if "cpu" in build().spec.fused]
 

@@ -15,7 +15,7 @@ from depthloss.kernels import cpu
 from depthloss.kernels.cpu import binding
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 from depthloss.spec import (
     Absolute,
     DifferenceMoments,
@@ -30,8 +30,8 @@ from depthloss.spec import (
 from .. import cases
 from ..fused.compare import Inputs, assert_agrees, evaluate
 
-if ops.backend_status("cpu"):
-    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+if dispatch.backend_status("cpu"):
+    pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (2, 1, 150, 61)
@@ -97,10 +97,10 @@ def test_a_child_forked_before_the_first_call_does_not_wait_for_threads():
     """Its parent used PyTorch's, which are not in the child; the engine was only loaded."""
     in_python("""if True:
         import os, signal, torch, depthloss as dl
-        from depthloss import ops
+        from depthloss import dispatch
 
         torch.set_num_threads(2)
-        assert ops.backend_status("cpu") is None
+        assert dispatch.backend_status("cpu") is None
         (torch.ones(4_000_000) + 1).sum()
         gt = 0.1 + torch.rand(2, 1, 150, 61)
         child = os.fork()
@@ -192,7 +192,7 @@ def test_workers_compute_in_the_mode_of_the_caller(threads):
 
     def value(n: int) -> float:
         threads(n)
-        return ops.evaluate(pred, gt, None, None, spec, (2.0**100, 1.0), backend="cpu")[0].item()
+        return dispatch.evaluate(pred, gt, None, None, spec, (2.0**100, 1.0), backend="cpu")[0].item()
 
     assert value(3) == value(1)
     if not torch.set_flush_denormal(True):
@@ -226,7 +226,7 @@ def test_subnormal_halves_are_read_in_any_mode():
 def test_a_batch_beyond_all_memory_is_an_error(images):
     pred = torch.ones(1).expand(images, 1, 1)
     with torch.no_grad(), pytest.raises(MemoryError, match="working memory"):
-        ops.evaluate(pred, pred, None, None, LossSpec((Group(PAIR),)), (1.0,) * 3, backend="cpu")
+        dispatch.evaluate(pred, pred, None, None, LossSpec((Group(PAIR),)), (1.0,) * 3, backend="cpu")
 
 
 @pytest.mark.parametrize("domain", ("identity", "inverse"))
@@ -286,8 +286,8 @@ def test_rows_of_any_length_keep_the_digits_of_float32(shape, values):
         p, g = torch.full_like(p, 0.4), torch.full_like(g, 0.3)
     for spec in (LossSpec((Group(EVERY_KIND),)), dl.G2Loss("document").spec):
         arguments = None, None, spec, (1.0,) * spec.num_weights
-        found = ops.evaluate(p, g, *arguments, backend="cpu")[1]
-        expected = ops.evaluate(p.double(), g.double(), *arguments, backend="reference")[1]
+        found = dispatch.evaluate(p, g, *arguments, backend="cpu")[1]
+        expected = dispatch.evaluate(p.double(), g.double(), *arguments, backend="reference")[1]
         # 0 is a sum of rounding errors of numbers about 1.
         torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=1e-6)
 
@@ -298,7 +298,9 @@ def test_a_constant_image_has_its_constant_as_mean():
     for value in (0.1, 0.3, 1.7, 123.456):
         pred = torch.full(shape, value, dtype=torch.float64).requires_grad_()
         gt = torch.full(shape, value / 3, dtype=torch.float64)
-        total, _ = ops.evaluate(pred, gt, None, None, LossSpec((Group(PAIR),)), (1.0,) * 3, backend="cpu")
+        total, _ = dispatch.evaluate(
+            pred, gt, None, None, LossSpec((Group(PAIR),)), (1.0,) * 3, backend="cpu"
+        )
         total.backward()
         assert total.item() == 0 and not pred.grad.any()
 
@@ -342,7 +344,7 @@ def test_what_the_absolute_term_does_not_read_leaves_no_trace(bad, conversion):
     results = []
     for value in (1.0, bad):
         p = pred.masked_fill(~read, value).requires_grad_()
-        total, _ = ops.evaluate(p, gt, None, read, spec, (1.0, 1.0), backend="cpu")
+        total, _ = dispatch.evaluate(p, gt, None, read, spec, (1.0, 1.0), backend="cpu")
         total.backward()
         results.append((total.detach(), p.grad))
     assert equal(*results) and not results[1][1][~read].any()
@@ -353,7 +355,7 @@ def test_a_group_that_is_left_out_leaves_out_its_gradient():
     pred = pred.masked_fill(torch.arange(pred.shape[-1]) == 3, torch.inf).requires_grad_()
     terms = tuple(replace(t, domain=replace(t.domain, conversion="inverse")) for t in EVERY_KIND)
     spec = LossSpec((Group(terms, min_valid=pred.numel() + 1),))
-    total, _ = ops.evaluate(pred, gt, None, None, spec, (1.0,) * spec.num_weights, backend="cpu")
+    total, _ = dispatch.evaluate(pred, gt, None, None, spec, (1.0,) * spec.num_weights, backend="cpu")
     total.backward()
     assert total.item() == 0 and not pred.grad.any()
 
@@ -381,10 +383,12 @@ def test_another_library_can_be_named(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         cases[tmp_path / name] = reason
-    code = "import os, sys; from depthloss import ops; from depthloss.kernels.cpu import binding\n"
+    code = "import os, sys; from depthloss import dispatch; from depthloss.kernels.cpu import binding\n"
     code += "for path in sys.argv[1:]:\n    os.environ['DEPTHLOSS_CPU_LIBRARY'] = path\n"
-    code += "    binding.library.cache_clear(), ops._load.cache_clear(), ops._loaded.pop('cpu', None)\n"
-    code += "    print(ops.backend_status('cpu'))"
+    code += (
+        "    binding.library.cache_clear(), dispatch._load.cache_clear(), dispatch._loaded.pop('cpu', None)\n"
+    )
+    code += "    print(dispatch.backend_status('cpu'))"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, cases)], capture_output=True, text=True, cwd=ROOT
     )

@@ -11,10 +11,10 @@ import torch
 from depthloss.kernels.cpu import memory
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
 
-if ops.backend_status("cpu"):
-    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+if dispatch.backend_status("cpu"):
+    pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
 
 SHAPE = (2, 1, 512, 640)  # a gradient of 2.5 MiB
 

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import depthloss as dl
-from depthloss import ops
+from depthloss import dispatch
+from depthloss.maps import convert, select, valid_pixels, working_dtype
 from depthloss.reference import pyramid
-from depthloss.reference.statistics import convert, mean_per_image, select, standardise, valid_pixels
+from depthloss.reference.statistics import mean_per_image, standardise
 from depthloss.spec import Domain, Gradient, LossSpec, Pixel, Term
 from depthloss.spec.penalty import OF_LARGEST
 
@@ -60,10 +61,10 @@ def evaluate(
 ) -> Result:
     """Loss, metrics and all gradients."""
     pred = inputs.pred.detach().requires_grad_()
-    dtype = ops.working_dtype(pred, inputs.gt)
+    dtype = working_dtype(pred, inputs.gt)
     parameters = [torch.tensor(v, dtype=dtype, device=pred.device, requires_grad=True) for v in log_vars]
     with dl.use_backend(backend):
-        total, terms = ops.evaluate(pred, *inputs[1:], spec, weights, parameters)
+        total, terms = dispatch.evaluate(pred, *inputs[1:], spec, weights, parameters)
         total.backward()
     assert total.shape == () and total.dtype == terms.dtype == dtype and not terms.requires_grad
     assert pred.grad.dtype == pred.dtype and pred.grad.shape == pred.shape
@@ -167,8 +168,8 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     """Pixels [B, H, W] whose gradient hangs on the sign of a number that, in float64, is not 0 but under 64
     ulp of what it was subtracted from; ulp of the dtype that the inputs are evaluated in.
     """
-    eps = torch.finfo(ops.working_dtype(inputs.pred, inputs.gt)).eps
-    p, g, mask, abs_mask = (ops.as_maps(x) for x in inputs.double())
+    eps = torch.finfo(working_dtype(inputs.pred, inputs.gt)).eps
+    p, g, mask, abs_mask = (dispatch.as_maps(x) for x in inputs.double())
     valid = valid_pixels(g, mask, spec.positive_gt)
     m = torch.ones_like(valid) if spec.statistics == "all" else valid
     v_abs = valid if abs_mask is None else valid_pixels(g, abs_mask, spec.positive_gt)

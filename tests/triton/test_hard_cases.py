@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import depthloss as dl
-from depthloss import ops, spec
+from depthloss import dispatch, spec
 from tests import cases
 
 from .engine import Parameters, engine
@@ -152,7 +152,7 @@ def test_gates_that_open_at_one_pixel():
     x = torch.rand(1, 8, 8)
     empty, full = torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 8, 8, dtype=torch.bool)
     for backend in ("reference", "triton"):
-        value, _ = ops.evaluate(x, x + 1, empty, full, loss, (1.0, 1.0), backend=backend)
+        value, _ = dispatch.evaluate(x, x + 1, empty, full, loss, (1.0, 1.0), backend=backend)
         assert value == 0
 
 
@@ -170,7 +170,7 @@ def test_what_fits_no_plan_runs_on_the_reference(terms):
     loss = spec.LossSpec((spec.Group(terms),))
     x = torch.rand(1, 8, 8)
     assert not loss.fused
-    value, _ = ops.evaluate(x, x + 1, None, None, loss, (1.0,) * 3)
+    value, _ = dispatch.evaluate(x, x + 1, None, None, loss, (1.0,) * 3)
     assert value.isfinite()
     with pytest.raises(RuntimeError, match="this loss has no fused form on it"):
-        ops.evaluate(x, x + 1, None, None, loss, (1.0,) * 3, backend="triton")
+        dispatch.evaluate(x, x + 1, None, None, loss, (1.0,) * 3, backend="triton")

@@ -212,10 +212,10 @@ def test_without_gpu_and_interpreter():
     """A clear refusal, a line in the environment's report, and the default backend works."""
     code = """
 import torch, depthloss
-from depthloss import ops
+from depthloss import dispatch
 p = torch.rand(1, 1, 8, 8)
 assert depthloss.L1Loss()(p, p) == 0
-print(ops.backend_status("triton"))
+print(dispatch.backend_status("triton"))
 try:
     depthloss.L1Loss(backend="triton")(p, p)
 except RuntimeError as error:

@@ -10,7 +10,8 @@ import torch
 from depthloss.kernels import cpu
 from torch import Tensor
 
-from depthloss import ops
+from depthloss import dispatch
+from depthloss.maps import valid_pixels
 from depthloss.spec import Domain, LossSpec
 
 from ... import cases
@@ -207,7 +208,7 @@ def draw_case(number: int) -> Case:
 
 def valid(case: Case) -> tuple[Tensor, Tensor]:
     """The pixels of the statistics and those of the absolute term, [B, H, W]."""
-    _, g, mask, abs_mask = (ops.as_maps(x) for x in case.inputs)
-    m = ops.valid_pixels(g, mask, case.spec.positive_gt)
-    m_abs = m if abs_mask is None else ops.valid_pixels(g, abs_mask, case.spec.positive_gt)
+    _, g, mask, abs_mask = (dispatch.as_maps(x) for x in case.inputs)
+    m = valid_pixels(g, mask, case.spec.positive_gt)
+    m_abs = m if abs_mask is None else valid_pixels(g, abs_mask, case.spec.positive_gt)
     return torch.ones_like(m) if case.spec.statistics == "all" else m, m_abs

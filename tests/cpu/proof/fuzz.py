@@ -36,8 +36,9 @@ from torch import Tensor
 
 import depthloss as dl
 from bench import harness
-from depthloss import ops
-from depthloss.reference.statistics import convert, mean_per_image, select, standardise
+from depthloss import dispatch
+from depthloss.maps import convert, select, working_dtype
+from depthloss.reference.statistics import mean_per_image, standardise
 from depthloss.spec import IDENTITY, Gradient, Moments
 
 from ...fused import compare
@@ -99,7 +100,7 @@ def sizes(case: Case) -> tuple[float, float, float]:
     (rounding errors are shares of them where the sum is much less), and the largest slope of a standardised
     value.
     """
-    p, g = (ops.as_maps(x) for x in case.inputs.double()[:2])
+    p, g = (dispatch.as_maps(x) for x in case.inputs.double()[:2])
     (m, _), number, gradient, steepest = valid(case), 0.0, 0.0, 0.0
     for t in case.spec.terms:
         if isinstance(t, Moments) or (t.align == "none" and not isinstance(t, Gradient)):
@@ -141,7 +142,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
     `noise` of a pixel's gradient; `steepest` as `sizes` has it.
     """
     given, dtype = case.inputs.double(), gradient.dtype
-    wide = ops.working_dtype(*case.inputs[:2]) == F64
+    wide = working_dtype(*case.inputs[:2]) == F64
     used = torch.logical_or(*valid(case)).view(gradient.shape) & given.pred.isfinite()
     if used.sum() < FEW:
         return False
@@ -151,7 +152,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
 
     def value(x: Tensor) -> float:
         with torch.no_grad(), dl.use_backend("reference"):
-            return ops.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
+            return dispatch.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
 
     middle, step = value(pred), (1e-7 if wide else 1e-5) * largest(torch.where(used, pred, 0.0))
     if not step or step * steepest > 1e-2:  # Nor where a step changes the statistics.
@@ -201,7 +202,7 @@ def hold(case: Case, number: int) -> str:
         return "not finite"
     m, m_abs = valid(case)
     if not reads_invalid(case):
-        assert not ops.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
+        assert not dispatch.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
     # Numbers that the dtypes do not hold.
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
@@ -298,7 +299,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.inside:
         return _inside(options)
-    if reason := ops.backend_status("cpu"):
+    if reason := dispatch.backend_status("cpu"):
         print(f"cannot run: {reason}")
         return 2
     if options.replay is not None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from depthloss import ops
+from depthloss import dispatch
 
-if ops.backend_status("cpu"):
-    pytest.skip(f"the native engine: {ops.backend_status('cpu')}", allow_module_level=True)
+if dispatch.backend_status("cpu"):
+    pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
 
 from . import fuzz, instructions, sanitize, tools  # noqa: E402
 

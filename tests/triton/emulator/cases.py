@@ -16,7 +16,7 @@ from depthloss.kernels.triton import geometry, table
 from depthloss.kernels.triton.table import Parameters
 
 import depthloss as dl
-from depthloss import ops
+from depthloss.maps import working_dtype
 from depthloss.spec import Group, LossSpec
 
 from ... import cases
@@ -181,7 +181,7 @@ def same_bits(name: str, dtype: str) -> None:
     emulate()
     loss = cases.LOSSES[name]()
     given, _ = maps(Case(name, dtype), loss.spec)
-    weights, work = loss.weights(0.4, 3), ops.working_dtype(given.pred, given.gt)
+    weights, work = loss.weights(0.4, 3), working_dtype(given.pred, given.gt)
     log_vars = [torch.tensor(v, dtype=work) for v in (0.3, -0.2)[: len(loss.log_vars())]]
     by_pointer = torch.tensor(weights, dtype=work)
     found = [

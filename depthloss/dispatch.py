@@ -1,7 +1,7 @@
 """The boundary between losses and backends: checks the inputs, chooses a backend, hands the spec over.
 
 The reference is `depthloss.reference.evaluate`. The fused backends live in ``depthloss.kernels.triton`` and
-``depthloss.kernels.cpu``, are imported when first asked for, and are what `depthloss.fused` describes.
+``depthloss.kernels.cpu``, are imported when first asked for, and are what `depthloss.autograd` describes.
 """
 
 from __future__ import annotations
@@ -21,32 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import fused, reference, transforms
-from .reference.pyramid import bilinear, masked_average, nearest
-from .reference.statistics import convert, select, valid_pixels, working_dtype
+from . import autograd, reference, transforms
+from .maps import valid_pixels
 from .spec import Backend, LossSpec
-from .transforms import constant, plain
-
-# Resampling and conversion serve the losses that are composed of several evaluations.
-__all__ = [
-    "as_maps",
-    "BACKENDS",
-    "backend_for",
-    "backend_status",
-    "bilinear",
-    "check_backend",
-    "check_inputs",
-    "constant",
-    "convert",
-    "evaluate",
-    "masked_average",
-    "nearest",
-    "plain",
-    "select",
-    "use_backend",
-    "valid_pixels",
-    "working_dtype",
-]
+from .transforms import constant
 
 BACKENDS = ("triton", "cpu", "reference")
 _FUSED_FOR_DEVICE: dict[str, Backend] = {"cuda": "triton", "cpu": "cpu"}
@@ -268,7 +246,7 @@ def _obstacle(maps: Maps, log_vars: Sequence[Tensor]) -> str:
     saves = (maps[0].requires_grad or bool(log_vars)) and torch.is_grad_enabled()
     if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
         return reason
-    return fused.GT_GRADIENT if maps[1].requires_grad else ""
+    return autograd.GT_GRADIENT if maps[1].requires_grad else ""
 
 
 def backend_for(
@@ -316,4 +294,4 @@ def evaluate(
         if abs_mask is not None:
             abs_mask = valid_pixels(g, as_maps(abs_mask), gt_range=spec.gt_range)
         mask = valid_pixels(g, as_maps(mask), gt_range=spec.gt_range)
-    return fused.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name)
+    return autograd.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name)

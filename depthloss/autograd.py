@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .reference.statistics import working_dtype
+from .maps import working_dtype
 from .spec import LossSpec, parse
 from .transforms import unreadable
 
