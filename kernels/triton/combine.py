@@ -40,7 +40,8 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
     tl.store(terms + ENTRY.slot, value)
     if ENTRY.weight_slot >= 0:
         tl.store(terms + ENTRY.weight_slot, weight)
-    if ENTRY.value == GRADIENT and PLAN.parts:
+    # Not ENTRY.value: that of a constexpr is what it holds.
+    if PLAN.groups[GROUP].entries[E].value == GRADIENT and PLAN.parts:
         part = terms + (ENTRY.slot + 1 + (ENTRY.weight_slot >= 0))
         k = tl.arange(0, 8)
         tl.store(part + k, tl.where(gate, levels, 0.0), mask=k < PLAN.levels)

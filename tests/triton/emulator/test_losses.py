@@ -134,8 +134,8 @@ def executed(name: str, shape: tuple[int, int, int]) -> dict:
 def test_executed_instructions_are_those_of_the_pixels(emulated):
     """A batch of two takes what two batches of one take, but for the kernel that finishes."""
     one, two = (emulated(executed, "berhu", (b, 33, 65)) for b in (1, 2))
-    assert one.keys() == two.keys() == {"moments", "berhu", "finish", "gradient"}
-    for kernel in ("moments", "berhu", "gradient"):
+    assert one.keys() == two.keys() == {"moments", "by_largest", "finish", "gradient"}
+    for kernel in ("moments", "by_largest", "gradient"):
         assert two[kernel]["ctas"] == 2 * one[kernel]["ctas"]
         assert two[kernel]["per_pixel"] == pytest.approx(one[kernel]["per_pixel"], rel=0.01)
     assert 1 < one["gradient"]["per_pixel"] < 1000
