@@ -16,23 +16,41 @@ from ..maps import select
 from ..spec import Penalty
 from .statistics import Ranks
 
+_Function = Callable[[Tensor, Tensor, Tensor, Tensor, Penalty, Ranks], "Tensor | tuple[Tensor, Tensor]"]
+_FUNCTIONS: dict[str, _Function] = {}
 
+
+def _penalty(kind: str) -> Callable[[_Function], _Function]:
+    """The function below computes the penalty of this name."""
+
+    def enter(function: _Function) -> _Function:
+        _FUNCTIONS[kind] = function
+        return function
+
+    return enter
+
+
+@_penalty("l1")
 def _l1(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     return r.abs()
 
 
+@_penalty("l2")
 def _l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     return r.square()
 
 
+@_penalty("half-l2")
 def _half_l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     return 0.5 * r.square()
 
 
+@_penalty("abs-rel")
 def _abs_rel(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     return r.abs() / select(m, g, 1.0)
 
 
+@_penalty("abs-rel-packnet")
 def _abs_rel_packnet(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     """packnet-sfm divides by the prediction."""
     return r.abs() / select(m, p, 1.0)
@@ -43,6 +61,7 @@ def _largest(x: Tensor, m: Tensor, fill: float, ranks: Ranks) -> Tensor:
     return ranks.max(torch.cat((values, values.new_full((1,), fill))).amax())
 
 
+@_penalty("berhu")
 def _berhu(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     """Reverse Huber (Laina et al. 2016): d = |r| up to c, then (d^2 + c^2)/(2c); c = a max d, detached."""
     d = r.abs()
@@ -50,6 +69,7 @@ def _berhu(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: 
     return torch.where(d <= c, d, (d.square() + c.square()) / (2.0 * select(c > 0, c, 1.0)))
 
 
+@_penalty("berhu-packnet")
 def _berhu_packnet(
     r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
@@ -59,18 +79,6 @@ def _berhu_packnet(
     d = r.abs()
     large = m & (d > penalty.a * _largest(r, m, -torch.inf, ranks))
     return d + select(large, d.square()), large
-
-
-_Function = Callable[[Tensor, Tensor, Tensor, Tensor, Penalty, Ranks], "Tensor | tuple[Tensor, Tensor]"]
-_FUNCTIONS: dict[str, _Function] = {
-    "l1": _l1,
-    "l2": _l2,
-    "half-l2": _half_l2,
-    "abs-rel": _abs_rel,
-    "abs-rel-packnet": _abs_rel_packnet,
-    "berhu": _berhu,
-    "berhu-packnet": _berhu_packnet,
-}
 
 
 def cost(

@@ -3,6 +3,8 @@
 // A function takes r, p, g in the term's domain at the pixels m (r is 0 elsewhere), and the penalty's numbers a,
 // b and c, the last one made of the largest residual of the batch where the penalty needs it.
 #pragma once
+#include <cmath>
+
 #include "engine.h"
 
 // Each as depthloss.spec names it, in its order.
