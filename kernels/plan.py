@@ -8,13 +8,11 @@ from depthloss import spec as s
 from depthloss.spec.penalty import COUNTS, OF_LARGEST
 from depthloss.spec.roles import MOST, roles_of
 
-__all__ = ["ABSOLUTE", "GRADIENT", "MOMENTS", "MOST", "PIXELS", "RELATIVE", "VALUES", "Plan", "make_plan"]
+from .layout import VALUE
 
-# Where the value of a term lies among those of a loss: the structure terms, then MOST moments and MOST pixel
-# terms.
-ABSOLUTE, RELATIVE, GRADIENT, MOMENTS = 0, 1, 2, 3
-PIXELS = MOMENTS + MOST
-VALUES = PIXELS + MOST
+__all__ = ["GRADIENT", "MOMENTS", "MOST", "PIXELS", "Plan", "make_plan"]
+
+GRADIENT, MOMENTS, PIXELS = VALUE["GRADIENT"], VALUE["MOMENTS"], VALUE["PIXELS"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,9 @@ from depthloss.spec import LossSpec, parse
 
 from ..plan import MOST, make_plan
 from . import memory
-from .binding import COEFFICIENTS, HEAD, LEVELS, TOTALS, Call, CPlan, c_plan, library, set_map
+from .binding import COEFFICIENTS, HEAD, LOG_VAR, TOTALS, Call, CPlan, c_plan, library, set_map
 
 DEVICES = ("cpu",)
-_LOG_VAR = LEVELS  # behind kappa
 
 
 def unavailable() -> str | None:
@@ -64,7 +63,7 @@ def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> 
     places = (call.pred, call.gt, call.mask, call.abs_mask)
     kept = [set_map(place, x) for place, x in zip(places, inputs, strict=False)]
     call.B, call.H, call.W = pred.shape[0], *pred.shape[-2:]
-    call.wide = dtype == torch.float64
+    call.in_double = dtype == torch.float64
     call.threads = torch.get_num_threads()
     return call, kept
 
@@ -167,7 +166,7 @@ def backward(
     plan = _plan(spec.text)
     log_vars = coefficients.new_empty(0)
     if plan.num_log_vars:
-        slopes = coefficients.view(torch.float64)[_LOG_VAR : _LOG_VAR + plan.num_log_vars]
+        slopes = coefficients.view(torch.float64)[LOG_VAR : LOG_VAR + plan.num_log_vars]
         log_vars = (slopes * grad_output).to(dtype)
     if not wants_pred or not pred.numel():
         return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars

@@ -1,4 +1,4 @@
-"""The engine's library, loaded with ctypes, and its structures as engine.h has them."""
+"""The engine's library, loaded with ctypes, and its structures, built from kernels/layout.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import struct
-from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 import torch
@@ -15,202 +15,140 @@ from torch import Tensor
 from depthloss import spec as s
 from depthloss.version import __version__
 
-from ..plan import MOST, Plan
+from .. import layout
+from ..plan import GroupPlan, MomentsPlan, PixelPlan, Plan
 
-LEVELS, GROUPS, ENTRIES = 6, 3 + 2 * MOST, 3 + 2 * MOST
-TOTALS = 8 + 4 * MOST + 3 * LEVELS
-HEAD, COEFFICIENTS = LEVELS + GROUPS + MOST, 5 + 4 * MOST
-CONVERSIONS = ("identity", "inverse", "shifted-inverse")
-SOBEL_MASKS = ("residual", "centre", "support")
-DOWNSAMPLES = ("nearest", "average", "bilinear")
-BORDERS = ("valid", "zero", "replicate")
-NORMALIZERS = ("full", "level", "kept")
-NORMS = ("pixels", "images", "floored")
-FLOATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-BOOL, BYTE, NONE = 4, 5, 6
+_SCALARS = {"int32_t": c_int32, "int64_t": c_int64, "double": c_double}
 
 
-class _Domain(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, c_int32)
-            for name in ("conversion", "has_minimum", "has_maximum", "has_log", "has_floor", "unused")
-        ),
-        *((name, c_double) for name in ("minimum", "maximum", "log", "floor")),
-    ]
+def _structures() -> dict[str, type[ctypes.Structure]]:
+    built: dict[str, type[ctypes.Structure]] = {}
+    for described in layout.STRUCTS:
+        fields = []
+        for name, kind, length in layout.fields(described):
+            of = c_void_p if kind.endswith("*") else _SCALARS.get(kind) or built[kind]
+            fields.append((name, of * length if length else of))
+        built[described.name] = type(described.name, (ctypes.Structure,), {"_fields_": fields})
+    return built
 
 
-class _Pixel(ctypes.Structure):
-    _fields_ = [
-        *((name, c_int32) for name in ("penalty", "norm", "absolute", "largest", "counts", "unused")),
-        *((name, c_double) for name in ("a", "b", "eps")),
-        ("domain", _Domain),
-    ]
+STRUCTURES = _structures()
+CPlan, Call = STRUCTURES["Plan"], STRUCTURES["Call"]
+TOTALS, HEAD, COEFFICIENTS = (places["SIZE"] for places in (layout.TOTAL, layout.HEAD, layout.COEFFICIENT))
+LOG_VAR = layout.HEAD["LOG_VAR"]
 
 
-class _Moments(ctypes.Structure):
-    _fields_ = [
-        *((name, c_int32) for name in ("root", "unbiased", "images", "unused")),
-        *((name, c_double) for name in ("mean_weight", "scale", "eps")),
-        ("domain", _Domain),
-    ]
+def filled(name: str, **values: object) -> ctypes.Structure:
+    """A structure with all of its fields; a list fills the beginning of an array.
+
+    Raises:
+        TypeError: a field is missing, or there is no such field, which ctypes would pass over.
+    """
+    made = STRUCTURES[name]()
+    known = {field for field, *_ in made._fields_} - {"unused"}
+    if wrong := known ^ values.keys():
+        raise TypeError(f"fields of {name} that are missing or unknown: {sorted(wrong)}")
+    for field, value in values.items():
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                getattr(made, field)[i] = item
+        else:
+            setattr(made, field, value)
+    return made
 
 
-class _Entry(ctypes.Structure):
-    _fields_ = [(name, c_int32) for name in ("value", "weight", "slot", "weight_slot", "always", "unused")]
+def _number(kind: str, word: str) -> int:
+    return layout.WORDS[kind][1].index(word)
 
 
-class _Group(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, c_int32)
-            for name in ("entries", "min_valid", "weight", "slot", "sigma_slot", "weight_slot")
-        ),
-        ("entry", _Entry * ENTRIES),
-    ]
-
-
-_FLAGS = (
-    "codes", "has_absolute", "has_relative", "has_gradient", "pixels", "moments", "largest", "standardised",
-    "all_pixels", "positive_gt", "absolute_norm", "relative_norm", "mask", "downsample", "border",
-    "normalizer", "mean", "levels", "parts", "groups", "num_log_vars", "num_metrics", "count_slot",
-    "total_slot",
-)  # fmt: skip
-_NUMBERS = ("eps", "absolute_eps", "relative_eps", "gradient_eps", "low", "high")
-
-
-class CPlan(ctypes.Structure):
-    """`Plan` of engine.h."""
-
-    _fields_ = [
-        *((name, c_int32) for name in _FLAGS),
-        *((name, c_double) for name in _NUMBERS),
-        ("structure", _Domain),
-        ("pixel", _Pixel * MOST),
-        ("moment", _Moments * MOST),
-        ("group", _Group * GROUPS),
-    ]
-
-
-class _Map(ctypes.Structure):
-    _fields_ = [("data", c_void_p), ("stride", c_int64 * 3), ("dtype", c_int32), ("unused", c_int32)]
-
-
-class Call(ctypes.Structure):
-    """`Call` of engine.h."""
-
-    _fields_ = [
-        *((name, _Map) for name in ("pred", "gt", "mask", "abs_mask", "grad")),
-        *((name, c_int64) for name in ("B", "H", "W")),
-        *((name, c_int32) for name in ("wide", "saves", "threads", "world")),
-        *(
-            (name, c_void_p)
-            for name in (
-                "weights",
-                "log_vars",
-                "largest",
-                "totals",
-                "terms",
-                "total",
-                "codes",
-                "coefficients",
-            )  # fmt: skip
-        ),
-        ("grad_output", c_double),
-    ]
-
-
-def set_map(place: _Map, x: Tensor | None) -> Tensor | None:
+def set_map(place: ctypes.Structure, x: Tensor | None) -> Tensor | None:
     """Describe [B, H, W] or [B, 1, H, W] to the engine; returns what must be kept alive for the call."""
     if x is None:
-        place.dtype = NONE
+        place.dtype = _number("Dtype", "none")
         return None
     x = x.resolve_neg()  # A view that negates, such as the imaginary part of a conjugate.
-    if x.dtype in FLOATS:
-        place.dtype = FLOATS[x.dtype]
-    elif x.dtype == torch.bool:
-        place.dtype = BOOL
-    else:
-        x = x if x.dtype in (torch.uint8, torch.int8) else x != 0
-        place.dtype = BYTE
+    if x.dtype not in _NUMBERS:
+        x = x != 0
+    place.dtype = _NUMBERS[x.dtype]
     place.data = x.data_ptr()
     strides = x.stride()
     place.stride[:] = strides[0], *strides[-2:]
     return x
 
 
-def _domain(d: s.Domain | None) -> _Domain:
-    if d is None:
-        return _Domain()
-    return _Domain(
-        CONVERSIONS.index(d.conversion),
-        d.minimum is not None,
-        d.maximum is not None,
-        d.log is not None,
-        d.floor is not None,
-        0,
-        d.minimum or 0.0,
-        d.maximum or 0.0,
-        d.log or 0.0,
-        d.floor or 0.0,
+# Integers of other sizes and the like are compared with 0 first.
+_NUMBERS = {
+    getattr(torch, word): i for i, word in enumerate(layout.WORDS["Dtype"][1]) if word not in ("byte", "none")
+} | dict.fromkeys((torch.uint8, torch.int8), _number("Dtype", "byte"))
+
+
+def _domain(d: s.Domain | None) -> ctypes.Structure:
+    d = d or s.IDENTITY
+    return filled(
+        "Domain",
+        conversion=_number("Conversion", d.conversion),
+        has_minimum=d.minimum is not None,
+        has_maximum=d.maximum is not None,
+        has_log=d.log is not None,
+        has_floor=d.floor is not None,
+        minimum=d.minimum or 0.0,
+        maximum=d.maximum or 0.0,
+        log=d.log or 0.0,
+        floor=d.floor or 0.0,
     )
 
 
-def c_plan(plan: Plan) -> CPlan:
+def _pixel(t: PixelPlan) -> ctypes.Structure:
+    return filled(
+        "Pixel",
+        penalty=tuple(s.PENALTIES).index(t.kind),
+        norm=_number("Norm", t.norm),
+        domain=_domain(t.domain),
+        **{name: getattr(t, name) for name in ("absolute", "largest", "counts", "a", "b", "eps")},
+    )
+
+
+def _moments(t: MomentsPlan) -> ctypes.Structure:
+    return filled("Moments", **{**vars(t), "domain": _domain(t.domain)})
+
+
+def _group(group: GroupPlan) -> ctypes.Structure:
+    entries = [filled("Entry", **vars(entry)) for entry in group.entries]
+    return filled("Group", **{**vars(group), "entries": len(entries)}, entry=entries)
+
+
+def c_plan(plan: Plan) -> ctypes.Structure:
     """The plan as the engine reads it."""
-    c = CPlan()
     low, high = plan.log_var_bounds or (0.0, 0.0)
-    values = {
-        "codes": plan.codes,
-        "has_absolute": plan.absolute is not None,
-        "has_relative": plan.relative is not None,
-        "has_gradient": plan.has_gradient,
-        "pixels": len(plan.pixels),
-        "moments": len(plan.moments),
-        "largest": plan.largest,
-        "standardised": plan.standardised,
-        "all_pixels": plan.plain,
-        "positive_gt": plan.positive_gt,
-        "mask": SOBEL_MASKS.index(plan.sobel_mask),
-        "downsample": DOWNSAMPLES.index(plan.downsample),
-        "border": BORDERS.index(plan.border),
-        "normalizer": NORMALIZERS.index(plan.normalizer),
-        "mean": plan.combine == "mean",
-        "levels": plan.levels if plan.has_gradient else 0,
-        "parts": plan.parts,
-        "groups": len(plan.groups),
-        "num_log_vars": plan.num_log_vars,
-        "num_metrics": plan.num_metrics,
-        "count_slot": plan.count_slot,
-        "total_slot": plan.total_slot,
-        "structure": _domain(plan.structure),
-        "eps": plan.eps,
-        "gradient_eps": plan.gradient_eps,
-        "low": low,
-        "high": high,
-    }
+    given = (
+        "codes", "has_gradient", "largest", "standardised", "positive_gt", "parts", "num_log_vars",
+        "num_metrics", "count_slot", "total_slot", "eps", "gradient_eps",
+    )  # fmt: skip
+    values: dict[str, object] = {name: getattr(plan, name) for name in given}
     for name, term in (("absolute", plan.absolute), ("relative", plan.relative)):
-        if term:
-            values |= {f"{name}_norm": NORMS.index(term.norm), f"{name}_eps": term.eps}
-    for name, value in values.items():
-        setattr(c, name, value)
-    for i, t in enumerate(plan.pixels):
-        c.pixel[i] = _Pixel(
-            tuple(s.PENALTIES).index(t.kind), NORMS.index(t.norm), t.absolute, t.largest, t.counts, 0, t.a,
-            t.b, t.eps, _domain(t.domain)
-        )  # fmt: skip
-    for i, t in enumerate(plan.moments):
-        c.moment[i] = _Moments(
-            t.root, t.unbiased, t.images, 0, t.mean_weight, t.scale, t.eps, _domain(t.domain)
-        )
-    for i, group in enumerate(plan.groups):
-        to = c.group[i]
-        to.entries = len(group.entries)
-        for name in ("min_valid", "weight", "slot", "sigma_slot", "weight_slot"):
-            setattr(to, name, getattr(group, name))
-        for j, e in enumerate(group.entries):
-            to.entry[j] = _Entry(e.value, e.weight, e.slot, e.weight_slot, e.always, 0)
-    return c
+        values[f"has_{name}"] = term is not None
+        values[f"{name}_norm"] = _number("Norm", term.norm) if term else 0
+        values[f"{name}_eps"] = term.eps if term else 0.0
+    return filled(
+        "Plan",
+        **values,
+        pixels=len(plan.pixels),
+        moments=len(plan.moments),
+        all_pixels=plan.plain,
+        gradient_mask=_number("GradientMask", plan.sobel_mask),
+        downsample=_number("Downsample", plan.downsample),
+        border=_number("Border", plan.border),
+        normalizer=_number("Normalizer", plan.normalizer),
+        mean=plan.combine == "mean",
+        levels=plan.levels if plan.has_gradient else 0,
+        groups=len(plan.groups),
+        low=low,
+        high=high,
+        structure=_domain(plan.structure),
+        pixel=[_pixel(t) for t in plan.pixels],
+        moment=[_moments(t) for t in plan.moments],
+        group=[_group(group) for group in plan.groups],
+    )
 
 
 def _is_whole(file: Path) -> bool:
@@ -247,14 +185,13 @@ def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(file))
     try:
         lib.dl_version.restype = lib.dl_penalties.restype = c_char_p
-        lib.dl_size.restype = lib.dl_code_bytes.restype = c_int64
+        lib.dl_layout.restype, lib.dl_code_bytes.restype = c_uint64, c_int64
         built = lib.dl_version().decode()
     except AttributeError as error:
         raise OSError(f"{file} is not this engine, or an older one: install this package again") from error
-    sizes = [lib.dl_size(i) for i in range(5)]
     if (
         built != __version__
-        or sizes != [*map(ctypes.sizeof, (CPlan, Call)), TOTALS, HEAD, COEFFICIENTS]
+        or lib.dl_layout() != layout.fingerprint()
         or lib.dl_penalties().decode().split() != list(s.PENALTIES)
     ):
         raise OSError(f"{file} was built from another version, {built}: install this package again")

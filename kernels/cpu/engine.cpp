@@ -40,7 +40,7 @@ constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
 constexpr int64_t MAPS = DL_MAPS;
 constexpr int64_t ALIGN = APART;
 
-int64_t cell_bytes(const Call& call) { return call.wide ? 8 : 4; }
+int64_t cell_bytes(const Call& call) { return call.in_double ? 8 : 4; }
 
 int64_t up(int64_t n, int64_t to = ALIGN) { return (n + to - 1) / to * to; }
 
@@ -63,16 +63,16 @@ int instruction_set() {
     return isa < 0 ? best() : isa;
 }
 
-const Phases& phases(bool wide) {
+const Phases& phases(bool in_double) {
 #ifdef DL_X86
     switch (instruction_set()) {
         case 2:
-            return wide ? avx512::twice : avx512::single;
+            return in_double ? avx512::twice : avx512::single;
         case 1:
-            return wide ? avx2::twice : avx2::single;
+            return in_double ? avx2::twice : avx2::single;
     }
 #endif
-    return wide ? base::twice : base::single;
+    return in_double ? base::twice : base::single;
 }
 
 #ifdef __SANITIZE_ADDRESS__
@@ -312,7 +312,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     start(space, plan, call);
     Work& work = space.work;
     const int64_t bands = work.bands_per_image;
-    const Phases& run = phases(call.wide);
+    const Phases& run = phases(call.in_double);
     const int64_t arena = up(run.arena_bytes(call.W));
     const Division division = division_of(plan, call, bands);
     char* const arenas = space.arenas.take(arena * division.threads);
@@ -347,7 +347,7 @@ EXPORT int dl_largest(const Plan* plan, const Call* call, double* found) {
     try {
         auto space = take();
         start(*space, *plan, *call);
-        const Phases& run = phases(call->wide);
+        const Phases& run = phases(call->in_double);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = call->B * space->work.bands_per_image;
         const int64_t threads = std::clamp(call->threads, 1, MOST_THREADS);
         const Crew crew{call->threads, false, space->arenas.take(arena * threads), arena};
@@ -386,7 +386,7 @@ EXPORT int dl_backward(const Plan* plan, const Call* call) {
     try {
         auto space = take();
         lay_out(*space, *plan, *call);
-        const Phases& run = phases(call->wide);
+        const Phases& run = phases(call->in_double);
         const int64_t arena = up(run.arena_bytes(call->W)), bands = space->work.bands_per_image;
         const Division division = division_of(*plan, *call, bands);
         const Crew crew{call->threads, division.turns, space->arenas.take(arena * division.threads), arena};
@@ -410,19 +410,15 @@ EXPORT int64_t dl_code_bytes(const Plan* plan, int64_t h, int64_t w) { return la
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
 
-// The version it was built from, and sizes: binding.py checks both against its own.
+// The version it was built from, and the description of the layout: binding.py checks both against its own.
 EXPORT const char* dl_version() { return TEXT(DL_VERSION); }
+EXPORT uint64_t dl_layout() { return FINGERPRINT; }
 
 // The penalties it knows, in the order of their numbers.
 EXPORT const char* dl_penalties() {
 #define NAME(name, text) text " "
     return PENALTIES(NAME);
 #undef NAME
-}
-
-EXPORT int64_t dl_size(int what) {
-    const int64_t sizes[] = {sizeof(Plan), sizeof(Call), TOTALS, HEAD, COEFFICIENTS};
-    return sizes[what];
 }
 
 EXPORT const char* dl_instruction_set() { return NAMES[instruction_set()]; }
@@ -445,9 +441,9 @@ EXPORT int dl_choose(const char* name) {
 EXPORT void dl_team(Team function, Member number) { set_team(function, number); }
 
 // ln of n numbers, a multiple of 16, as the engine computes it.
-EXPORT void dl_log(const void* x, void* y, int64_t n, int wide) {
+EXPORT void dl_log(const void* x, void* y, int64_t n, int in_double) {
 #define LOG_OF(isa)                                                             \
-    if (wide)                                                                   \
+    if (in_double)                                                              \
         isa::log_of(static_cast<const double*>(x), static_cast<double*>(y), n); \
     else                                                                        \
         isa::log_of(static_cast<const float*>(x), static_cast<float*>(y), n);

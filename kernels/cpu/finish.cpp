@@ -69,7 +69,7 @@ double unit(const Plan& plan, int k) {
 // What the sum of a pixel term is divided by.
 double norm_of(int norm, double eps, double n, double floored, double images) {
     if (norm == BY_IMAGES) return std::max(images, 1.0);
-    if (norm == FLOORED) n = floored;
+    if (norm == BY_FLOORED) n = floored;
     return eps > 0 ? n + eps : std::max(n, 1.0);
 }
 
@@ -106,8 +106,8 @@ void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
         double norm = kept;
         if (plan.normalizer == FULL)
             norm = v.n_all;
-        else if (plan.normalizer == LEVEL && plan.mask != SUPPORT)
-            norm = joined(call, T_CELLS + k) * (plan.mask == RESIDUAL ? unit(plan, k) : 1);
+        else if (plan.normalizer == LEVEL && plan.gradient_mask != SUPPORT)
+            norm = joined(call, T_CELLS + k) * (plan.gradient_mask == RESIDUAL ? unit(plan, k) : 1);
         const bool on = norm > 0 && kept > 0;
         if (plan.normalizer != KEPT) norm += plan.gradient_eps;
         v.kept[k] = kept;
@@ -117,7 +117,7 @@ void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
         counted += kept > 0;
     }
     if (plan.mean) {
-        counted = plan.mask == SUPPORT ? std::max(counted, 1.0) : plan.levels;
+        counted = plan.gradient_mask == SUPPORT ? std::max(counted, 1.0) : plan.levels;
         for (double& kappa : v.kappa) kappa /= counted;
         sum /= counted;
     }
@@ -158,7 +158,7 @@ Numbers numbers_of(const Plan& plan, const Call& call) {
 }
 
 void put(const Call& call, void* to, int i, double value) {
-    if (call.wide)
+    if (call.in_double)
         static_cast<double*>(to)[i] = value;
     else
         static_cast<float*>(to)[i] = static_cast<float>(value);
@@ -186,7 +186,7 @@ void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* fa
                 const int part = entry.slot + 1 + (entry.weight_slot >= 0);
                 for (int k = 0; k < plan.levels; k++) {
                     term(part + k, gate ? v.level[k] : 0);
-                    term(part + plan.levels + k, gate || plan.mask == RESIDUAL ? v.kept[k] : 0);
+                    term(part + plan.levels + k, gate || plan.gradient_mask == RESIDUAL ? v.kept[k] : 0);
                 }
             }
             loss += weight * value;

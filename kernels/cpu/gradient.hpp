@@ -52,7 +52,7 @@ struct CoarseRows {
                                                           : double(int64_t(1) << (2 * k));
         const T weight = static_cast<T>(kappa[k] * scale), share = static_cast<T>(kappa[k] * scale / unit);
         T* __restrict__ to = cell[k];
-        const bool support = plan.mask == SUPPORT;
+        const bool support = plan.gradient_mask == SUPPORT;
         const auto fill = [&](const auto* p) __attribute__((always_inline)) {
             if (support)
                 for (int64_t j = 0; j < n; j++) {
@@ -266,7 +266,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;
     const bool converts = has_structure && plan.structure.conversion != IDENTITY;
-    const int reads = plan.mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
+    const int reads = plan.gradient_mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
     const bool sobel = plan.has_gradient && work.layout->active[0];
     const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
     const int8_t* adjoints =

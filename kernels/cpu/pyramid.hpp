@@ -101,7 +101,7 @@ struct Cells {
         pick(k, r, residual(k, row));
         pick(k, m, sum_m[k][odd]);
         if (plan.standardised) pick(k, z, centred(k, row));
-        if (plan.standardised && plan.mask == CENTRE) pick(k, read, sum_read[k][odd]);
+        if (plan.standardised && plan.gradient_mask == CENTRE) pick(k, read, sum_read[k][odd]);
     }
     template <class From, class To>
     void pick(int k, const From* __restrict__ from, To* __restrict__ to) const {
@@ -124,7 +124,7 @@ struct Cells {
         uint16_t* const m = sum_m[k][odd];
         const auto maps = [&](const T* above, const T* below, T* sums, T* to) __attribute__((always_inline)) {
             quads(above, below, sums, step, n);
-            if (plan.mask == SUPPORT)
+            if (plan.gradient_mask == SUPPORT)
                 for (int64_t j = 0; j < n; j += LANES) {
                     const Vec<T> count = converted<T>(from_words<Int<T>>(m + j));
                     store(to + j, load(sums + j) / select(count > all(T(0)), count, all(T(1))));
@@ -136,7 +136,7 @@ struct Cells {
         maps(r0, r1, sum_r[k][odd], residual(k, row));
         if (!plan.standardised) return;
         maps(z0, z1, sum_z[k][odd], centred(k, row));
-        if (plan.mask == CENTRE) quads(read0, read1, sum_read[k][odd], step, n);
+        if (plan.gradient_mask == CENTRE) quads(read0, read1, sum_read[k][odd], step, n);
     }
 
     // Every second element; a byte becomes a word.
@@ -203,10 +203,10 @@ struct Cells {
         uint16_t* to_count = maps->count[k] + maps->place(k, row);
         uint8_t* half = maps->half[k] + maps->place(k, row);
         uint16_t* const m = sum_m[k][row & 1];
-        uint16_t* const read = plan.mask == CENTRE && plan.standardised ? sum_read[k][row & 1] : m;
+        uint16_t* const read = plan.gradient_mask == CENTRE && plan.standardised ? sum_read[k][row & 1] : m;
         clear_end(to_r, n), clear_end(m, n), clear_end(read, n);
         if (plan.standardised) clear_end(centred(k, row), n);
-        const bool centre = plan.mask == CENTRE;
+        const bool centre = plan.gradient_mask == CENTRE;
         Vec<int32_t> total = cells[k];
         const uint16_t most = static_cast<uint16_t>(centre ? area / 2 : 0);
         for (int64_t j = 0; j < n; j += LANES) {

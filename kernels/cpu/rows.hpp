@@ -205,7 +205,7 @@ template <class T>
 INLINE Vec<T> depth(const Vec<T>& x, const Domain& d) {
     const Vec<T> floor = all(T(1e-6)), one = all(T(1));
     const Vec<T> shows = select(abs(x) < all(T(__builtin_inf())), x, all(T(__builtin_nan(""))));
-    return one / (d.conversion == SHIFTED ? shows + floor : select(shows < floor, floor, shows));
+    return one / (d.conversion == SHIFTED_INVERSE ? shows + floor : select(shows < floor, floor, shows));
 }
 
 template <class T>

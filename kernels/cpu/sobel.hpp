@@ -110,10 +110,10 @@ void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, int8_t* o
     const bool outside = plan.border == VALID && (y == 0 || y == h - 1);
     if (outside)
         memset(out, 0, static_cast<size_t>(w));
-    else if (plan.mask == SUPPORT)
+    else if (plan.gradient_mask == SUPPORT)
         each([&](int64_t i)
                  __attribute__((always_inline)) { return column(i - 1) & column(i) & column(i + 1); });
-    else if (plan.mask == CENTRE)
+    else if (plan.gradient_mask == CENTRE)
         each(here);
     else
         memset(out, -1, static_cast<size_t>(w));
@@ -127,7 +127,7 @@ void keep_row(const uint8_t* c0, const uint8_t* c1, const uint8_t* c2, int8_t* o
 template <class T, class Source>
 void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_t h, int64_t w, Arena& arena,
                 LevelBand& out) {
-    const bool replicate = plan.border == REPLICATE, counts = plan.mask != SUPPORT;
+    const bool replicate = plan.border == REPLICATE, counts = plan.gradient_mask != SUPPORT;
     SignRow signs[3] = {SignRow(arena), SignRow(arena), SignRow(arena)};
     SignRow beyond(arena);
     T* none = arena.row<T>();
@@ -238,7 +238,7 @@ struct FullResolution {
         for (int i = 0; i < SLOTS; i++) {
             z[i] = arena.row<T>();
             cover_[i] = arena.row<uint8_t>();
-            read_[i] = plan.mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
+            read_[i] = plan.gradient_mask == CENTRE ? arena.row<uint8_t>() : cover_[i];
             // Read by `sum_of_products` past the last block.
             memset(read_[i] + blocks(w), 0, LANES);
         }
@@ -268,7 +268,7 @@ struct FullResolution {
         read_line(work, b, y, buffers, line);
         const bool own = y >= y0 && y < y1;
         const int slot = static_cast<int>(y % SLOTS);
-        if (plan.mask != CENTRE)
+        if (plan.gradient_mask != CENTRE)
             residual_row<VALID_ONES>(slot, y, own);
         else if (plan.structure.conversion == IDENTITY)
             residual_row<FINITE_ONES>(slot, y, own);
@@ -414,7 +414,7 @@ struct CoarseLevel {
     INLINE void put(int64_t y, const int8_t* __restrict__ a, Cell* __restrict__ to) const {
         const uint16_t* __restrict__ n = sampled(y);
         const int64_t end = w;
-        if (plan.mask == SUPPORT)
+        if (plan.gradient_mask == SUPPORT)
             for (int64_t x = 0; x < end; x++)
                 to[x] = static_cast<Cell>(a[x] + ADJOINT_ZERO + ((n[x] - (n[x] > 0)) << ADJOINT_BITS));
         else

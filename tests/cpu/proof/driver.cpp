@@ -32,7 +32,7 @@ void* (*measure)(const Plan*, const Call*, double*);
 void (*combine_)(const Call*, void*);
 int (*backward)(const Plan*, const Call*);
 int64_t (*code_bytes)(const Plan*, int64_t, int64_t);
-int64_t (*size_of)(int);
+uint64_t (*layout)();
 int (*choose)(const char*);
 
 [[noreturn]] void fail(const std::string& why) {
@@ -55,9 +55,9 @@ void load(const char* path) {
     find(combine_, "dl_combine");
     find(backward, "dl_backward");
     find(code_bytes, "dl_code_bytes");
-    find(size_of, "dl_size");
+    find(layout, "dl_layout");
     find(choose, "dl_choose");
-    require(size_of(0) == sizeof(Plan) && size_of(1) == sizeof(Call), "the library is of another version");
+    require(layout() == FINGERPRINT, "the library is of another version");
 }
 
 struct Loss {
@@ -164,7 +164,7 @@ Result run(const Loss& loss, Maps& maps, int threads, bool saves = true) {
     call.mask = maps.mask.described(), call.grad = maps.grad.described();
     call.abs_mask.dtype = NONE;
     call.B = maps.b, call.H = maps.h, call.W = maps.w;
-    call.wide = maps.pred.map.dtype == FLOAT64;
+    call.in_double = maps.pred.map.dtype == FLOAT64;
     call.saves = saves, call.threads = threads, call.world = 1;
     call.weights = loss.weights.data(), call.log_vars = loss.log_vars.data();
     double total = 0;
@@ -176,7 +176,7 @@ Result run(const Loss& loss, Maps& maps, int threads, bool saves = true) {
     combine_(&call, state);
     float narrow;
     std::memcpy(&narrow, &total, sizeof narrow);
-    Result result{call.wide ? total : static_cast<double>(narrow), 0};
+    Result result{call.in_double ? total : static_cast<double>(narrow), 0};
     if (!saves) return result;
     call.grad_output = 1;
     require(!backward(&loss.plan, &call), "no memory for the backward");
