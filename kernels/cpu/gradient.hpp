@@ -256,7 +256,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
                   y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
     const double* c = call.coefficients + HEAD + b * COEFFICIENTS;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
     CoarseRows<T> coarse(work, b, c[SCALE], arena);

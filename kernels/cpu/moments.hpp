@@ -100,7 +100,7 @@ void largest(const Work& work, int64_t b, int band, char* memory) {
     const Plan& plan = *work.plan;
     const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
                   y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
     const Vec<T> none = all(T(-__builtin_inf()));
@@ -136,7 +136,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     const Plan& plan = *work.plan;
     const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
                   y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
     T* values = arena.row<T>();
@@ -214,7 +214,7 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
     const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
                   y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
     const Image& image = work.images[b];

@@ -5,12 +5,6 @@
 
 namespace DL_ISA {
 
-// Rows of working memory of the phase that needs most: structure, with LEVELS levels.
-template <class T>
-int64_t arena_bytes(int64_t w) {
-    return row_size(w) * (40 * static_cast<int64_t>(sizeof(T)) + 20 * 2 + 40);
-}
-
 template <class T>
 constexpr Phases phases() {
     return {largest<T>, moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes<T>};

@@ -1,5 +1,8 @@
 // Rows of the inputs, ready for arithmetic: any dtype and strides, masked, converted.
 #pragma once
+#include <cstdio>
+#include <cstdlib>
+
 #include "engine.h"
 #include "vec.hpp"
 
@@ -47,16 +50,34 @@ INLINE void ask(const void* p) {
 // Elements of a row in thread memory, with a margin on both sides. Rows begin at a cache line: a load that
 // crosses a line costs two.
 INLINE int64_t row_size(int64_t w) { return (w + 63) / 64 * 64 + 2 * MARGIN; }
+
+// Working memory of a thread, in bytes: of the phase that needs most, structure, with LEVELS levels.
+template <class T>
+int64_t arena_bytes(int64_t w) {
+    return row_size(w) * (40 * static_cast<int64_t>(sizeof(T)) + 20 * 2 + 40);
+}
+
 struct Arena {
     char* next;
     int64_t w;
+    char* end;
     template <class T>
     T* row() {
         T* p = reinterpret_cast<T*>(next) + MARGIN;
         next += row_size(w) * static_cast<int64_t>(sizeof(T));
+#ifdef DL_BOUNDS  // The builds for sanitizers, which do not see one thread's memory end in another's.
+        if (next > end) {
+            fprintf(stderr, "depthloss: a phase takes more rows than `arena_bytes` has\n");
+            abort();
+        }
+#endif
         return p;
     }
 };
+template <class T>
+Arena arena_of(char* memory, int64_t w) {
+    return {memory, w, memory + arena_bytes<T>(w)};
+}
 
 // The margins of a row: zero, or a copy of its end.
 template <class T>

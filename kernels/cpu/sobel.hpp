@@ -372,7 +372,7 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
     const Plan& plan = *work.plan;
     const int64_t h = work.call->H, w = work.call->W, y0 = static_cast<int64_t>(band) * BAND,
                   y1 = y0 + BAND < h ? y0 + BAND : h;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     FullResolution<T> source(work, b, y0, y1, arena);
     LevelBand& out = work.levels[b * LEVELS * work.bands_per_image + band];
     if (plan.has_gradient && work.layout->active[0])
@@ -435,7 +435,7 @@ void level(const Work& work, int64_t b, int k, int band, char* memory) {
     const int64_t h = layout.h[k], w = layout.w[k], y0 = level_begin(work, k, band),
                   y1 = level_begin(work, k, band + 1);
     if (!layout.active[k] || y0 == y1) return;
-    Arena arena{memory, w};
+    Arena arena = arena_of<T>(memory, w);
     uint8_t* saved = work.call->saves ? work.call->codes + b * layout.size + layout.cells[k] : nullptr;
     CoarseLevel<T> source{work, *work.plan, work.pyramids[b - work.first], b, w, k, saved};
     sobel_rows<T>(source, *work.plan, y0, y1, h, w, arena,

@@ -7,7 +7,8 @@ address, undefined   the engine built with -fsanitize=address,undefined: tests/c
                      random losses, hard cases) and fuzz.py in a child process that loads this
                      library (DEPTHLOSS_CPU_LIBRARY); then, without Python, every dtype and the search for
                      leaks. Memory begins as NaN, the engine's working memory ends where it is asked to,
-                     and the levels of all but the smallest images follow band by band.
+                     a thread's part of it has asserted bounds, and the levels of all but the smallest
+                     images follow band by band.
 thread               driver.cpp on 1 to 4 threads, called from three threads at once, and forked
 memcheck             the driver with the engine of this installation: values used before they are set
 
@@ -33,7 +34,8 @@ from .fuzz import MODULE as FUZZ
 OUT = harness.RESULTS / "cpu_sanitize.json"
 ADDRESS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 THREAD = "-fsanitize=thread"
-MAPS = 1 << 14  # bytes: of all but the smallest images the levels follow band by band
+# Of all but the smallest images (in bytes) the levels follow band by band; bounds of threads' memory hold.
+BUILD = "-DDL_MAPS=16384 -DDL_BOUNDS"
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient")
 # A child's own tests of these programs would build everything once more.
 NOT_AGAIN = "tests/cpu/proof"
@@ -76,7 +78,7 @@ def sanitized(folder: Path, flags: str, quick: bool) -> tuple[Path, Path]:
     folder.mkdir()
     level = "-O0 -g1" if quick else "-O1 -g"
     sets = ("base",) if quick or flags == THREAD else ()
-    library = tools.build(folder, f"{level} {flags} -DDL_MAPS={MAPS} -Wno-error", flags, sets)
+    library = tools.build(folder, f"{level} {flags} {BUILD} -Wno-error", flags, sets)
     return library, tools.build_driver(folder, flags)
 
 
@@ -182,7 +184,7 @@ def main() -> int:
             "command": harness.command("tests.cpu.proof.sanitize", sys.argv[1:]),
             "compiler": tools.version_of(tools.compiler()),
             "cpu_name": harness.cpu_name(),
-            "flags": {"address, undefined": ADDRESS, "thread": THREAD, "both": f"-DDL_MAPS={MAPS}"},
+            "flags": {"address, undefined": ADDRESS, "thread": THREAD, "both": BUILD},
             "options": IN_PYTHON,
             "passed": report.passed,
             "rows": report.rows,

@@ -89,6 +89,34 @@ def test_the_sanitizers_would_report(tmp_path, monkeypatch):
     assert done.returncode and "detected memory leaks" in done.stdout
 
 
+# Takes the rows of a thread's memory until they are more than it has.
+TOO_MANY_ROWS = """
+#include "{rows}"
+int main(int words, char**) {{
+    const int64_t w = 100, size = DL_ISA::arena_bytes<float>(w), row = 4 * DL_ISA::row_size(w);
+    char* memory = static_cast<char*>(aligned_alloc(64, static_cast<size_t>(size)));
+    DL_ISA::Arena arena = DL_ISA::arena_of<float>(memory, w);
+    for (int64_t i = 0; i < size / row + (words > 1); i++) arena.row<float>();
+    free(memory);
+}}
+"""
+
+
+def test_a_phase_that_takes_too_many_rows_is_seen(tmp_path):
+    source, program = tmp_path / "rows.cpp", tmp_path / "rows"
+    rows = tools.DRIVER.parents[3] / "kernels" / "cpu" / "rows.hpp"
+    source.write_text(TOO_MANY_ROWS.format(rows=rows), encoding="utf-8")
+    flags = ["-std=c++17", "-O0", "-Wno-psabi", *sanitize.BUILD.split(), "-DDL_ISA=base"]
+    try:
+        built = tools.run(*tools.compiler().split(), *flags, source, "-o", program)
+    except tools.Unavailable as error:
+        pytest.skip(str(error))
+    assert built.returncode == 0, built.stdout
+    assert tools.run(program).returncode == 0
+    done = tools.run(program, "one more")
+    assert done.returncode and "more rows than `arena_bytes` has" in done.stdout
+
+
 def test_threads_that_the_system_does_not_give(driver, tmp_path):
     plan = tools.write_plan(tmp_path / "plan", "g2 document")
     done = tools.run(driver, tools.installed(), plan, 2, 150, 97, 0.7, "best", "starved")
