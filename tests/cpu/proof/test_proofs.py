@@ -7,13 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from depthloss import dispatch
 
 if dispatch.backend_status("cpu"):
     pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
 
-from . import fuzz, instructions, sanitize, tools  # noqa: E402
+from . import fuzz, instructions, same_bits, sanitize, tools  # noqa: E402
 
 
 @pytest.fixture
@@ -115,6 +116,20 @@ def test_a_phase_that_takes_too_many_rows_is_seen(tmp_path):
     assert tools.run(program).returncode == 0
     done = tools.run(program, "one more")
     assert done.returncode and "more rows than `arena_bytes` has" in done.stdout
+
+
+def test_a_bit_that_differs_is_told(threads):
+    threads(1)
+    cases = same_bits.draw_cases(every=60)
+    before, after = ({case: same_bits.evaluate(case) for case in cases} for _ in range(2))
+    assert len(cases) > 40 and not same_bits.differences(before, after)
+    case = next(c for c in cases if c.mask == "dense" and c.dtype == torch.float32)
+    loss = after[case]["loss"]
+    after[case]["loss"] = torch.nextafter(loss, loss + 1)
+    ((found, name, size),) = same_bits.differences(before, after)
+    assert (found, name) == (case, "loss") and 0 < size < 1e-6
+    after[case]["gradient"] = after[case]["gradient"].masked_fill(torch.tensor(True), torch.nan)
+    assert sorted(name for _, name, _ in same_bits.differences(before, after)) == ["gradient", "loss"]
 
 
 def test_threads_that_the_system_does_not_give(driver, tmp_path):
