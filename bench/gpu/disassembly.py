@@ -28,6 +28,11 @@ ABOUT = {
     "per_pixel": "instructions (of the path, if any) x threads / pixels of a program's tile",
     "issued_per_pixel": "the same x programs of all levels / pixels of the batch",
     "tile": "rows and columns that one program works on; levels: the pyramid levels first..last - 1",
+    "executed_per_pixel": "PTX instructions that all warps execute x 32 / pixels of the batch in `executed`, "
+    "counted by the emulator in tests/triton; null where it did not run. PTX is not machine code",
+    "code_bytes": "of the machine code, padding included",
+    "resident_warps": "of a multiprocessor, by registers and shared memory (occupancy.py); null on AMD",
+    "compile_s": "CPU seconds from the Python source to machine code, nothing cached",
     "spills": "instructions that load or store local memory; AMD: spilled vector registers",
     "shared": "bytes of shared memory per program",
     "loads, stores": "global memory instructions by bits per thread",
@@ -188,6 +193,11 @@ def instructions_of(sass: str) -> list[tuple[str, str, tuple[int, ...]]]:
     return result
 
 
+def code_bytes(sass: str) -> int:
+    """Bytes of the code that nvdisasm printed: of all instructions, 16 each, and of the padding."""
+    return 16 + max(int(address, 16) for address in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/", sass, re.M))
+
+
 def _reached(code: list[tuple], cut: tuple[int, int] | None = None) -> set[int]:
     """The instructions that the first one leads to, without taking the jump `cut`."""
     seen, todo = {0}, [0]
@@ -269,7 +279,8 @@ def _tool(name: str, option: str, binary: bytes) -> str:
 def nvidia(kernel: CompiledKernel, rounds: int | None, branches: bool) -> dict:
     """What cuobjdump and nvdisasm tell of a kernel."""
     usage = _tool("cuobjdump", "--dump-resource-usage", binary=kernel.asm["cubin"])
-    code = instructions_of(_tool("nvdisasm", "-c", binary=kernel.asm["cubin"]))
+    sass = _tool("nvdisasm", "-c", binary=kernel.asm["cubin"])
+    code = instructions_of(sass)
     paths = two_paths(code, rounds) if branches else None
     if rounds and not branches:
         looped = len(_looped(code) & _reached(code))
@@ -283,6 +294,7 @@ def nvidia(kernel: CompiledKernel, rounds: int | None, branches: bool) -> dict:
         "spills": count(r"(STL|LDL)\b") + (usage["LOCAL"] > 0),
         "shared": kernel.metadata.shared,
         "instructions": len(names),
+        "code_bytes": code_bytes(sass),
         "looped": len(_looped(code)),
         "paths": paths,
         "loads": _widths(names, r"LDG\b", suffixes),
@@ -313,6 +325,7 @@ def amd(kernel: CompiledKernel) -> dict:
         "scratch": value("private_segment_fixed_size"),
         "shared": kernel.metadata.shared,
         "instructions": len(names),
+        "code_bytes": int(re.search(r"; codeLenInByte = (\d+)", text)[1]),
         "looped": None,
         "paths": None,
         "loads": _widths(names, r"(global|buffer|flat)_load", suffixes),
