@@ -1,17 +1,29 @@
-"""What bench/results/aot.json lets expect on a GPU: a traffic-and-issue model, beside what was measured.
+"""What bench/results/aot.json predicts for a GPU, beside what was measured.
 
     python -m bench.gpu.model [--gpus H200 ...] [--losses "g2 document" ...] [--dtypes float32 ...] [--json]
 
-    time of a kernel = max(traffic / bandwidth, warp instructions / (multiprocessors x 4 x clock)) + latency
+    time of a kernel = max(traffic, issue, fetch) + LATENCY
+    traffic          = bytes / bandwidth
+    issue            = warp instructions / (multiprocessors x 4 x clock x busy)
+    busy             = min(1, warps / (4 + memory latency / instructions))
+    fetch            = bytes of code / bandwidth of the L2 cache per multiprocessor
 
-Assumptions, all but the last on the fast side: a prediction is what could be reached, not what will be.
-* Every instruction of a program's path is issued once, whatever pipe it needs: no stalls, no bank conflicts,
-  no limit by occupancy. A loop over rows counts by its rounds, others once, which holds for the bar shapes
-  but for the sums in `finish`.
+A prediction is what could be reached, not what will be: nobody has compared it with a GPU. Its assumptions:
+
+* Every instruction of a program's path is issued once, whatever pipe it needs; no bank conflicts. A loop over
+  rows counts by its rounds, others once, which holds for the bar shapes but for the sums in `finish`.
+* Little's law (Volkov, Understanding Latency Hiding on GPUs, 2016): a scheduler is `busy` as far as its warps
+  cover their waits. `warps` are those of a scheduler that fit by registers and shared memory, and that the
+  launch has. Each instruction needs the result of the one before, after 4 clocks (Jia et al., arXiv
+  1804.06826): this alone is on the slow side. A warp waits for memory once per round of its loop over rows,
+  or once where it has none: `instructions` are those in between.
 * A launch of fewer programs than multiprocessors uses as many multiprocessors as it has programs.
 * Each tensor that a kernel touches moves once; halos and samples read again hit the first-level cache.
 * The first kernel reads its inputs from HBM: who made them has used the cache since, and the benchmark sees
   to it. All else comes from L2 where the batch's inputs and buffers fit in it together, else from HBM.
+* All warps of a multiprocessor run through the code together, and prefetching (Huerta et al., arXiv
+  2503.20481) hides the way from its instruction cache to the schedulers. Code that fits that cache is
+  fetched once per launch, other code once for each generation of programs.
 * Peak bandwidths and the boost clock are reached.
 * Launches follow each other in a CUDA graph, LATENCY apart; Python and eager launches are not in it.
 
@@ -31,17 +43,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import bars
+from bench.gpu.occupancy import SCHEDULERS, WARP, resident_warps
 
 RESULTS = Path(__file__).parents[1] / "results"
 LATENCY = 2e-6  # seconds from the end of a kernel to the first instruction of the next, in a graph
-ISSUE_SLOTS = 4  # warp instructions per clock and multiprocessor
+ARITHMETIC = 4  # clocks from an instruction to one that needs its result
 L2_BYTES_PER_CLOCK = 5120  # NVIDIA's A100 white paper; taken for the others, which publish none
-WARP = 32
+INSTRUCTION = 16  # bytes
+# Bytes of a multiprocessor's instruction cache. A100: Jia and Van Sandt, GTC 2021, S33322, as quoted by
+# github.com/YKTian-x2b/AmpereArchViaMicroBenchMark; taken for the others. A scheduler's own cache has 32 KiB.
+INSTRUCTION_CACHE = 128 << 10
 REFERENCE = ("sm_90", "float32")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FIRST = "moments"
 PLACE = ("tile", "levels", "threads")
-MARKS = {"issue": "i", "L2": "c", "HBM": "m"}
+MARKS = {"issue": "i", "warps": "w", "fetch": "f", "L2": "c", "HBM": "m"}
 BACKWARD = ("coarse", "gradient")
 PHASES = ("forward", "backward", "forward+backward")
 SHAPES = tuple((b, h, w) for b, _, h, w in bars.SHAPES["cuda"])
@@ -49,18 +65,27 @@ SHAPES = tuple((b, h, w) for b, _, h, w in bars.SHAPES["cuda"])
 
 @dataclass(frozen=True)
 class Gpu:
-    """Public numbers of a GPU: multiprocessors, boost clock in Hz, HBM in bytes/s, L2 in bytes."""
+    """Public numbers of a GPU: multiprocessors, boost clock in Hz, HBM in bytes/s, L2 in bytes.
+
+    `latencies` of L2 and HBM are clocks of a chain of loads, measured on an A100 and an H800 by
+    github.com/chanzhennan/ChipBenchmarker.
+    """
 
     target: str
     multiprocessors: int
     clock: float
     hbm: float
     l2: float
+    latencies: tuple[int, int]
 
     @property
     def issue(self) -> float:
         """Warp instructions per second and multiprocessor."""
-        return ISSUE_SLOTS * self.clock
+        return SCHEDULERS * self.clock
+
+    def latency(self, cached: bool) -> int:
+        """Clocks of a load."""
+        return self.latencies[0 if cached else 1]
 
     def bandwidth(self, cached: bool) -> float:
         """Bytes per second."""
@@ -68,9 +93,9 @@ class Gpu:
 
 
 GPUS = {
-    "A100": Gpu("sm_80", 108, 1.41e9, 2.039e12, 40e6),  # SXM, 80 GB
-    "H100": Gpu("sm_90", 132, 1.98e9, 3.35e12, 50e6),  # SXM
-    "H200": Gpu("sm_90", 132, 1.98e9, 4.8e12, 50e6),
+    "A100": Gpu("sm_80", 108, 1.41e9, 2.039e12, 40e6, (332, 499)),  # SXM, 80 GB
+    "H100": Gpu("sm_90", 132, 1.98e9, 3.35e12, 50e6, (273, 673)),  # SXM
+    "H200": Gpu("sm_90", 132, 1.98e9, 4.8e12, 50e6, (273, 673)),
 }
 
 
@@ -129,18 +154,43 @@ def programs(r: dict, shape: tuple[int, int, int]) -> tuple[int, float]:
     return count, issued
 
 
+def busy(gpu: Gpu, r: dict, count: int, cached: bool) -> float:
+    """The share of the clocks in which a scheduler issues, of a launch of `count` programs."""
+    resident = resident_warps(gpu.target, r["threads"], r["registers"], r["shared"])
+    launched = -(-count // gpu.multiprocessors) * r["threads"] // WARP
+    between = r["looped"] if r["paths"] else r["instructions"]
+    return min(1.0, min(resident, launched) / SCHEDULERS / (ARITHMETIC + gpu.latency(cached) / between))
+
+
+def fetch(gpu: Gpu, r: dict, count: int) -> float:
+    """Seconds in which a multiprocessor fetches the code of its programs."""
+    code, generations = INSTRUCTION * r["instructions"], 1
+    if code > INSTRUCTION_CACHE:
+        resident = resident_warps(gpu.target, r["threads"], r["registers"], r["shared"])
+        generations = -(-count * r["threads"] // WARP // (gpu.multiprocessors * resident))
+    return generations * code * gpu.multiprocessors / gpu.bandwidth(cached=True)
+
+
 def predict(table: dict, gpu: Gpu, loss: str, dtype: str, shape: tuple[int, int, int]) -> dict[str, dict]:
-    """Microseconds of each kernel of a loss, and what bounds it: "issue", "L2" or "HBM"."""
+    """Microseconds of each kernel of a loss, and what bounds it.
+
+    "issue"; "warps", where they are too few to issue an instruction per clock; "fetch"; "L2"; "HBM".
+    """
     pixels, item = math.prod(shape), ITEM_BYTES[dtype]
     batch = pixels * (2 * item + 1 + max(table["losses"][loss]["peak"][dtype].values()))
     result = {}
     for r in rows_of(table, gpu.target, loss, dtype, shape):
         cached = batch <= gpu.l2 and r["kernel"] != FIRST
         count, issued = programs(r, shape)
-        traffic = r["bytes_per_pixel"] * pixels / gpu.bandwidth(cached)
-        issue = issued / (min(count, gpu.multiprocessors) * gpu.issue)
-        bound = "issue" if issue > traffic else "L2" if cached else "HBM"
-        result[r["kernel"]] = {"us": 1e6 * (max(traffic, issue) + LATENCY), "bound": bound}
+        share = busy(gpu, r, count, cached)
+        bounds = {
+            "L2" if cached else "HBM": r["bytes_per_pixel"] * pixels / gpu.bandwidth(cached),
+            "issue" if share == 1 else "warps": issued
+            / (min(count, gpu.multiprocessors) * gpu.issue * share),
+            "fetch": fetch(gpu, r, count),
+        }
+        bound = max(bounds, key=bounds.get)
+        result[r["kernel"]] = {"us": 1e6 * (bounds[bound] + LATENCY), "bound": bound}
     return result
 
 
@@ -173,18 +223,18 @@ def entry(table: dict, seen: dict[tuple, float], name: str, loss: str, dtype: st
         "kernels": kernels,
         "predicted": dict(zip(PHASES, (total - back, back, total), strict=True)),
         "measured": {phase: real.get(phase) for phase in PHASES},
-        "floor": 1e6 * (3 * ITEM_BYTES[dtype] + 1) * math.prod(shape) / GPUS[name].hbm,
+        "copy": 1e6 * (3 * ITEM_BYTES[dtype] + 1) * math.prod(shape) / GPUS[name].hbm,
     }
 
 
 def show(entries: list[dict]) -> None:
     """The entries as a table."""
     columns = list(dict.fromkeys(k for e in entries for k in e["kernels"]))
+    print("Predicted microseconds, bound by i = instruction issue, w = too few warps, f = instruction fetch,")
     print(
-        "Predicted microseconds; bound by i = instruction issue, c = L2 cache, m = HBM. Floor: a copy of p,"
+        "c = L2 cache, m = HBM. Copy: p, g, mask and gradient through HBM. Measured: forward, backward, both."
     )
-    print("g, mask and gradient through HBM. Measured: forward, backward, both; - = not measured.")
-    head = "".join(f"{k:>10}" for k in (*columns, "forward", "backward", "both", "floor"))
+    head = "".join(f"{k:>10}" for k in (*columns, "forward", "backward", "both", "copy"))
     print(f"{'GPU':<6}{'shape':<13}{'dtype':<10}{'loss':<25}{head}   measured")
     for e in entries:
         cells = [
@@ -192,7 +242,7 @@ def show(entries: list[dict]) -> None:
             for k in columns
         ]
         text = "".join(f"{x[0]:>9.1f}{x[1]}" if x else f"{'':>10}" for x in cells)
-        text += "".join(f"{us:>10.1f}" for us in (*e["predicted"].values(), e["floor"]))
+        text += "".join(f"{us:>10.1f}" for us in (*e["predicted"].values(), e["copy"]))
         real = " ".join("-" if us is None else f"{us:.1f}" for us in e["measured"].values())
         print(f"{e['gpu']:<6}{text_of(e['shape']):<13}{e['dtype']:<10}{e['loss']:<25}{text}   {real}")
 

@@ -46,6 +46,7 @@ def row(kernel: str, **changes: object) -> dict:
     return {
         "target": "sm_90", "loss": "g2 document", "dtype": "float32", "shape": "4x384x640", "kernel": kernel,
         "programs": 960, "threads": 128, "tile": [8, 128], "levels": [0, 1], "registers": 64, "spills": 0,
+        "shared": 0,
         "instructions": 800, "looped": 0, "paths": None, "per_pixel": 100.0, "fusion": False,
         "fma": dict(FMA), "bytes_per_pixel": 10.0
     } | changes  # fmt: skip
@@ -323,22 +324,58 @@ def test_the_model_is_the_hand_calculation():
         row("moments", instructions=1000, bytes_per_pixel=9.0, tile=[8, 64], threads=128),
         row(
             "sobel", instructions=3000, paths={"level 0": 2000, "coarse": 1500}, bytes_per_pixel=15.0,
-            tile=[8, 120], levels=[0, 2], threads=64
+            tile=[8, 120], levels=[0, 2], threads=64, looped=500
         ),
         row("finish", instructions=990, bytes_per_pixel=0.0, tile=None, levels=None, threads=256),
         row("gradient", instructions=10, bytes_per_pixel=8.0, tile=[8, 128]),
     )  # fmt: skip
     found = model.predict(table(*rows), model.GPUS["H200"], "g2 document", "float32", SMALL)
     # 983040 pixels of 9 + 7 bytes fit into 50 MB: only the first kernel reads from HBM, at 4.8 TB/s; L2 gives
-    # 5120 bytes per clock of 1.98 GHz; 132 multiprocessors issue 4 instructions per clock.
+    # 5120 bytes per clock of 1.98 GHz; 132 multiprocessors issue 4 instructions per clock. Of 64 registers
+    # 8 warps fit a scheduler; 4 clocks, and a latency of 673 or 273 in 1000 or 500 instructions, take less.
     issue = 132 * 4 * 1.98e3  # per µs
     moments = 4 * 48 * 10 * 4 * 1000 / issue
     sobel = 4 * (48 * 6 * 2000 + 24 * 3 * 1500) * 2 / issue
     assert moments > 983040 * 9 / 4.8e6 and sobel > 983040 * 15 / (5120 * 1.98e3)
     assert found["moments"] == {"us": pytest.approx(moments + 2), "bound": "issue"}
     assert found["sobel"] == {"us": pytest.approx(sobel + 2), "bound": "issue"}
-    assert found["finish"] == {"us": pytest.approx(990 * 8 / (4 * 1.98e3) + 2), "bound": "issue"}
+    # One program: 2 warps for each scheduler.
+    finish = 990 * 8 / (4 * 1.98e3) * (4 + 273 / 990) / 2
+    assert found["finish"] == {"us": pytest.approx(finish + 2), "bound": "warps"}
     assert found["gradient"] == {"us": pytest.approx(983040 * 8 / (5120 * 1.98e3) + 2), "bound": "L2"}
+
+
+def test_the_model_of_few_warps():
+    h200 = model.GPUS["H200"]
+    # 168 registers: 3 warps of a scheduler; 8 wait 4 clocks and 673 in 1346 instructions.
+    r = row("moments", instructions=1346, registers=168)
+    assert model.busy(h200, r, 10**4, cached=False) == pytest.approx(3 / 4.5)
+    assert model.busy(h200, r | {"instructions": 273}, 10**4, cached=True) == pytest.approx(3 / 5)
+    # Within a loop over rows, what is in the loop.
+    r |= {"paths": {"level 0": 9000, "coarse": 9000}, "looped": 273}
+    assert model.busy(h200, r, 10**4, cached=True) == pytest.approx(3 / 5)
+    # Less than one program of 4 warps for each multiprocessor, or two of them.
+    assert model.busy(h200, r, 100, cached=True) == pytest.approx(1 / 5)
+    assert model.busy(h200, r, 264, cached=True) == pytest.approx(2 / 5)
+
+
+def test_the_model_of_instruction_fetch():
+    h200, per_clock = model.GPUS["H200"], 5120 / 132
+    r = row("sobel", instructions=8192, threads=64)
+    assert model.fetch(h200, r, 10**4) == pytest.approx(8192 * 16 / per_clock / 1.98e9)
+    # One instruction more than the cache holds. 16 programs of 2 warps fit a multiprocessor: 2112 in all.
+    r["instructions"] += 1
+    once = 8193 * 16 / per_clock / 1.98e9
+    assert model.fetch(h200, r, 2112) == pytest.approx(once)
+    assert model.fetch(h200, r, 2113) == pytest.approx(2 * once)
+    # Code that is long, of which little is executed.
+    r = row("sobel", instructions=16000, threads=32, tile=[64, 640], looped=100)
+    found = model.predict(table(r), h200, "g2 document", "float32", SMALL)
+    assert found["sobel"]["bound"] == "warps"
+    r["paths"] = {"level 0": 100, "coarse": 100}
+    found = model.predict(table(r), h200, "g2 document", "float32", SMALL)
+    fetched = pytest.approx(1e6 * 16000 * 16 / per_clock / 1.98e9 + 2)
+    assert found["sobel"] == {"us": fetched, "bound": "fetch"}
 
 
 def test_the_model_of_a_batch_beyond_the_cache_and_of_other_tiles():
