@@ -76,13 +76,13 @@ def speed_cpu() -> str:
     """Both variants of g2 on a CPU beside PyTorch and a copy; the other losses, if they were measured."""
     data = json.loads((RESULTS / "speed_cpu.json").read_text(encoding="utf-8"))
     threads = list(dict.fromkeys(row["threads"] for row in data["rows"]))
-    speeds = [row["gigabytes_per_second"] for row in data["rows"] if row["variant"] == "floor"]
-    floor = (
+    speeds = [row["gigabytes_per_second"] for row in data["rows"] if row["variant"] == "copy"]
+    copy = (
         "`copy` moves what must be moved, 13 bytes per pixel: both maps and the mask in, the gradient out; "
         f"here at {min(speeds):.0f} to {max(speeds):.0f} GB/s. Each sample is up to "
         f"{bars.MOST_CALLS} calls in a row, on inputs that are in no cache."
     )
-    parts = [_speeds(data, threads[0]), f"{floor} {_memory(data['rows'])} {_where(data)}"]
+    parts = [_speeds(data, threads[0]), f"{copy} {_memory(data['rows'])} {_where(data)}"]
     for n in threads[1:]:
         parts.append(_folded(_threads(n), _speeds(data, n)))
     others = RESULTS / "speed_cpu_losses.json"
@@ -138,10 +138,10 @@ def _speeds(data: dict, threads: int) -> str:
     lines = [_line(head), f"|{'---|' * len(head)}"]
     for case in bars.cases(rows).values():
         first, best = next(iter(case.values())), bars.fastest(case, rivals, "wall")
-        time = {name: bars.milliseconds(case.get(name), "wall") for name in (*rivals, *ours, "floor")}
+        time = {name: bars.milliseconds(case.get(name), "wall") for name in (*rivals, *ours, "copy")}
         cells = [first["loss"].removeprefix("g2 "), _shape(first), f"{100 * first['density']:g}%"]
         cells += [_ms(ms) for ms in time.values()]
-        cells += [_ratio(time[name] / time["floor"]) for name in ours]
+        cells += [_ratio(time[name] / time["copy"]) for name in ours]
         cells += [_ratio(best / time[name], "×") for name in compared]
         lines.append(_line(cells))
     return "\n".join([f"Milliseconds of forward + backward, float32, {_threads(threads)}:", "", *lines])
@@ -159,7 +159,7 @@ def _memory(rows: list[dict]) -> str:
     for row in rows:
         name = bars.backend(row["variant"])
         name = {"cpu": "ours", "compile": "torch.compile¹"}.get(name, row["variant"])
-        if row["variant"] != "floor":
+        if row["variant"] != "copy":
             found.setdefault(name, []).append(row)
     parts = []
     for name, own in sorted(found.items(), key=lambda item: item[0] != "ours"):

@@ -62,10 +62,10 @@ def test_the_benchmark_says_where_and_what_it_ran(speed):
 def test_the_benchmark_measures_every_competitor(speed):
     rows = {row["variant"]: row for row in speed["rows"]}
     ours = {"eager", "eager slicing", "compile", "compile slicing", "triton"}
-    assert rows.keys() == ours | {"floor"}
+    assert rows.keys() == ours | {"copy"}
     for name, row in rows.items():
         assert (row["loss"], row["dtype"], row["density"]) == ("silog", "float32", 1.0)
-        phases = {"forward+backward"} if name == "floor" else set(harness.PHASES)
+        phases = {"forward+backward"} if name == "copy" else set(harness.PHASES)
         assert row["ms"].keys() == phases
         for phase in phases:
             wall = row["ms"][phase]["wall"]
@@ -76,7 +76,7 @@ def test_the_benchmark_measures_every_competitor(speed):
         assert rows[name]["launches"] is rows[name]["host_syncs"] is None  # Those of a GPU.
         assert rows[name]["instruction_set"] is rows[name]["peak_bytes_per_pixel"] is None  # Those of `cpu`.
     assert rows["triton"]["saved_bytes_per_pixel"] < 4 < rows["eager slicing"]["saved_bytes_per_pixel"]
-    assert rows["floor"]["bytes_per_pixel"] == 13 and rows["floor"]["gigabytes_per_second"] > 0
+    assert rows["copy"]["bytes_per_pixel"] == 13 and rows["copy"]["gigabytes_per_second"] > 0
 
 
 def test_the_budget_leaves_out_and_says_so(tmp_path):
@@ -126,7 +126,7 @@ def test_what_is_red_is_not_timed(bench, monkeypatch):
     result = bench.run(None)
     assert [item["variant"] for item in result["red"]] == ["eager"]
     assert result["red"][0]["errors"]["loss"] == pytest.approx(1e-3, rel=1e-2)
-    assert {row["variant"] for row in result["rows"]} == {"eager slicing", "floor"}
+    assert {row["variant"] for row in result["rows"]} == {"eager slicing", "copy"}
     assert result["left_out"] == []
 
 
@@ -162,8 +162,8 @@ def test_each_instruction_set_is_a_variant(bench, monkeypatch):
     result = bench.run(None)
     rows = {row["variant"]: row.get("instruction_set") for row in result["rows"]}
     expected = {"eager": None, "eager slicing": None, "cpu avx512": "avx512", "cpu avx2": "avx2"}
-    assert rows == expected | {"floor": None} and set(ran) == {"avx512", "avx2"}
-    assert {row["peak_bytes_per_pixel"] for row in result["rows"] if row["variant"] != "floor"} == {5.0}
+    assert rows == expected | {"copy": None} and set(ran) == {"avx512", "avx2"}
+    assert {row["peak_bytes_per_pixel"] for row in result["rows"] if row["variant"] != "copy"} == {5.0}
     assert result["instruction_sets"] == ["avx512", "avx2"] and result["left_out"] == []
 
 
@@ -203,7 +203,7 @@ def test_a_slow_form_drops_out_after_five_samples(bench, monkeypatch):
         row["variant"]: {times["wall"]["samples"] for times in row["ms"].values()}
         for row in bench.run(None)["rows"]
     }
-    assert samples == {"eager": {5}, "eager slicing": {20}, "floor": {20}}
+    assert samples == {"eager": {5}, "eager slicing": {20}, "copy": {20}}
 
 
 def test_one_thread_goes_without_a_compiler_unless_asked(monkeypatch):
@@ -236,8 +236,8 @@ def test_costs_are_measured_once_for_all_densities(bench, monkeypatch):
     ((job, _),) = bench.plan
     for density in (1.0, 0.5):
         bench.measure(dataclasses.replace(job, density=density), False)
-    assert len(counted) == 2 and len(bench.rows) == 6  # Both forms, and the floor's rows.
-    saved = {row["saved_bytes_per_pixel"] for row in bench.rows.values() if row["variant"] != "floor"}
+    assert len(counted) == 2 and len(bench.rows) == 6  # Both forms, and the copy's rows.
+    saved = {row["saved_bytes_per_pixel"] for row in bench.rows.values() if row["variant"] != "copy"}
     assert saved == {1.0}
 
 
@@ -247,7 +247,7 @@ def test_launches_are_counted_once_per_loss_and_variant(bench, monkeypatch):
     bench.run(None)
     bench.count_launches()
     launches = {row["variant"]: row.get("launches") for row in bench.rows.values()}
-    assert launches == {"eager": {"forward": 1}, "eager slicing": {"forward": 1}, "floor": None}
+    assert launches == {"eager": {"forward": 1}, "eager slicing": {"forward": 1}, "copy": None}
     assert len(counted) == 2
 
 
@@ -313,7 +313,7 @@ def test_bars_of_a_gpu():
         row("compile", 0.9, 0.2),
         row("compile slicing", 0.6, 0.09),
         row("triton", 0.125, 0.05),
-        row("floor", 0.1, 0.01),
+        row("copy", 0.1, 0.01),
     ]
     found = verdicts(bars.evaluate(rows, {"gpu": "NVIDIA H200"}, "cuda", ["triton"]))
     assert found == {
@@ -336,10 +336,10 @@ def test_bars_of_a_gpu():
     )
 
 
-def test_bars_of_the_floor_and_of_other_losses():
+def test_bars_of_the_copy_and_of_other_losses():
     wide = {"shape": list(bars.WIDE)}
-    rows = [row("triton", 1.0, 0.4, **wide), row("floor", 1.0, 0.1, **wide)]
-    (bar,) = (b for b in bars.evaluate(rows, {}, "cuda", ["triton"]) if "floor" in b["what"])
+    rows = [row("triton", 1.0, 0.4, **wide), row("copy", 1.0, 0.1, **wide)]
+    (bar,) = (b for b in bars.evaluate(rows, {}, "cuda", ["triton"]) if "copy" in b["what"])
     assert (bar["value"], bar["limit"], bar["passed"]) == (4.0, 7, True)
     assert (bar["goal"], bar["goal_reached"]) == (3, False)
     other = bars.evaluate([row("triton", 1.0, 0.4, loss="ssi")], {}, "cuda", ["triton"])
@@ -353,7 +353,7 @@ def test_bars_of_the_floor_and_of_other_losses():
     assert not bars.evaluate([row("triton", 1.0, 0.4, shape=[2, 1, 17, 22])], {}, "cuda", ["triton"])
 
 
-CPU_MS = {"eager": 90.0, "eager slicing": 40.0, "compile": 36.5, "floor": 1.0}
+CPU_MS = {"eager": 90.0, "eager slicing": 40.0, "compile": 36.5, "copy": 1.0}
 
 
 def cpu_rows(shape: tuple[int, ...] = bars.FIRST, threads: int = 2, **ours: float) -> list[dict]:
@@ -366,13 +366,13 @@ def cpu_rows(shape: tuple[int, ...] = bars.FIRST, threads: int = 2, **ours: floa
 @pytest.mark.parametrize(
     ("shape", "threads", "instruction_set", "ms", "expected"),
     [
-        (bars.FIRST, 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "floor": (4.5, False)}),
-        (bars.FIRST, 2, "avx512", 4.7, {"PyTorch": (7.765957, False), "floor": (4.7, False)}),
-        ((1, 1, 1024, 2048), 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "floor": (4.5, True)}),
-        (bars.WIDE, 2, "avx2", 4.9, {"floor": (4.9, True)}),
-        (bars.WIDE, 2, "avx2", 5.1, {"floor": (5.1, False)}),
-        (bars.FIRST, 1, "avx512", 6.4, {"floor": (6.4, True)}),
-        (bars.FIRST, 1, "avx2", 6.6, {"floor": (6.6, None)}),  # Shown, not judged.
+        (bars.FIRST, 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "copy": (4.5, False)}),
+        (bars.FIRST, 2, "avx512", 4.7, {"PyTorch": (7.765957, False), "copy": (4.7, False)}),
+        ((1, 1, 1024, 2048), 2, "avx512", 4.5, {"PyTorch": (8.111111, True), "copy": (4.5, True)}),
+        (bars.WIDE, 2, "avx2", 4.9, {"copy": (4.9, True)}),
+        (bars.WIDE, 2, "avx2", 5.1, {"copy": (5.1, False)}),
+        (bars.FIRST, 1, "avx512", 6.4, {"copy": (6.4, True)}),
+        (bars.FIRST, 1, "avx2", 6.6, {"copy": (6.6, None)}),  # Shown, not judged.
         (bars.FIRST, 2, "base", 6.6, {}),
         (bars.FIRST, 4, "avx512", 4.5, {}),
         ((2, 1, 17, 22), 2, "avx512", 4.5, None),
@@ -387,22 +387,22 @@ def test_bars_of_a_cpu(shape, threads, instruction_set, ms, expected):
         assert not found
         return
     count = f"{threads} thread{'s' * (threads > 1)}"
-    names = {"PyTorch": f"best PyTorch form / ours, {count}", "floor": f"ours / floor, {count}"}
+    names = {"PyTorch": f"best PyTorch form / ours, {count}", "copy": f"ours / copy, {count}"}
     memory_bars = {"peak extra memory, B/pixel": (7.9, True), "saved for backward, B/pixel": (2.4, True)}
     assert found == {names[key]: value for key, value in expected.items()} | memory_bars
 
 
 def test_bars_of_both_instruction_sets():
     found = bars.evaluate(cpu_rows(avx512=2.9, avx2=3.5), {}, "cpu", ["cpu"])
-    floors = {bar["backend"]: bar for bar in found if "floor" in bar["what"]}
-    assert floors.keys() == {"cpu avx512", "cpu avx2"}
-    assert floors["cpu avx512"]["goal_reached"] and floors["cpu avx2"]["goal"] is None
+    ratios = {bar["backend"]: bar for bar in found if "copy" in bar["what"]}
+    assert ratios.keys() == {"cpu avx512", "cpu avx2"}
+    assert ratios["cpu avx512"]["goal_reached"] and ratios["cpu avx2"]["goal"] is None
     (shown,) = (b for b in bars.evaluate(cpu_rows(threads=1, avx2=7.0), {}, "cpu", ["cpu"]) if not b["limit"])
     text = bars.describe(shown)
     assert text.startswith("no bar") and " 7 " in text and "cpu avx2" in text and "1 thread" in text
 
 
-def test_the_floor_moves_what_a_loss_must():
+def test_the_copy_moves_what_a_loss_must():
     assert (copies.bytes_per_pixel(torch.float32), copies.bytes_per_pixel(torch.bfloat16)) == (13, 7)
     maps = harness.inputs((1, 1, 16, 32), torch.float32, "cpu", 0.5, "depth")
     (copy,) = copies.forms(*maps, kernel=False)

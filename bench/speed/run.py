@@ -38,7 +38,7 @@ BATCH_MS = 20  # on a CPU: as many calls as take no longer
 
 
 class Copy(clocks.Repeated):
-    """The memory floor as a variant: its time stands for forward+backward."""
+    """A copy as a variant: its time stands for forward+backward."""
 
     phases = ("forward+backward",)
 
@@ -157,8 +157,8 @@ class Bench:
         if (job, "all") in self.left_out:
             return
         actions = [copies.forms(*clone, on_gpu or options.dry_run) for clone in clones]
-        floors = {f"floor {i}": (Copy(each), None) for i, each in enumerate(zip(*actions, strict=True))}
-        samples, kinds = self._samples(job, variants | floors, on_gpu)
+        copied = {f"copy {i}": (Copy(each), None) for i, each in enumerate(zip(*actions, strict=True))}
+        samples, kinds = self._samples(job, variants | copied, on_gpu)
         times = {
             name: {
                 phase: {clock: clocks.spread(values) for clock, values in by_clock.items()}
@@ -178,10 +178,10 @@ class Bench:
             }
             self.left_out.pop((job, name), None)
         clock = "gpu" if on_gpu else "wall"
-        best = min((times[name] for name in floors), key=lambda t: t["forward+backward"][clock]["median"])
+        best = min((times[name] for name in copied), key=lambda t: t["forward+backward"][clock]["median"])
         moved, ms = copies.bytes_per_pixel(dtype), best["forward+backward"][clock]["median"]
-        self.rows[(job, "floor")] = asdict(job) | {
-            "variant": "floor",
+        self.rows[(job, "copy")] = asdict(job) | {
+            "variant": "copy",
             "ms": best,
             "bytes_per_pixel": moved,
             "gigabytes_per_second": moved * math.prod(job.shape) / ms / 1e6,
@@ -258,7 +258,7 @@ class Bench:
         """Launches of each loss in eager mode, at its first job; last: the profiler leaves hooks behind."""
         counts: dict[tuple, dict] = {}
         for (job, name), row in self.rows.items():
-            if name == "floor" or name in bars.COMPILED:
+            if name == "copy" or name in bars.COMPILED:
                 continue
             if (job.loss, name) not in counts:
                 clones = [self._inputs(job)]
@@ -274,10 +274,10 @@ class Bench:
         """What the plan holds and nothing else accounts for."""
         found = {}
         for job, with_compile in self.plan:
-            if (job, "floor") not in self.rows and (job, "all") not in self.left_out:
+            if (job, "copy") not in self.rows and (job, "all") not in self.left_out:
                 found[(job, "all")] = asdict(job) | {"variant": "all", "reason": "budget"}
             known = {name for owner, name in (*self.rows, *self.left_out) if owner == job}
-            if with_compile and (job, "floor") in self.rows and not known & set(bars.COMPILED):
+            if with_compile and (job, "copy") in self.rows and not known & set(bars.COMPILED):
                 found[job] = asdict(job) | {"variant": "torch.compile", "reason": "budget"}
         return list(found.values())
 

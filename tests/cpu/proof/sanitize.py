@@ -120,7 +120,7 @@ def address(report: Report, folder: Path, quick: bool, seconds: float) -> None:
             report.rows[-1] |= {name: int(suite.get(name)) for name in names}
     found = folder / "fuzz.json"
     words = [sys.executable, "-m", FUZZ, "--seconds", seconds, "--first", 10**6, "--out", found]
-    report.add(f"cpu_fuzz.py for {seconds:g} seconds", tool, words, environment)
+    report.add(f"random cases for {seconds:g} seconds", tool, words, environment)
     if found.exists():
         report.rows[-1]["cases"] = json.loads(found.read_text(encoding="utf-8"))["cases"]
     drive(

@@ -66,7 +66,7 @@ def test_the_committed_run_of_the_sanitizers_has_all_of_them():
     assert {tool for tool, _ in rows} == {"address, undefined", "address, leaks", "thread", "memcheck"}
     tests = rows["address, undefined", "tests/cpu"]
     assert tests["tests"] > 380 and not tests["failures"] + tests["errors"]
-    assert rows["address, undefined", "cpu_fuzz.py for 600 seconds"]["cases"] > 1000
+    assert rows["address, undefined", "random cases for 600 seconds"]["cases"] > 1000
 
 
 def test_the_sanitizers_would_report(tmp_path, monkeypatch):
