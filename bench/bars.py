@@ -1,4 +1,4 @@
-"""The bars: what the measured rows must reach, as ratios within one run on one machine."""
+"""The bars: ratios that the rows of one run on one machine must reach."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SHAPES = {
 TIMED = ("g2 published", "g2 document")
 EAGER = ("eager", "eager slicing")
 COMPILED = ("compile", "compile slicing", "reduce-overhead", "reduce-overhead slicing")
-# Of the CPU engine, and what to call them.
+# Instruction sets of the CPU engine, and their names in tables.
 INSTRUCTION_SETS = {"avx512": "AVX-512", "avx2": "AVX2", "base": "baseline"}
-# Made of several evaluations: its launches and saved bytes are not those of one loss.
+# Several evaluations of a loss: the bars of launches and saved bytes are for one.
 COMPOSED = ("scale-adaptive-progressive",)
 MOST_CALLS = 8  # back to back in one sample
 CASE = ("loss", "shape", "dtype", "density", "threads")
@@ -28,7 +28,7 @@ def variant(backend: str, instruction_set: str | None) -> str:
 
 
 def backend(variant: str) -> str:
-    """The backend of a fused backend's variant; of any other its first word."""
+    """The backend of a variant of ours; the first word of any other variant."""
     return variant.split()[0]
 
 
@@ -54,7 +54,7 @@ def fastest(case: dict[str, dict], variants: Iterable[str], clock: str) -> float
 
 
 def _bar(what: str, value: float | None, sense: str, limit: float | None, goal: float | None = None) -> dict:
-    """One bar; `passed` is None where it could not be measured. Without a limit: shown, not judged."""
+    """One bar; `passed` is None if it was not measured. A bar without a limit is shown and not judged."""
     value = None if value is None or math.isnan(value) else value
     bar = {"what": what, "value": value, "sense": sense, "limit": limit, "goal": goal, "passed": None}
     if value is None or limit is None:
@@ -133,7 +133,7 @@ def describe_case(row: dict) -> str:
 
 
 def table(rows: list[dict], phases: Iterable[str], kinds: Iterable[str]) -> str:
-    """The rows of one case as text: medians, then peak and saved bytes per pixel."""
+    """The rows of one case as text: medians, peak and saved bytes per pixel."""
     phases = list(phases)
     lines = [describe_case(rows[0])]
     lines.append(f"  {'ms, median':<30}" + "".join(f"{p:>18}" for p in phases) + f"{'B/px peak saved':>18}")

@@ -1,8 +1,7 @@
 """Timing: wall clock with Python, and on a GPU the device's own time in a CUDA graph.
 
-Every clock walks over the subject's inputs in turn, and there are enough of them to push each other out of
-the last-level cache. On a GPU one sample covers all of them: events around a single short kernel would time
-the gap between launches.
+Every clock rotates over the subject's inputs, which together exceed the last-level cache. On a GPU one sample
+covers all of them: events around a single short kernel would time the gap between launches.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Subject(Protocol):
 
 
 def spread(samples: Sequence[float]) -> dict[str, float]:
-    """Median, 20th and 80th percentile, and how many samples they come from."""
+    """Median, 20th and 80th percentile, and the number of samples."""
     if len(samples) == 1:
         low = high = samples[0]
     else:
@@ -70,8 +69,8 @@ class _Event:
 class GraphClock:
     """A subject's calls on all its inputs, captured once per phase; a sample is one replay.
 
-    A phase that needs a `start` is two graphs in one memory pool, of which the second is timed: what `start`
-    made lives in the pool, so that freeing it during the capture gives it to nobody else.
+    A phase that needs a `start` has two graphs in one memory pool; the second is timed. The pool keeps what
+    `start` allocates, so that freeing it during the capture does not hand it to other code.
     """
 
     kind = "graph"
@@ -107,7 +106,7 @@ class GraphClock:
 
 
 class QueueClock:
-    """Events around calls that wait in the stream behind a sleeping kernel: for what cannot be captured."""
+    """Events around calls that queue behind a sleeping kernel, for what a graph cannot capture."""
 
     kind = "queue"
 
@@ -115,7 +114,7 @@ class QueueClock:
         self.subject, self.cycles = subject, 20_000_000
 
     def ms(self, phase: str) -> float:
-        """Milliseconds per call; NaN if the GPU never had to wait for less than the launches took."""
+        """Milliseconds per call; NaN if the launches outlast the longest sleep."""
         while self.cycles < 10**9:
             states = [self.subject.start(phase) for _ in range(self.subject.rotation)]
             torch.cuda.synchronize()
@@ -132,7 +131,7 @@ class QueueClock:
 
 
 class Repeated:
-    """Actions that take no inputs of their own, one per input set, as a subject with one phase."""
+    """Actions without arguments, one per set of inputs, as a subject with one phase."""
 
     phases = ("run",)
 

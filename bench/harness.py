@@ -1,4 +1,4 @@
-"""What the benchmarks share: machine, inputs, losses under test, correctness gate, result files."""
+"""Shared by the benchmarks: machine, inputs, losses under test, correctness gate, result files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from depthloss.files import write_json  # noqa: F401
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PHASES = ("forward", "backward", "forward+backward", "no-grad")
-# Least relative errors that count: a sum in float32, and single pixels that float32 moves across a kink.
+# Relative errors below these pass: a sum in float32 rounds, and single pixels cross a kink in float32.
 LOSS_TOLERANCE = 5e-6
 GRADIENT_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 6e-3}
 MAX_ROTATION_BYTES = 2**30
@@ -41,7 +41,7 @@ def _first_line(*command: str) -> str:
 
 @functools.cache
 def machine(device: str) -> dict:
-    """Where this runs: `depthloss.env`, the processor, and on a GPU its driver, architecture and cache."""
+    """This machine: `depthloss.env`, the processor, and the driver, architecture and cache of a GPU."""
     result = {"cpu_name": cpu_name(), "cores": os.cpu_count(), "environment": report()}
     result["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     if device == "cuda":
@@ -58,7 +58,7 @@ def machine(device: str) -> dict:
 
 
 def architecture() -> int | str:
-    """Compute capability x 10, or the AMD architecture's name, as the table of launch parameters has it."""
+    """Key of the table of launch parameters: compute capability x 10, or the AMD architecture's name."""
     properties = torch.cuda.get_device_properties(0)
     if torch.version.hip:
         return properties.gcnArchName.split(":")[0]
@@ -67,7 +67,7 @@ def architecture() -> int | str:
 
 @functools.cache
 def origin() -> dict:
-    """What was run, and when. COMMIT in the environment names the commit of a tree without its repository."""
+    """Commit, date and versions. The variable COMMIT names the commit of a tree without a repository."""
     commit = os.environ.get("COMMIT") or _first_line("git", "describe", "--always", "--dirty", "--abbrev=40")
     return {
         "commit": commit or "unknown",
@@ -77,7 +77,7 @@ def origin() -> dict:
 
 
 def cache_bytes(device: str) -> int:
-    """The last-level cache: L2 of the GPU, the largest that the system tells of the CPU."""
+    """Size of the last-level cache: L2 of the GPU, or the largest cache that the system reports."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).L2_cache_size
     sizes = [f.read_text().strip() for f in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
@@ -86,7 +86,7 @@ def cache_bytes(device: str) -> int:
 
 
 def command(module: str, argv: Sequence[str]) -> list[str]:
-    """What follows `python` on the command line, without where the result went."""
+    """The command line after `python`, without --out."""
     words = [word for word in argv if not word.startswith("--out=")]
     if "--out" in words:
         at = words.index("--out")
@@ -105,7 +105,7 @@ def slug(name: str) -> str:
 
 
 def rotation(shape: Sequence[int], dtype: torch.dtype, device: str) -> int:
-    """How many clones of the inputs exceed three times the last-level cache."""
+    """How many clones of the inputs take three times the last-level cache."""
     one = math.prod(shape) * (2 * dtype.itemsize + 1)
     wanted = -(-3 * cache_bytes(device) // one) + 1
     return max(2, min(wanted, MAX_ROTATION_BYTES // one))
@@ -119,7 +119,7 @@ def fused_losses(backends: Sequence[str] = ("cpu", "triton")) -> list[str]:
 
 
 def choose(instruction_set: str) -> None:
-    """Have the CPU engine run on an instruction set from now on.
+    """Select the instruction set of the CPU engine.
 
     Raises:
         RuntimeError: this machine, or this build, does not have it.
@@ -129,7 +129,7 @@ def choose(instruction_set: str) -> None:
 
 
 def instruction_sets() -> list[str]:
-    """What the CPU engine is measured on: AVX-512 and AVX2 where there are any, else the baseline."""
+    """Instruction sets to measure the CPU engine on: AVX-512 and AVX2 where available, else the baseline."""
     if cpu.unavailable():
         return ["base"]
     found = [name for name in ("avx512", "avx2") if cpu.choose(name)]
@@ -138,9 +138,9 @@ def instruction_sets() -> list[str]:
 
 
 class LossSubject:
-    """One implementation of a loss on rotating inputs, as the clocks take it.
+    """One implementation of a loss on rotating inputs: a subject of the clocks.
 
-    `instruction_set` is that of the backend cpu.
+    `instruction_set`: for the backend cpu.
     """
 
     phases = PHASES
@@ -157,7 +157,7 @@ class LossSubject:
         self.schedule = {"progress": PROGRESS, "epoch": EPOCH} if ours else {}
         self.clones = [(pred.detach().requires_grad_(), gt, mask) for pred, gt, mask in clones]
         self.rotation, self._next = len(clones), -1
-        # Neither the loss's dtype nor its device depend on the call: the seed of the backward is made once.
+        # Made once: it does not depend on the call.
         self.seed = torch.ones((), device=clones[0][0].device)
         self.parameters = [p for p in call.parameters() if p.requires_grad]
 
@@ -172,7 +172,7 @@ class LossSubject:
         return torch.autograd.grad(loss, targets, self.seed.to(loss.dtype))
 
     def start(self, phase: str) -> object:
-        """Choose the instruction set; the forward, where the phase is the backward."""
+        """Choose the instruction set; for the backward, run the forward."""
         if self.instruction_set:
             choose(self.instruction_set)
         return self._forward() if phase == "backward" else None
@@ -195,6 +195,6 @@ class LossSubject:
 
 
 def green(found: dict[str, float], eager: dict[str, float], dtype: torch.dtype) -> bool:
-    """Whether errors are within twice those of the eager slicing form, or too small to count."""
+    """Whether errors are within twice those of the eager slicing form, or below the tolerances."""
     least = {"loss": LOSS_TOLERANCE, "gradient": GRADIENT_TOLERANCE[dtype]}
     return all(found[key] <= max(2 * eager[key], least[key]) for key in least)

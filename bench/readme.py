@@ -1,4 +1,4 @@
-"""Fill the tables of the pages from the results in bench/results: python -m bench.readme [--check]."""
+"""Fill the tables of the documentation from bench/results: python -m bench.readme [--check]."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PYTORCH = (*bars.EAGER, "compile", "compile slicing")
 
 
 def speed_cpu() -> str:
-    """Both variants of g2 on a CPU beside PyTorch and a copy; the other losses, if they were measured."""
+    """Both variants of g2 on a CPU beside PyTorch and a copy; the other losses, if measured."""
     data = json.loads((RESULTS / "speed_cpu.json").read_text(encoding="utf-8"))
     threads = list(dict.fromkeys(row["threads"] for row in data["rows"]))
     speeds = [row["gigabytes_per_second"] for row in data["rows"] if row["variant"] == "copy"]
@@ -108,7 +108,7 @@ def _shape(row: dict) -> str:
 
 
 def _ours(rows: list[dict]) -> dict[str, str]:
-    """Our variants that were measured, and what to call them; the best instruction set first."""
+    """Our measured variants and their labels, the best instruction set first."""
     measured = {row["variant"] for row in rows}
     names = {bars.variant("cpu", key): label for key, label in bars.INSTRUCTION_SETS.items()}
     return {name: label for name, label in names.items() if name in measured}
@@ -127,7 +127,7 @@ def _ratio(value: float, times: str = "") -> str:
 
 
 def _speeds(data: dict, threads: int) -> str:
-    """Milliseconds of every case at a number of threads; without torch.compile no ratio to PyTorch."""
+    """Milliseconds of every case at a number of threads; a ratio to PyTorch needs torch.compile."""
     rows = [row for row in data["rows"] if (row["threads"], row["dtype"]) == (threads, "float32")]
     measured, ours = {row["variant"] for row in rows}, _ours(rows)
     rivals = [name for name in PYTORCH if name in measured]
@@ -240,7 +240,7 @@ PAGES = ("README.md", "docs/performance.md", "docs/training.md")
 
 
 def filled(text: str) -> str:
-    """A page with every table that it has a place for made again."""
+    """A page with its tables filled in again."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if begin not in text:

@@ -1,4 +1,4 @@
-"""Compile the Triton kernels ahead of time, without a GPU, and keep what the compilers made of them.
+"""Compile the Triton kernels ahead of time, without a GPU, and tabulate their machine code.
 
     python -m bench.gpu.aot [--targets sm_90 ...] [--renew]    writes bench/results/aot.json
     python -m bench.gpu.aot --quick --check                    sm_90 in float32 only; compares, writes nothing
@@ -13,7 +13,7 @@ binder. The command fails, and writes nothing, if
 * a loss saves more than 2.5 bytes/pixel, needs more than 8, or more than 4 + 2 launches.
 
 disassembly.ABOUT, which is in the file too, says what the numbers of a row mean. Executed instructions come
-from the emulator in tests/triton, for the losses of EXECUTED_LOSSES in float32 on sm_90.
+from the emulator in tests/triton, for the losses of MEASURED_LOSSES in float32 on sm_90.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ from bench.gpu.model import text_of, tiles
 OUT = harness.RESULTS / "aot.json"
 WITHOUT_SPILLS = ("sm_80", "sm_90", "sm_100")
 GROWTH, SAVED, PEAK, LAUNCHES = 1.05, 2.5, 8.0, {"forward": 4, "backward": 2}
-# What the emulator executes, on QUICK's target and dtype, with the launch parameters of the table.
-EXECUTED_LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "silog")
+# Losses whose executed instructions and compile time are measured, on QUICK only.
+MEASURED_LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "silog")
 EXECUTED_SHAPE, EXECUTED_GROWTH = (1, 192, 640), 1.10
 ORDER = {
     "target": tuple(TARGETS),
@@ -67,14 +67,18 @@ ORDER = {
 }
 
 
-def row(job: Job) -> dict:
-    """Compile one launch and describe it; a failure becomes the row's `error`."""
+def row(job: Job, timed: bool) -> dict:
+    """Compile one launch and describe it; a failure becomes the row's `error`.
+
+    `timed`: measure the compile time, without Triton's cache.
+    """
     step, target = job.step, TARGETS[job.target]
     name = step.kernel.__name__
     result = {
         "target": job.target, "loss": job.loss, "dtype": job.dtype,
         "shape": text_of(job.shape), "kernel": name
     }  # fmt: skip
+    triton.knobs.compilation.always_compile = timed
     begin = _cpu_seconds()
     try:
         kernel, arguments = disassembly.compiled(step, target)
@@ -89,8 +93,7 @@ def row(job: Job) -> dict:
     result["resident_warps"] = occupancy.resident_warps(
         job.target, threads, found["registers"], found["shared"]
     )
-    # Of a kernel that was found in Triton's cache it would say nothing.
-    result["compile_s"] = round(took, 2) if triton.knobs.compilation.always_compile else None
+    result["compile_s"] = round(took, 2) if timed else None
     result["executed_per_pixel"] = None
     place = tile_of(step)
     if place:
@@ -114,7 +117,7 @@ def row(job: Job) -> dict:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its children that have ended: Triton runs ptxas."""
+    """CPU time of this process and of its children, such as ptxas, that have ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
@@ -123,7 +126,7 @@ def start_emulator() -> subprocess.Popen:
 
     In a process of its own: the emulator replaces Triton's driver and torch's allocators.
     """
-    words = ["tests.triton.emulator.count", *EXECUTED_LOSSES, "--arch", TARGETS[QUICK[0]].arch]
+    words = ["tests.triton.emulator.count", *MEASURED_LOSSES, "--arch", TARGETS[QUICK[0]].arch]
     words += ["--dtype", QUICK[1], "--shape", *EXECUTED_SHAPE]
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -146,22 +149,29 @@ def enter_executed(rows: list[dict], emulator: subprocess.Popen) -> None:
             r["executed_per_pixel"] = found[r["loss"]][r["kernel"]]["per_pixel"]
 
 
+def _is_measured(job: Job) -> bool:
+    return job.loss in MEASURED_LOSSES and (job.target, job.dtype) == QUICK
+
+
 _JOBS: list[Job] = []
 
 
-def _row(i: int) -> dict:
-    return row(_JOBS[i])
+def _row(i: int, timed: bool) -> dict:
+    return row(_JOBS[i], timed)
 
 
-def compile_all(work: list[Job], workers: int) -> list[dict]:
-    """Compile in forked processes, which see this one's kernels and meta tensors."""
+def compile_all(work: list[Job], workers: int, timed: bool) -> list[dict]:
+    """Compile in forked processes, which inherit kernels and meta tensors; `timed`: the measured losses."""
     _JOBS[:] = work
     same: dict[tuple, list[int]] = {}
     for i, job in enumerate(work):
         same.setdefault(work_of(job), []).append(i)
     rows, begin = [None] * len(work), time.monotonic()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-        waiting = {pool.submit(_row, jobs[0]): jobs for jobs in same.values()}
+        waiting = {}
+        for jobs in same.values():
+            measured = timed and any(_is_measured(work[i]) for i in jobs)
+            waiting[pool.submit(_row, jobs[0], measured)] = jobs
         for done, future in enumerate(as_completed(waiting), 1):
             for i in waiting[future]:
                 rows[i] = future.result() | {"loss": work[i].loss, "dtype": work[i].dtype}
@@ -180,7 +190,7 @@ def same_compiler(new: dict, old: dict | None) -> bool:
 
 
 def failures(new: dict, old: dict | None, growth: bool = True) -> list[str]:
-    """What is wrong with the new table, and where it is worse than the old; each names loss and number."""
+    """Faults of the new table, and where it is worse than the old, each with loss and number."""
     wrong = []
     for loss, facts in new["losses"].items():
         for phase, limit in LAUNCHES.items():
@@ -222,7 +232,7 @@ def _grown(name: str, unit: str, before: float, now: float, limit: float) -> lis
 
 
 def missing(committed: dict) -> list[str]:
-    """What the committed file lacks."""
+    """Rows that the committed file lacks."""
     found = {tuple(r[key] for key in ("target", "loss", "dtype")) for r in committed["rows"]}
     wanted = {(t, loss, dtype) for t in TARGETS for loss in LOSSES for dtype in dtypes_of(t, loss)}
     return [f"{OUT.name} lacks {', '.join(key)}: run `make aot`" for key in sorted(wanted - found)]
@@ -233,7 +243,7 @@ def _committed() -> dict | None:
 
 
 def show(data: dict) -> None:
-    """What is looked at most, of one target in float32."""
+    """Print the main numbers of one target in float32."""
     targets = {r["target"] for r in data["rows"]}
     target, dtype = QUICK[0] if QUICK[0] in targets else min(targets), QUICK[1]
     print(f"\n{target}, {dtype}: instructions/pixel (finish: instructions), registers, warps, spills if any")
@@ -271,11 +281,9 @@ def main() -> int:
     begin, old = time.monotonic(), None if options.small else _committed()
     options.quick |= options.small
     targets = [QUICK[0]] if options.quick else options.targets
-    # A kernel from Triton's cache would tell nothing of how long it takes to compile.
-    triton.knobs.compilation.always_compile = not options.quick
     counted = QUICK[0] in targets and not options.small
     with start_emulator() if counted else contextlib.nullcontext() as emulator:
-        rows = compile_all(jobs(targets, options.quick, options.small), options.jobs)
+        rows = compile_all(jobs(targets, options.quick, options.small), options.jobs, not options.quick)
         if emulator:
             enter_executed(rows, emulator)
     new = {

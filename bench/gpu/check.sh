@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Everything to run on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
+# All checks on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
 #
 #   [PYTHON=python3] [OUT=bench/results] [TOTAL=575] bench/gpu/check.sh [--dry-run] [STAGE ...]
 #
-# Needs torch, triton and coreutils; says what it leaves out where pytest or compute-sanitizer is missing. A stage
-# that fails or runs out of time does not stop the next; the exit status is the number of such stages. Nothing is
-# installed and nothing is fetched. The log and the JSON go to OUT; TOTAL is the time for everything, in seconds.
-# --dry-run: every stage, tiny, on the CPU. STAGE: only these, each with all the time that is left, where one run is
-# too short for all.
+# Needs torch, triton and coreutils. Without pytest or compute-sanitizer it leaves stages out and says so. A stage
+# that fails or runs out of time does not stop the next; the exit status is the number of such stages. It installs
+# and downloads nothing. The log and the JSON go to OUT; TOTAL is the time for all stages, in seconds.
+# --dry-run: every stage, tiny, on the CPU. STAGE: only these, each with all the time that is left.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -38,12 +37,12 @@ LOG=$OUT/gpu_check.log
 : >"$LOG"
 TOTAL=${TOTAL:-575}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-# A tree that travelled without its repository can bring its commit in the environment.
+# COMMIT names the commit of a tree without a repository.
 COMMIT=${COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)}
 export COMMIT
 
-# Device code lies in the top-level folder kernels and is installed as depthloss.kernels. Where this checkout is
-# not installed, run a copy that has the installed layout.
+# The folder kernels is installed as depthloss.kernels. If this checkout is not installed, run a copy with the
+# installed layout.
 tree=$root
 found=$(cd / && "$PYTHON" -c 'import depthloss, depthloss.kernels; print(depthloss.__file__)' 2>/dev/null)
 if [[ $found != "$root/depthloss/__init__.py" ]]; then
@@ -65,12 +64,12 @@ left() { echo $((TOTAL - SECONDS)); }
 
 wanted() { [[ ${#only[@]} -eq 0 || " ${only[*]} " == *" $1 "* ]]; }
 
-# stage NAME SECONDS COMMAND...: run it, show the end of its output, keep all of it, remember a failure.
+# stage NAME SECONDS COMMAND...: run it, log its output, show the end, record a failure.
 stage() {
     local name=$1 limit=$2 begin=$SECONDS lines status
     shift 2
     wanted "$name" || return 0
-    # A stage asked for by name may take all the time there is.
+    # A stage that was asked for by name may take all the time.
     ((limit > $(left) || ${#only[@]} > 0)) && limit=$(left)
     printf '\n== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$LOG"
     lines=$(wc -l <"$LOG")
@@ -129,10 +128,10 @@ else
     stage gate 150 "$PYTHON" "${full[@]}"
 fi
 
-# Once without a sanitizer: right, and from then on in Triton's cache.
+# Once without a sanitizer, which also fills Triton's cache.
 stage small 90 "$PYTHON" "${few[@]}"
 if command -v compute-sanitizer >/dev/null && [[ -z $DRY ]]; then
-    # Without torch's own allocator every tensor is an allocation, whose end memcheck knows.
+    # Without torch's caching every tensor is an allocation of its own, whose bounds memcheck knows.
     stage memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" "${few[@]}"
     stage racecheck 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" "${few[@]}"
@@ -148,7 +147,7 @@ else
     device=$("$PYTHON" -c "
 import re, torch
 print(re.sub('[^a-z0-9]+', '_', torch.cuda.get_device_name().lower()).strip('_'))")
-    # Two fifths of what is left for the sweep. What either has started when its budget ends it still finishes.
+    # Two fifths of the remaining time for the sweep. Both finish what they have started when the budget ends.
     limit=$(left)
     wanted speed && limit=$((limit * 2 / 5))
     stage tune "$limit" "$PYTHON" "${tune[@]}" --budget "$((limit - 25))" --out "$OUT/tune_$device.json"

@@ -1,6 +1,6 @@
-"""Compile a launch, and read what came of it: registers, instructions, paths through them, roundings.
+"""Compile a launch and describe its machine code: registers, instructions, paths through them, roundings.
 
-Read from LLVM's IR, PTX, AMD's assembly, and what cuobjdump and nvdisasm print; they come with Triton.
+Sources: LLVM's IR, PTX, AMD's assembly, and the output of cuobjdump and nvdisasm, which Triton brings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-# These take signs of differences, or sum what later phases take signs of.
+# Kernels that take signs of differences, or sum values of which later kernels do.
 WITHOUT_FUSION = ("moments", "berhu", "pyramid", "sobel", "finish")
 ABOUT = {
-    "instructions": "of the compiled kernel, each once, also in a loop; no padding, no subroutine",
-    "looped": "of those, in a loop: over rows, or over tiles or partial sums, which end soon at bar shapes",
+    "instructions": "of the compiled kernel, each once, in a loop too; without padding and subroutines",
+    "looped": "those of them in loops: over rows, or over tiles or partial sums, few rounds at bar shapes",
     "paths": "of kernels with a loop over rows: what a warp executes in a full tile of level 0, or coarser",
     "per_pixel": "instructions (of the path, if any) x threads / pixels of a program's tile",
     "issued_per_pixel": "the same x programs of all levels / pixels of the batch",
@@ -32,21 +32,21 @@ ABOUT = {
     "counted by the emulator in tests/triton; null where it did not run. PTX is not machine code",
     "code_bytes": "of the machine code, padding included",
     "resident_warps": "of a multiprocessor, by registers and shared memory (occupancy.py); null on AMD",
-    "compile_s": "CPU seconds from the Python source to machine code, nothing cached",
+    "compile_s": "CPU seconds from Python source to machine code; null where it was not measured",
     "spills": "instructions that load or store local memory; AMD: spilled vector registers",
     "shared": "bytes of shared memory per program",
     "loads, stores": "global memory instructions by bits per thread",
     "ffma, dfma": "fused multiply-adds in the machine code; on AMD packed ones count once",
     "fma": "in LLVM's IR, per thread: exact = by a power of two or a sign; inexact; library = in a log; "
-    "free = operations that may be fused. ptx = what came of it, null for AMD",
-    "loose_divisions": "of float32 in the PTX, off by up to 2 units in the last place; finish has none",
-    "bytes_per_pixel": "every tensor that the compiled kernel touches, once, / pixels of the batch",
+    "free = operations that may be fused. ptx = fused multiply-adds in the PTX, null for AMD",
+    "loose_divisions": "divisions of float32 in the PTX with errors up to 2 ulp; finish has none",
+    "bytes_per_pixel": "of the tensors that the compiled kernel touches, each once / pixels of the batch",
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def compiled(step: Launch, target: GPUTarget) -> tuple[CompiledKernel, list]:
-    """The kernel that a first call on such a device would compile, and its run-time arguments one by one."""
+    """The kernel that a first call on such a device compiles, and the list of its run-time arguments."""
     backend, named = make_backend(target), {**step.constants, **step.options}
     bind = create_function_from_signature(step.kernel.signature, step.kernel.params, backend)
     bound, specialization, options = bind(*step.args, **named)
@@ -68,7 +68,7 @@ def _leaves(signature: object, value: object) -> Iterator[object]:
 
 
 def touched_bytes(llir: str, arguments: list) -> int:
-    """Bytes of the tensors among the arguments that the kernel's code refers to, each tensor once."""
+    """Bytes of the tensor arguments that the kernel's code uses, each tensor once."""
     head, body = re.search(
         r"^define [^\n]*kernel void @\w+\(([^\n]*)\)[^\n)]*\{\n(.*?)^\}", llir, re.M | re.S
     ).groups()
@@ -93,7 +93,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
     made = dict(re.findall(r"^\s+(%[\w.]+) = (.*?)(?:, !dbg.*)?$", llir, re.M))
 
     def values(x: str, depth: int = 0) -> set[str]:
-        """What a tree of selections selects from."""
+        """The leaves of a tree of selections."""
         if x.startswith("<"):  # A constant vector.
             return set(re.findall(r"\w+ (\S+?)[,>]", x))
         kind, _, rest = made.get(x, "").partition(" ")
@@ -104,7 +104,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
         return {re.sub(r"^splat \(\w+ (.*)\)$", r"\1", x)}
 
     def one_of_two(x: str) -> tuple[float, str] | None:
-        """Of a selection between +1 or -1 and something: that number, and the something."""
+        """A selection between +1 or -1 and another value, as (number, other value)."""
         kind, _, rest = made.get(x, "").partition(" ")
         if kind == "extractelement":
             return one_of_two(_operands(rest)[0])
@@ -115,7 +115,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
         return (float(ones[0]), others[0]) if len(ones) == len(others) == 1 else None
 
     def sign(x: str) -> bool:
-        """Whether x is 1 or else -1 or else what is neither above nor below 0 (0, or NaN), in every lane."""
+        """Whether x is, in every lane, the sign of a number: 1, -1, or that number if it is 0 or NaN."""
         kind, _, rest = made.get(x, "").partition(" ")
         if kind == "insertelement":
             vector, lane = _operands(rest)[:2]
@@ -125,7 +125,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
         return bool(inner) and outer[0] == -inner[0]
 
     def exact(x: str) -> bool:
-        """Whether a product by x is exact: x is 0, a power of two or a sign (which hands on 0 and NaN)."""
+        """Whether a product by x is exact: x is 0, a power of two or a sign."""
         if sign(x):
             return True
         found = values(x)
@@ -139,7 +139,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
         r" call [^@\n]*@llvm\.(nvvm\.)?fma\.([\w.]+)\((.*)\)[^)]*$", llir, re.M
     ):
         lanes = int(kind[1 : kind.index("f")]) if kind.startswith("v") else 1
-        if name:  # Of the two forms of a library function one is taken later, by the same choice everywhere.
+        if name:  # A library function comes in two forms, of which one is selected later.
             counts["library"] += lanes * (".ftz" not in kind)
         else:
             counts["exact" if any(map(exact, _operands(text)[:2])) else "inexact"] += lanes
@@ -151,7 +151,7 @@ def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
 
 
 def roundings(r: dict) -> list[str]:
-    """Where a kernel that may not fuse could round a product into a sum."""
+    """Fused multiply-adds that round, in a kernel that must not have any."""
     fma = r["fma"]
     if r["kernel"] not in WITHOUT_FUSION:
         return []
@@ -173,7 +173,7 @@ def roundings(r: dict) -> list[str]:
 
 
 def instructions_of(sass: str) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Name, operands and followers (indices) of every instruction that nvdisasm printed."""
+    """Name, operands and successors (indices) of every instruction in nvdisasm's output."""
     found, labels = [], {}
     for line in sass.splitlines():
         if label := re.match(r"(\.L\w+):", line):
@@ -199,7 +199,7 @@ def code_bytes(sass: str) -> int:
 
 
 def _reached(code: list[tuple], cut: tuple[int, int] | None = None) -> set[int]:
-    """The instructions that the first one leads to, without taking the jump `cut`."""
+    """The instructions that are reachable from the first one without the jump `cut`."""
     seen, todo = {0}, [0]
     while todo:
         i = todo.pop()
@@ -211,7 +211,7 @@ def _reached(code: list[tuple], cut: tuple[int, int] | None = None) -> set[int]:
 
 
 def _looped(code: list[tuple]) -> set[int]:
-    """The instructions that can come again: Kosaraju's strongly connected components of more than one."""
+    """The instructions in loops: Kosaraju's strongly connected components of more than one."""
     order, seen, before = [], set(), {i: [] for i in range(len(code))}
     stack = [(0, iter(code[0][2]))]
     seen.add(0)
@@ -241,8 +241,8 @@ def _looped(code: list[tuple]) -> set[int]:
 
 
 def two_paths(code: list[tuple], rounds: int = 1) -> dict[str, int] | None:
-    """Instructions that a warp executes at level 0 and at a coarser one: all but those of the other arm of
-    the largest branch, those of a loop `rounds` times. The arm of level 0 stores codes of 16 bits.
+    """Instructions that a warp executes at level 0 and at a coarser one: all without the other arm of the
+    largest branch; a loop counts `rounds` times. The arm of level 0 is the one that stores 16-bit codes.
     """
     looped = _looped(code)
     count = lambda found: len(found) + (rounds - 1) * len(found & looped)  # noqa: E731
@@ -277,7 +277,7 @@ def _tool(name: str, option: str, binary: bytes) -> str:
 
 
 def nvidia(kernel: CompiledKernel, rounds: int | None, branches: bool) -> dict:
-    """What cuobjdump and nvdisasm tell of a kernel."""
+    """The numbers of a kernel for NVIDIA."""
     usage = _tool("cuobjdump", "--dump-resource-usage", binary=kernel.asm["cubin"])
     sass = _tool("nvdisasm", "-c", binary=kernel.asm["cubin"])
     code = instructions_of(sass)
@@ -309,7 +309,7 @@ def nvidia(kernel: CompiledKernel, rounds: int | None, branches: bool) -> dict:
 
 
 def amd(kernel: CompiledKernel) -> dict:
-    """What the assembly and the metadata of an AMD kernel tell."""
+    """The numbers of a kernel for AMD, from assembly and metadata."""
     text = kernel.asm["amdgcn"]
     body = re.search(rf"^{kernel.metadata.name}:(.*?)^\.Lfunc_end", text, re.M | re.S)[1]
     names = re.findall(r"^\t((?:s|v|ds|global|buffer|flat|scratch)_\w+)", body, re.M)
@@ -339,5 +339,5 @@ def amd(kernel: CompiledKernel) -> dict:
 
 
 def describe(kernel: CompiledKernel, rounds: int | None = None, branches: bool = False) -> dict:
-    """The numbers of a kernel; `rounds` of its loop over rows; `branches`: programs take one of two ways."""
+    """The numbers of a kernel; `rounds` of its loop over rows; `branches`: programs take one of two paths."""
     return nvidia(kernel, rounds, branches) if "cubin" in kernel.asm else amd(kernel)

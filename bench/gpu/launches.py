@@ -54,7 +54,7 @@ class Job:
 
 
 class Batch:
-    """The launches of one loss on one batch, and the memory they take."""
+    """The launches of one loss on one batch, and their memory."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ def _storages(tensors: list[torch.Tensor]) -> dict[int, int]:
 
 
 def tile_of(step: launch.Launch) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Rows and columns of a program, and its pyramid levels; None for what no pixel is tied to."""
+    """Rows and columns of a program, and its pyramid levels; None for the finishing kernel."""
     c, name = step.constants, step.kernel.__name__
     if name == "sobel":
         return (c["TH"], c["S"] * launch.k_sobel.LANES), (0, c["LEVELS"])
@@ -109,30 +109,30 @@ def tile_of(step: launch.Launch) -> tuple[tuple[int, int], tuple[int, int]] | No
 
 
 def rounds_of(step: launch.Launch) -> int | None:
-    """Rounds of a loop over rows, which takes two at a time, over a full tile and the rows around it."""
+    """Rounds of a loop over rows, two per round, for a full tile and its neighbouring rows."""
     return (step.constants["TH"] + 3) // 2 if step.kernel.__name__ in ROLLED else None
 
 
 def classes(target: str) -> dict[str, str]:
-    """Of each bar shape the first one with the same launch parameters."""
+    """For each bar shape, the first one with the same launch parameters."""
     arch, chosen = TARGETS[target].arch, {}
     return {text_of(s): chosen.setdefault(table.choose(arch, *s[1:]), text_of(s)) for s in SHAPES}
 
 
 def dtypes_of(target: str, loss: str, quick: bool = False) -> tuple[str, ...]:
-    """Every dtype; float64, which no training uses, of one loss on one target."""
+    """Dtypes to compile; float64, which no training uses, for one loss on one target."""
     if quick:
         return (QUICK[1],)
     return DTYPES + ("float64",) * (loss == IN_FLOAT64 and target == QUICK[0])
 
 
 def jobs(targets: list[str], quick: bool, small: bool = False) -> list[Job]:
-    """What to compile, the slowest first."""
+    """The launches to compile, the slowest first."""
     cases = []
     for target in targets:
         for loss in SMALL_LOSSES if small else LOSSES:
             cases += [(target, loss, dtype, SHAPE) for dtype in dtypes_of(target, loss, quick)]
-            if target == QUICK[0] and not quick:  # The other launch parameters, for the model.
+            if target == QUICK[0] and not quick:  # Other launch parameters, for the model.
                 others = set(classes(target).values()) - {text_of(SHAPE)}
                 cases += [(target, loss, QUICK[1], s) for s in SHAPES if text_of(s) in others]
     found = [
@@ -144,7 +144,7 @@ def jobs(targets: list[str], quick: bool, small: bool = False) -> list[Job]:
     return sorted(found, key=lambda x: (x.step.kernel.__name__ != "sobel", x.target != "gfx942"))
 
 
-# What only the finishing kernel reads of a plan.
+# Fields of a plan that only the finishing kernel reads.
 FINISH_ONLY = {"groups", "num_weights", "log_var_bounds", "num_metrics", "count_slot", "total_slot"}
 
 
@@ -157,7 +157,7 @@ def _dtypes(args: tuple) -> Iterator[str]:
 
 
 def work_of(job: Job) -> tuple:
-    """What decides the machine code of a launch: several losses and dtypes share kernels."""
+    """Key of a launch's machine code: several losses and dtypes share kernels."""
     step, name = job.step, job.step.kernel.__name__
     constants = dict(step.constants)
     plan = constants.pop("PLAN", None)
@@ -169,7 +169,7 @@ def work_of(job: Job) -> tuple:
 
 
 def losses() -> dict[str, dict]:
-    """Launches, and bytes/pixel saved and at the peak beyond the inputs; the gradient counts."""
+    """Launches, and bytes/pixel saved and at the peak beyond the inputs, gradient included."""
     result: dict[str, dict] = {}
     for loss in LOSSES:
         result[loss] = {"launches": {}, "saved": {}, "peak": {}}

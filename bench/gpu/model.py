@@ -19,8 +19,8 @@ A prediction is what could be reached, not what will be: nobody has compared it 
   or once where it has none: `instructions` are those in between.
 * A launch of fewer programs than multiprocessors uses as many multiprocessors as it has programs.
 * Each tensor that a kernel touches moves once; halos and samples read again hit the first-level cache.
-* The first kernel reads its inputs from HBM: who made them has used the cache since, and the benchmark sees
-  to it. All else comes from L2 where the batch's inputs and buffers fit in it together, else from HBM.
+* The first kernel reads its inputs from HBM, as the benchmark does. All else comes from L2 if the inputs and
+  buffers of the batch fit in it together, else from HBM.
 * All warps of a multiprocessor run through the code together, and prefetching (Huerta et al., arXiv
   2503.20481) hides the way from its instruction cache to the schedulers. Code that fits that cache is
   fetched once per launch, other code once for each generation of programs.
@@ -46,7 +46,7 @@ from bench import bars
 from bench.gpu.occupancy import SCHEDULERS, WARP, resident_warps
 
 RESULTS = Path(__file__).parents[1] / "results"
-LATENCY = 2e-6  # seconds from the end of a kernel to the first instruction of the next, in a graph
+LATENCY = 2e-6  # Seconds between two kernels of a graph; assumed.
 ARITHMETIC = 4  # clocks from an instruction to one that needs its result
 L2_BYTES_PER_CLOCK = 5120  # NVIDIA's A100 white paper; taken for the others, which publish none
 INSTRUCTION = 16  # bytes
@@ -111,7 +111,7 @@ def tiles(shape: tuple[int, int, int], tile: tuple[int, int], level: int) -> int
 
 
 def rows_of(table: dict, target: str, loss: str, dtype: str, shape: tuple[int, int, int]) -> list[dict]:
-    """The rows of the kernels with the launch parameters of this shape; KeyError if there are none."""
+    """The rows of a loss with the launch parameters of this shape; KeyError if there are none."""
     found: dict[tuple, dict[str, dict]] = {}
     for r in table["rows"]:
         if r["loss"] == loss and "error" not in r:
@@ -135,7 +135,7 @@ def rows_of(table: dict, target: str, loss: str, dtype: str, shape: tuple[int, i
 
 
 def _scaled(r: dict, to: dict, of: dict) -> dict:
-    """The row r with its instructions in the proportion of those of two other rows of its kernel."""
+    """The row r with its instructions scaled as from row `of` to row `to` of the same kernel."""
     paths = None
     if r["paths"] and to["paths"] and of["paths"]:
         paths = {key: n * to["paths"][key] / of["paths"][key] for key, n in r["paths"].items()}
@@ -210,7 +210,7 @@ def measured(results: Path) -> dict[tuple, float]:
 
 
 def entry(table: dict, seen: dict[tuple, float], name: str, loss: str, dtype: str, shape: tuple) -> dict:
-    """All of one case: times in microseconds, `measured` None where nothing was."""
+    """One case: times in microseconds; `measured` is None where there is no measurement."""
     kernels = predict(table, GPUS[name], loss, dtype, shape)
     total = sum(k["us"] for k in kernels.values())
     back = sum(k["us"] for kernel, k in kernels.items() if kernel in BACKWARD)
@@ -253,7 +253,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, default=RESULTS / "aot.json")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the measured numbers lie")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the measured numbers")
     parser.add_argument("--gpus", nargs="+", choices=list(GPUS), default=list(GPUS))
     parser.add_argument("--losses", nargs="+", help="default: all in the table")
     parser.add_argument("--dtypes", nargs="+", choices=list(ITEM_BYTES), default=["float32", "bfloat16"])

@@ -1,11 +1,11 @@
-"""Sweep of the launch parameters: proposes rows of kernels/triton/table.py for this GPU.
+"""Sweep the launch parameters, and propose rows of kernels/triton/table.py for this GPU.
 
     python -m bench.gpu.tune [--budget SECONDS] [--losses NAME ...] [--shapes B,1,H,W ...] [--groups NAME ...]
 
-The parameters fall into groups that touch different kernels. Group by group, every candidate first has to
-give the loss and gradient of the reference in float64; then each of its launches is timed alone, in a CUDA
-graph over inputs that push each other out of the cache, all candidates in turn in every round. The best of a
-group is what the next starts from. Writes bench/results/tune_<device>.json and prints rows to paste.
+The parameters fall into groups that affect different kernels. In each group, a candidate must give the loss
+and gradient of the reference in float64; then each of its launches is timed alone, in a CUDA graph over
+inputs that exceed the cache, with candidates taking turns in every round. The next group starts from the best
+of this one. Writes bench/results/tune_<device>.json and prints rows to paste.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import torch
 from bench import bars, clocks, harness
 from depthloss.benchmark.rivals import EPOCH, PROGRESS
 
-# In units of pixels per image: a row of the table for each class of sizes.
+# Bounds of the size classes in pixels per image; each class has a row in the table.
 BOUNDS = {"2.0**18": 2.0**18, 'float("inf")': math.inf}
-# Per group: its parameters, the values to try, and which launches they change.
+# Group: its parameters, the values to try, and the launches that they affect.
 GRID = {
     "tile": (
         ("tile", "tile_warps"),
@@ -50,7 +50,7 @@ GRID = {
     ),
     "finish": (("finish_warps",), ((4,), (8,), (16,)), "forward"),
 }
-LEAST_GAIN = 0.02  # less is noise
+LEAST_GAIN = 0.02  # A smaller one is noise.
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Run:
         }
 
     def evaluate(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Run everything: the loss and its gradients."""
+        """Run all launches; the loss and its gradients."""
         for step in itertools.chain(*self.steps.values()):
             step.run()
         gradients = [self.gradient.double().unsqueeze(1), *(v.double() for v in self.log_vars)]
@@ -99,12 +99,12 @@ class Run:
 
 
 def kernel_name(step: object) -> str:
-    """What a launch's kernel is called."""
+    """Name of a launch's kernel."""
     return getattr(step.kernel, "__name__", None) or step.kernel.fn.__name__
 
 
 def sample(actions: list[Callable[[], object]], device: str) -> Callable[[], float]:
-    """A function that gives the milliseconds of one action."""
+    """A function that returns the milliseconds of one action."""
     subject = clocks.Repeated(actions)
     if device == "cuda":
         return functools.partial(clocks.GraphClock(subject).ms, "run")
@@ -112,12 +112,12 @@ def sample(actions: list[Callable[[], object]], device: str) -> Callable[[], flo
 
 
 def warm(case: Case, parameters: object) -> None:
-    """Compile everything, into Triton's cache on disk: what a helper process does."""
+    """Compile all launches into Triton's cache on disk; a helper process runs this."""
     Run(case, parameters, case.inputs()).evaluate()
 
 
 def present(case_shape: tuple[int, ...], dry_run: bool) -> object:
-    """The row of the table that holds now."""
+    """The present row of the table."""
     from depthloss.kernels.triton import table
 
     size = case_shape[-2:]
@@ -125,7 +125,7 @@ def present(case_shape: tuple[int, ...], dry_run: bool) -> object:
 
 
 def source(architecture: int | str, bound: str, parameters: object) -> str:
-    """A row of the table as Python, default values left out."""
+    """A row of the table as Python, without default values."""
     default = type(parameters)()
     given = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
     shown = ", ".join(f"{k}={v!r}" for k, v in given.items() if v != getattr(default, k))
@@ -144,15 +144,15 @@ def candidates(start: object, group: str, dry_run: bool) -> list:
 
 
 def ratio(times: dict[str, dict], base: dict[str, dict]) -> float:
-    """Time of all the launches against that of `base`."""
+    """Time of all launches relative to `base`."""
     total = lambda kernels: sum(kernel["median"] for kernel in kernels.values())  # noqa: E731
     return total(times) / total(base)
 
 
 def choose(scores: dict[object, list[float]], start: object) -> object:
-    """The candidate of the least mean ratio over the cases, `start` unless the gain is more than noise.
+    """The candidate with the least mean ratio over the cases; `start` if the gain is noise.
 
-    Only candidates count that were measured in every case that `start` was.
+    Candidates that were not measured in every case of `start` do not count.
     """
     complete = {c: statistics.fmean(r) for c, r in scores.items() if r and len(r) == len(scores[start])}
     best = min(complete, key=complete.get, default=start)
@@ -160,7 +160,7 @@ def choose(scores: dict[object, list[float]], start: object) -> object:
 
 
 class Sweep:
-    """One run, and what it left out."""
+    """One run of the sweep."""
 
     def __init__(self, options: argparse.Namespace, pool: concurrent.futures.Executor | None) -> None:
         self.options, self.pool = options, pool
@@ -186,7 +186,7 @@ class Sweep:
         return harness.green(found, eager, harness.DTYPES[case.dtype]), found
 
     def _prepare(self, case: Case, parameters: object, passes: tuple[str, ...], clones: list) -> dict | None:
-        """Clocks of the launches, [kernel] -> sample function, or None where the candidate does not count."""
+        """Sample functions of the launches by kernel; None if the candidate failed."""
         where = asdict(case) | {"parameters": asdict(parameters)}
         try:
             runs = [Run(case, parameters, clone) for clone in clones]
@@ -206,7 +206,7 @@ class Sweep:
             return None
 
     def _compile(self, case: Case, several: list) -> None:
-        """Compile the candidates beside each other; what fails there fails again, and is recorded, here."""
+        """Compile the candidates in parallel. A failure is recorded when it recurs in this process."""
         if self.pool is None:
             return
         try:
@@ -219,14 +219,14 @@ class Sweep:
             self.pool = None
 
     def compare(self, case: Case, several: list, passes: tuple[str, ...], label: str) -> dict:
-        """Median times of the launches of each candidate that counts, [parameters][kernel]."""
+        """Times of the launches of each candidate that did not fail, [parameters][kernel]."""
         maps = case.inputs()
         count = 1 if self.options.dry_run else harness.rotation(case.shape, maps[0].dtype, case.device)
         clones = [tuple(x.clone() for x in maps) for _ in range(count)]
         self._compile(case, several)
         samplers = {}
         for parameters in several:
-            # The first is what the others are measured against.
+            # The others are compared with the first, so that is always measured.
             if self.late and samplers:
                 where = asdict(case) | {"group": label, "parameters": asdict(parameters)}
                 self.left_out.append(where | {"reason": "budget"})
@@ -290,10 +290,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", choices=list(GRID), default=list(GRID))
     parser.add_argument("--repeats", type=int, default=10, help="samples of each time")
     jobs = min(8, os.cpu_count() or 1)
-    parser.add_argument("--jobs", type=int, default=jobs, help="processes that compile")
-    parser.add_argument("--budget", type=float, default=math.inf, help="seconds, shared by the size classes")
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--dry-run", action="store_true", help="two points, interpreted; writes to --out")
+    parser.add_argument("--jobs", type=int, default=jobs, help="compiler processes")
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds, divided among the size classes"
+    )
+    parser.add_argument("--out", type=Path, help="path of the JSON")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="two candidates in Triton's interpreter; writes to --out only"
+    )
     options = parser.parse_args()
     if options.dry_run:
         options.device, options.repeats, options.jobs = "cpu", 1, 0
@@ -307,9 +311,9 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Sweep, print, write; 1 if a candidate was red."""
+    """Sweep, print, write; 1 if a candidate failed the gate."""
     if "--dry-run" in sys.argv:
-        # Read when the kernels are decorated, and triton's own library when it is imported.
+        # Triton reads it at import and where kernels are decorated.
         os.environ["TRITON_INTERPRET"] = "1"
     options = parse()
     classes: dict[str, list[Case]] = {}

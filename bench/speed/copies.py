@@ -16,12 +16,12 @@ def bytes_per_pixel(dtype: torch.dtype) -> int:
 def forms(pred: Tensor, gt: Tensor, mask: Tensor, kernel: bool) -> list[Callable[[], object]]:
     """Copies of these bytes, of which the fastest counts.
 
-    Triton's, or torch's parallel copy of half as many bytes as move: writing them is the other half.
+    Triton's kernel, or torch's parallel copy of half as many bytes: reading and writing them moves all.
     """
     if kernel:
         from bench.speed.copy_kernel import BLOCKS, gpu_copy
 
         return [gpu_copy(pred, gt, mask, block) for block in BLOCKS]
     source = torch.ones(bytes_per_pixel(pred.dtype) * pred.numel() // 2, dtype=torch.uint8)
-    target = source.clone()  # Its pages are there: the system would give them in the first copy.
+    target = source.clone()  # Touches its pages, which the first copy would otherwise fault in.
     return [lambda: target.copy_(source)]

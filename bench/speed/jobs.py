@@ -1,4 +1,4 @@
-"""What `bench.speed.run` measures: its command line, and the cases in their order."""
+"""The command line of `bench.speed.run`, and the cases that it measures, in order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from bench import bars, harness
 from depthloss.benchmark import rivals
 
-TINY = (1, 1, 25, 35)  # three rows at the coarsest of four levels: a 3x3 convolution takes no fewer
-# What --losses takes beside names: the losses whose times are bars, and the rest that the backends run.
+TINY = (1, 1, 25, 35)  # The coarsest of four levels has three rows, as a 3x3 convolution needs.
+# Values of --losses beside names: the losses whose times are bars, and the others that the backends run.
 GROUPS = ("bars", "others")
 
 
@@ -42,24 +42,28 @@ def parse(description: str) -> argparse.Namespace:
         "--instruction-sets",
         nargs="+",
         choices=bars.INSTRUCTION_SETS,
-        help="that the backend cpu runs on (default: avx512 and avx2, where the machine has them)",
+        help="of the backend cpu (default: avx512 and avx2, where the machine has them)",
     )
     add("--losses", nargs="+", choices=known, metavar="NAME", help="; ".join(known))
     add("--shapes", nargs="+", type=shape, metavar="B,1,H,W", help="default: the bar shapes")
     add("--dtypes", nargs="+", choices=list(harness.DTYPES))
     add("--densities", nargs="+", type=float, default=[1.0, 0.05])
     add("--threads", nargs="+", type=int, help="on a CPU (default: what torch uses)")
-    add("--repeats", type=int, default=15, help="samples of each time, at most")
-    add("--seconds", type=float, default=1.0, help="for the samples of one time; five are always taken")
+    add("--repeats", type=int, default=15, help="most samples of each time")
+    add("--seconds", type=float, default=1.0, help="for the samples of one time; at least five are taken")
     add(
         "--compile",
         choices=("auto", "always", "never"),
-        help="torch.compile, which takes longest; auto: not for 1 thread, where no bar asks for it",
+        help="torch.compile, which takes longest; auto: not for 1 thread, which has no bar for it",
     )
     add("--quick", action="store_true", help="both variants of g2, two shapes, density 1")
-    add("--budget", type=float, default=math.inf, help="seconds; then nothing new starts")
-    add("--out", type=Path, help="where the JSON goes")
-    add("--dry-run", action="store_true", help="tiny, once, interpreted; writes to --out")
+    add("--budget", type=float, default=math.inf, help="seconds, after which no new case starts")
+    add("--out", type=Path, help="path of the JSON")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="one tiny case, once, in Triton's interpreter; writes to --out only",
+    )
     options = parser.parse_args()
     options.device = options.device or (
         "cuda" if torch.cuda.is_available() and not options.dry_run else "cpu"
@@ -100,8 +104,8 @@ def compiles(job: Job, options: argparse.Namespace) -> bool:
 def schedule(options: argparse.Namespace) -> list[tuple[Job, bool]]:
     """The jobs by importance, each with whether torch.compile takes part.
 
-    Where time is short, every case is measured before any but the first waits for a compiler; it comes again
-    with one, and then replaces its first result.
+    With a budget, only the first case waits for a compiler. All others are measured without one, then again
+    with it, which replaces the first result.
     """
     jobs = [
         Job(loss, shape, dtype, density, threads)

@@ -1,4 +1,4 @@
-"""What a call costs beside time: memory, launches, waiting for the GPU."""
+"""Memory, launches and host synchronisations of a call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depthloss.benchmark.memory import Process
 
 
 def peak_bytes(subject: LossSubject) -> int:
-    """Most memory that torch gave out at a time during forward and backward; the gradient counts."""
+    """Peak of torch's allocator during forward and backward; the gradient counts."""
     device = subject.seed.device.type
     if device == "cuda":
         torch.cuda.synchronize()
@@ -52,7 +52,7 @@ def saved_bytes(subject: LossSubject) -> int:
 
 
 def launches(subject: LossSubject) -> dict[str, int]:
-    """Kernels, copies and fills on the GPU, of the forward and of the backward."""
+    """Number of kernels, copies and fills on the GPU, forward and backward."""
     result = {}
     for phase in ("forward", "backward"):
         state = subject.start(phase)
@@ -68,7 +68,7 @@ def launches(subject: LossSubject) -> dict[str, int]:
 
 
 def host_syncs(subject: LossSubject) -> int:
-    """How often forward and backward wait for the GPU."""
+    """How often the host waits for the GPU during forward and backward."""
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
@@ -83,9 +83,9 @@ def host_syncs(subject: LossSubject) -> int:
 def measures(
     pixels: int, on_gpu: bool, counted: bool, process: Process | None = None
 ) -> dict[str, Callable[[LossSubject], object] | None]:
-    """What goes into a row, each as a function, None where it cannot be told.
+    """The measures of a row, each as a function, None where it does not apply.
 
-    Not `counted` is what keeps its memory between calls.
+    `counted` is False for what keeps its memory between calls.
     """
     allocated = (lambda s: peak_bytes(s) / pixels) if counted else None
     resident = (lambda s: process.resident_peak_bytes() / pixels) if process else None

@@ -1,16 +1,15 @@
-r"""How fast and how lean each loss is, beside what PyTorch offers: writes bench/results/speed_<device>.json.
+r"""Time and memory of each loss beside PyTorch's: writes bench/results/speed_<device>.json.
 
     python -m bench.speed.run [--device cuda] [--budget SECONDS] [--quick] [--losses NAME ...]
     python -m bench.speed.run --device cpu --losses bars --threads 2 1
     python -m bench.speed.run --device cpu --losses others --shapes 4,1,384,640 --threads 2 --compile never \
         --out bench/results/speed_cpu_losses.json
 
-For each loss, shape, dtype and mask density: the eager form as documented (conv2d), eager with slicing (the
-reference backend), torch.compile of both, the fused backends (that of the CPU on each of its instruction
-sets), and a copy of the bytes that must move.
-Forward, backward, both, and the forward without gradient; wall time with Python, on a GPU also GPU time in a
-CUDA graph. Every implementation first has to agree with the reference in float64: one that does not is not
-timed. The README beside the results says how to read them.
+The variants of each loss, shape, dtype and mask density are: the eager form as documented (conv2d), eager
+with slicing (the reference backend), torch.compile of both, the fused backends (the CPU's on each
+instruction set), and a copy of the bytes that must move. Timed are forward, backward, both, and the forward
+without gradient: wall time with Python, and on a GPU also GPU time in a CUDA graph. An implementation is
+timed only if it agrees with the reference in float64. The README beside the results explains them.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from bench.speed.jobs import Job, parse, schedule
 from depthloss.benchmark import rivals
 
 LEAST_SAMPLES = 5
-BATCH_MS = 20  # on a CPU: as many calls as take no longer
+BATCH_MS = 20  # on a CPU, of the calls in one sample
 
 
 class Copy(clocks.Repeated):
@@ -44,7 +43,7 @@ class Copy(clocks.Repeated):
 
 
 class Bench:
-    """One run: measures jobs until the budget is used up, and remembers what it left out and why."""
+    """One run: measures jobs until the budget is used up, and records what it left out and why."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.begin = options, time.monotonic()
@@ -66,9 +65,9 @@ class Bench:
         self.left_out[(job, variant)] = asdict(job) | {"variant": variant, "reason": reason}
 
     def _compile(self, job: Job, kind: str, module: torch.nn.Module, mode: str | None) -> torch.nn.Module:
-        """Compiled for this one loss, shape and dtype; the densities share it.
+        """The module compiled for one loss, shape and dtype; densities share it.
 
-        Losses share the code of their base class, and a function holds few compiled forms.
+        Reset between cases: losses share code, and a function holds few compiled forms.
         """
         case = (job.loss, job.shape, job.dtype, job.threads)
         if case != self.compiled_for:
@@ -82,7 +81,7 @@ class Bench:
         return self.compiled[key]
 
     def subjects(self, job: Job, with_compile: bool, clones: list) -> Iterator[tuple[str, object]]:
-        """The implementations, each as a function that makes its subject; the yardstick of the gate first."""
+        """Each implementation as a function that makes its subject; the gate's eager reference first."""
         device, subject = self.options.device, harness.LossSubject
         reference = harness.build(job.loss, "reference", device)
         rival = rivals.build(job.loss).to(device)
@@ -108,7 +107,7 @@ class Bench:
                 yield name + kind, make
 
     def prepared(self, job: Job, with_compile: bool, clones: list) -> Iterator[tuple[str, object, dict]]:
-        """The subjects that are green and ready to be timed, with their errors."""
+        """The subjects that passed the gate, warmed up, with their errors."""
         expected, eager = None, {"loss": 0.0, "gradient": 0.0}
         for name, make in self.subjects(job, with_compile, clones):
             compiles = name in bars.COMPILED
@@ -121,7 +120,7 @@ class Bench:
                 found = harness.errors(subject.evaluate(), expected)
                 if name.startswith("reduce-overhead"):
                     subject.phases = ("forward+backward", "no-grad")
-                # Without gradient torch.compile makes another graph; its CUDA graphs take two runs to record.
+                # Without gradient torch.compile makes another graph; CUDA graphs take two runs to record.
                 again = subject.phases * 3 if self.options.device == "cuda" else ("no-grad",) * compiles
                 for phase in again:
                     subject.call(phase, subject.start(phase))
@@ -144,7 +143,7 @@ class Bench:
         return harness.inputs(job.shape, dtype, self.options.device, job.density, domain)
 
     def measure(self, job: Job, with_compile: bool) -> None:
-        """Measure one job, all implementations in turn in every round."""
+        """Measure one job; the implementations take turns in every round."""
         options, on_gpu = self.options, self.options.device == "cuda"
         if job.threads:
             torch.set_num_threads(job.threads)
@@ -190,7 +189,7 @@ class Bench:
         print(f"\n{bars.table(own, harness.PHASES, ('wall', 'gpu') if on_gpu else ('wall',))}", flush=True)
 
     def _clock(self, job: Job, name: str, subject: object) -> clocks.GraphClock | clocks.QueueClock:
-        """A graph where it can be captured; one with CUDA graphs of its own cannot."""
+        """A graph clock; a queue clock where capture fails, as it does for CUDA graphs."""
         if not name.startswith("reduce-overhead"):
             try:
                 return clocks.GraphClock(subject)
@@ -209,7 +208,7 @@ class Bench:
             name: {phase: {kind: [] for kind in kinds} for phase in subject.phases}
             for name, (subject, _) in variants.items()
         }
-        spent = Counter()  # seconds, also those outside the clock
+        spent = Counter()  # seconds, preparation included
         calls = {}
         for taken in range(self.options.repeats):
             for name, (subject, _) in variants.items():
@@ -228,16 +227,16 @@ class Bench:
         return samples, {name: clock.kind for name, clock in device_clocks.items()}
 
     def _process(self, job: Job, name: str, isa: str | None) -> memory.Process | None:
-        """The variant as a process of its own can run it: not torch.compile, which would compile again."""
+        """A fresh process that runs the variant; None for torch.compile, which would compile again."""
         backend = {"eager": "eager", "eager slicing": "reference"}.get(name, bars.backend(name))
         if self.options.dry_run or job.threads is None or backend not in ("eager", "reference", "cpu"):
             return None
         return memory.Process(job.loss, backend, job.shape, job.dtype, job.threads, isa)
 
     def _costs(self, job: Job, name: str, subject: harness.LossSubject) -> dict:
-        """Bytes per pixel and host synchronisations, None where they cannot be told.
+        """Bytes per pixel and host synchronisations, None where they cannot be measured.
 
-        Measured once for all densities, and for all numbers of threads but with the native engine.
+        Measured once for all densities, and for all numbers of threads except with the native engine.
         """
         threads = job.threads if bars.backend(name) == "cpu" else None
         case = (job.loss, job.shape, job.dtype, name, threads)
@@ -255,7 +254,7 @@ class Bench:
         return result
 
     def count_launches(self) -> None:
-        """Launches of each loss in eager mode, at its first job; last: the profiler leaves hooks behind."""
+        """Launches of each loss in eager mode, at its first job. Runs last: the profiler leaves hooks."""
         counts: dict[tuple, dict] = {}
         for (job, name), row in self.rows.items():
             if name == "copy" or name in bars.COMPILED:
@@ -271,7 +270,7 @@ class Bench:
             row["launches"] = counts[(job.loss, name)]
 
     def unreached(self) -> list[dict]:
-        """What the plan holds and nothing else accounts for."""
+        """Jobs of the plan that were neither measured nor left out."""
         found = {}
         for job, with_compile in self.plan:
             if (job, "copy") not in self.rows and (job, "all") not in self.left_out:
@@ -282,7 +281,7 @@ class Bench:
         return list(found.values())
 
     def result(self) -> dict:
-        """What goes into the JSON."""
+        """The content of the JSON."""
         options, machine = self.options, harness.machine(self.options.device)
         rows = list(self.rows.values())
         return {
@@ -301,7 +300,7 @@ class Bench:
         }
 
     def run(self, out: Path | None) -> dict:
-        """Measure everything, writing the file anew after every job: a run that is cut off loses little."""
+        """Measure everything; write the file after every job, so that a run that is cut off loses little."""
         for job, with_compile in self.plan:
             if self.late:
                 break
@@ -323,12 +322,12 @@ class Bench:
 
 
 def main() -> int:
-    """Measure, print, write; 1 if anything was red or nothing was measured."""
+    """Measure, print, write; 1 if a variant failed the gate or nothing was measured."""
     if "--dry-run" in sys.argv:
-        # Read when the kernels are decorated, and triton's own library when it is imported.
+        # Triton reads it at import and where kernels are decorated.
         os.environ["TRITON_INTERPRET"] = "1"
     options = parse(__doc__)
-    # In TF32 a convolution loses the signs that the gradient is made of.
+    # TF32 convolutions lose the signs that the gradient is made of.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     name = harness.slug(harness.machine(options.device).get("gpu", "cpu"))

@@ -61,7 +61,7 @@ def test_loss(benchmark, loss, backend, phase):
         return (state,), {}
 
     benchmark.group = f"{loss}, {phase}"
-    if phase == "backward":  # Its forward is not timed: a call of its own before every round.
+    if phase == "backward":  # The forward runs before every round, outside the clock.
         benchmark.pedantic(call, setup=start, rounds=50, warmup_rounds=2)
     else:
         benchmark(call, None)

@@ -1,12 +1,12 @@
-"""Frames per second of a loading process, and where its time goes: writes bench/results/loader.json and .md.
+"""Frames per second of a loading process, and its time by stage: writes bench/results/loader.json and .md.
 
     python -m bench.training.loader [--cases kitti ...] [--rounds 5] [--frames 8] [--workers 1 2]
 
-Every data set that can be made on the spot: `synthetic` as it is; the others from rendered frames with sensor
-noise, written as files in their layouts. A process reads training samples, from the page cache, with the
-default augmentation (colour jitter) and with all of it (random crop, flip, jitter, simulated sparse input).
-Stages are CPU time of the one thread, so that other programs on the machine count little; a stage within
-another counts once. Frames per second are wall-clock, of a `DataLoader` whose consumer does nothing.
+Cases are `synthetic`, and other data sets made of rendered frames with sensor noise, as files in their
+layouts. A process reads training samples from the page cache, with the default augmentation (colour jitter)
+and with all of it (random crop, flip, jitter, simulated sparse input). Stages are CPU time of one thread, so
+that other programs on the machine matter little; a stage within another counts once. Frames per second are
+wall-clock time of a `DataLoader` whose consumer does nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from depthloss.training import data as package
 from depthloss.training.data import DepthDataset, SyntheticDataset, build_dataset, write_depth_png, write_rgb
 from depthloss.training.data.transforms import STEPS, Frame
 
-# What a stage is made of, by the functions' names in the modules of depthloss.training.data.
+# Stage: names of its functions in the modules of depthloss.training.data.
 STAGES = {
     "decode rgb": ("read_rgb",),
     "decode depth": ("read_depth_png", "read_depth_npz"),
@@ -50,7 +50,7 @@ AUGMENTATIONS = {
     "default": {},
     "all": {"flip_prob": 0.5, "crop_scale": (0.5, 1.0), "sparsity": {"simulate": True}},
 }
-# Name: data set, size as stored, size of a sample.
+# Name: data set, stored size, size of a sample.
 CASES = {
     "synthetic": ("synthetic", None, (192, 320)),
     "synthetic, wide": ("synthetic", None, (192, 640)),
@@ -122,14 +122,14 @@ def write(kind: str, root: Path, shape: tuple[int, int], frames: int) -> dict[st
 
 
 class Stopwatch:
-    """CPU time of named functions of this thread, in seconds; what one calls of the others is not its own."""
+    """CPU seconds of stages of this thread; a stage within another counts for itself only."""
 
     def __init__(self) -> None:
         self.spent: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]
 
     def timed(self, stage: str, function: Callable) -> Callable:
-        """Return the function with its time counted under `stage`."""
+        """The function, with its time counted under `stage`."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             self._inner.append(0.0)
@@ -172,7 +172,7 @@ class Stopwatch:
 
 
 def stages(dataset: DepthDataset, frames: int, rounds: int) -> tuple[dict[str, float], float]:
-    """Milliseconds of CPU time per frame by stage, and in all: medians over the rounds."""
+    """Milliseconds of CPU time per frame by stage, and their total: medians over the rounds."""
     found = []
     for epoch in range(rounds + 1):
         watch = Stopwatch()
@@ -195,7 +195,7 @@ def rate(dataset: DepthDataset, workers: int, samples: int) -> float:
     keys = [(1 + i // len(dataset), i % len(dataset)) for i in range(samples)]
     loader = DataLoader(dataset, batch_size=BATCH, sampler=keys, num_workers=workers)
     batches = iter(loader)
-    next(batches)  # Processes have started.
+    next(batches)  # Wait for the processes to start.
     start = time.perf_counter()
     count = sum(len(batch["index"]) for batch in batches)
     return count / (time.perf_counter() - start)
@@ -263,11 +263,11 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=5, help="times that all frames are read")
-    parser.add_argument("--frames", type=int, default=8, help="different frames of a data set")
+    parser.add_argument("--rounds", type=int, default=5, help="how often all frames are read")
+    parser.add_argument("--frames", type=int, default=8, help="distinct frames of a data set")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path, help="the JSON file; the table goes beside it, as .md")
-    parser.add_argument("--dry-run", action="store_true", help="tiny frames; writes only to --out")
+    parser.add_argument("--out", type=Path, help="path of the JSON; the table goes beside it, as .md")
+    parser.add_argument("--dry-run", action="store_true", help="tiny frames; writes to --out only")
     options = parser.parse_args()
     if options.dry_run:
         options.rounds, options.frames, options.workers = 1, 2, [0]

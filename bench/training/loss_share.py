@@ -2,11 +2,11 @@
 
     python -m bench.training.loss_share [--device cuda] [--sizes 192,640 ...] [--losses g2 ...] [--threads N]
 
-Batch 4, float32, image alone and with a sparse input (two passes, so the loss twice), supervised at four
-scales as `depthloss.SupervisedLoss` does it, Adam. A step is forward, loss, backward and optimiser; no data
-is loaded in it. On a CPU one step times every loss in turn on the same predictions, in an order that rotates,
-and goes on with the last one's gradient: the network takes the same time with each. On a GPU each loss has
-steps of its own, timed by events. A loss whose value or gradient is not the reference's is not timed.
+Batch 4, float32, Adam; the image alone, and with a sparse input (two passes, so the loss runs twice);
+`depthloss.SupervisedLoss` at four scales. A step is forward, loss, backward and optimiser, without loading
+data. On a CPU a step times all losses in turn on the same predictions, in rotating order, and continues with
+the gradient of the last: the network takes the same time with each. On a GPU each loss has its own steps,
+timed by events. A loss is timed only if its value and gradient are those of the reference.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from depthloss.training.models import ResNetSAN01
 SIZES = ((192, 640), (384, 640))
 INPUTS = {"image": False, "image + sparse depth": True}
 BATCH = 4
-# Share of the pixels with ground truth, as of accumulated LiDAR sweeps, and of these in the sparse input.
+# Share of pixels with ground truth, as of accumulated LiDAR sweeps, and of those in the sparse input.
 GT_DENSITY, INPUT_DENSITY = 0.2, 0.25
 BOUNDS = {"min_depth": 0.05, "max_depth": 100.0}
-# Name of the row -> name and keywords of the loss.
+# Row: name and keywords of the loss.
 LOSSES = {
     "g2": ("g2", {}),
     "silog": ("silog", {}),
@@ -83,8 +83,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="timed steps (default: 5 on a CPU, 50 on a GPU)")
     parser.add_argument("--threads", type=int, help="on a CPU (default: what torch uses)")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--dry-run", action="store_true", help="tiny, once; writes to --out")
+    parser.add_argument("--out", type=Path, help="path of the JSON")
+    parser.add_argument("--dry-run", action="store_true", help="one tiny step; writes to --out only")
     options = parser.parse_args()
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     if options.dry_run:
         options.sizes, options.batch, options.steps = [(32, 64)], 1, 1
         if not options.out:
-            parser.error("--dry-run needs --out: its times are no results")
+            parser.error("--dry-run needs --out, as its times are not results")
     options.steps = options.steps or (50 if options.device == "cuda" else 5)
     if not options.out:
         gpu = f"_{harness.slug(torch.cuda.get_device_name())}" if options.device == "cuda" else ""
@@ -103,7 +103,7 @@ def parse() -> argparse.Namespace:
 
 
 def fused_backends(device: str) -> dict[str, str]:
-    """Every fused backend and why it cannot run on this device; "" where it can."""
+    """Every fused backend, and why it cannot run on this device; "" if it can."""
     found = {}
     for name in dispatch.BACKENDS:
         if name != "reference":
@@ -113,7 +113,7 @@ def fused_backends(device: str) -> dict[str, str]:
 
 
 class Bench:
-    """One run: the cases, what was left out and why."""
+    """One run: its rows, and what it left out and why."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.begin = options, time.monotonic()
@@ -123,7 +123,7 @@ class Bench:
         self.backends = fused_backends(options.device)
 
     def run(self) -> dict:
-        """Measure every case; what goes into the JSON."""
+        """Measure every case; the content of the JSON."""
         options = self.options
         for backend, why in self.backends.items():
             if why:
@@ -164,7 +164,7 @@ class Bench:
             self._steps(case, group, net, optimizer, batch, gt)
 
     def subjects(self, case: Case, net: torch.nn.Module, batch: dict, gt: Tensor) -> list[Subject]:
-        """What is to be timed: every loss with every backend, those whose numbers are right."""
+        """The losses to time: each with every backend whose numbers are right."""
         with torch.no_grad():
             passes = _passes(net(**batch))
         torch._dynamo.reset()
@@ -260,14 +260,14 @@ class _WallClock:
         self.last = time.perf_counter()
 
     def lap(self) -> Callable[[], float]:
-        """A function that tells the milliseconds since the last lap."""
+        """A function that returns the milliseconds since the last lap."""
         before, self.last = self.last, time.perf_counter()
         elapsed = 1e3 * (self.last - before)
         return lambda: elapsed
 
 
 class _EventClock:
-    """Time between laps on the GPU's own clock; nothing waits until the times are read."""
+    """GPU time between laps; the host waits only when the times are read."""
 
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -279,7 +279,7 @@ class _EventClock:
         self.last = self._mark()
 
     def lap(self) -> Callable[[], float]:
-        """A function that tells the milliseconds since the last lap."""
+        """A function that returns the milliseconds since the last lap."""
         before, after = self.last, self._mark()
         self.last = after
 
@@ -299,7 +299,7 @@ def _double(passes: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
 
 
 def _flat(result: tuple[Tensor, list[list[Tensor]]]) -> tuple[Tensor, list[Tensor]]:
-    """As `harness.errors` takes it: one vector of gradients per pass."""
+    """The form of `harness.errors`: one vector of gradients per pass."""
     loss, gradients = result
     return loss.double(), [torch.cat([g.flatten().double() for g in maps]) for maps in gradients]
 

@@ -3,13 +3,13 @@
     python -m bench.training.overfit --data DIR [--only rgb_scale_adaptive ...] [--runs runs]
     python -m bench.training.overfit --rendered [--only ...] [--runs runs]
 
-DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). `--rendered` needs none: it takes rooms and
-streets of the `synthetic` data set, with scan lines as ground truth and as input. Each run trains
-configs/kitti_overfit.yaml on 8 frames from random weights and passes if abs_rel on those frames falls below
-0.10, nothing was non-finite and, for the adaptive loss, both log-variances moved.
+DIR is an rgbd-folder (rgb/, depth/, depth_raw/, uint16 / 256). `--rendered` takes rooms and streets of the
+`synthetic` data set instead, with scan lines as ground truth and as input. Each run trains
+configs/kitti_overfit.yaml on 8 frames from random weights. It passes if abs_rel on those frames falls below
+0.10, all numbers are finite and, for the adaptive loss, both log-variances moved.
 
-Numbers and curves go to bench/results/kitti_overfit/ or bench/results/rendered_overfit/. Pictures of frames
-follow from rendered frames only: others have a licence of their own, and stay in the run directory.
+Numbers and curves go to bench/results/kitti_overfit/ or bench/results/rendered_overfit/, with pictures of
+rendered frames. Pictures of other frames have their own licence and stay in the run directory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from bench.harness import RESULTS, ROOT, write_json
 
 LIMIT = 0.10
 LOSSES = {"scale_adaptive": "sparse-scale-adaptive", "adaptive_multi_domain": "sparse-adaptive-multi-domain"}
-# Whether the network has a sparse branch, and its input: a folder of DIR, or what rendered frames have.
+# Whether the network has a sparse branch; its input in DIR, and that of rendered frames.
 INPUTS = {"rgb": ("false", "null", "none"), "rgbd": ("true", "depth_raw", "scanline")}
 SIGMAS = ("sigma_structure", "sigma_scale")
 
 
 def train(name: str, data: Path | None, runs: Path, extra: list[str]) -> tuple[Path, float, list[str]]:
-    """Train one variant on `data`, None = rendered frames; return its directory, seconds and command."""
+    """Train one variant on `data` (None = rendered frames); its directory, seconds and command."""
     kind, loss = name.split("_", 1)
     branch, sweep, simulated = INPUTS[kind]
     command = ["train.py", "configs/kitti_overfit.yaml", "--name", name, "--supervised-method", LOSSES[loss]]
@@ -61,7 +61,7 @@ def train(name: str, data: Path | None, runs: Path, extra: list[str]) -> tuple[P
 
 
 def column(rows: list[dict[str, str]], name: str) -> list[float]:
-    """The numbers of one column of metrics.csv, empty cells left out."""
+    """The numbers of one column of metrics.csv, without empty cells."""
     return [float(row[name]) for row in rows if row.get(name)]
 
 
@@ -107,7 +107,7 @@ def cpu_model() -> str:
 
 
 def machine() -> dict:
-    """Where this ran."""
+    """This machine."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()

@@ -2,9 +2,9 @@
 
     python -m bench.training.picture [--out FILE] [--steps 300]
 
-Above: a small network is fitted to one rendered street, of which 5% of the pixels were measured, with a mean
-over all pixels, in which an unmeasured pixel is a depth of 0, and with the mask. Below: two predictions with
-the same mean error, and the map r whose edges the gradient term measures.
+Above: a small network fitted to one rendered street with ground truth at 5% of the pixels, first with a mean
+over all pixels, where a missing pixel counts as depth 0, then with the mask. Below: two predictions with the
+same mean error, and the map r whose edges the gradient term measures.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Network(nn.Module):
 
 
 def fit(rgb: Tensor, gt: Tensor, loss: depthloss.losses.DepthLoss, steps: int) -> Tensor:
-    """The inverse depth that the network has learnt of one image, gt in 1/m."""
+    """The inverse depth of one image by a network that was fitted to it; gt in 1/m."""
     torch.manual_seed(0)
     net = Network()
     optimiser = torch.optim.Adam(net.parameters(), 3e-3)

@@ -1,11 +1,11 @@
-"""What the quick start learns in its minutes, and what other choices would.
+"""Train the quick start and variants of it, and compare what they learn.
 
     OMP_NUM_THREADS=1 python -m bench.training.quick_start [--only chosen ...] [--runs runs/quick_start]
 
-Each variant is configs/synthetic.yaml with other values, trained for about the same CPU time but for the
-first, which is the quick start as it was. The errors are of frames that no choice was made on: 48 further
-views of the 16 scenes, and 48 scenes that no variant has seen; half of each are rooms, half streets. Writes
-results.json, README.md and predictions.png under bench/results/quick_start/.
+Each variant is configs/synthetic.yaml with other values, trained for about the same CPU time; `before`, the
+quick start as it was, took longer. Errors are those of test frames: 48 further views of the 16 scenes, and
+48 scenes that no variant has seen; half of each are rooms, half streets. Writes results.json, README.md and
+predictions.png to bench/results/quick_start/.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SILOG = "--supervised-method sparse-silog --model.loss.lam 0.5 --model.loss.scal
 
 SLOW = "--model.optimizer.depth.lr 1e-3"
 
-# name: what differs from configs/synthetic.yaml, in words and in flags
+# Name: difference from configs/synthetic.yaml, in words and as flags.
 VARIANTS = {
     "mean": ("", ""),
     "before": ("as it was: 160 scenes, 96×160, width 1, learning rate 3e-4", f"{BEFORE} --max-epochs 20"),
@@ -104,7 +104,7 @@ def errors(run: cli.Run, **options: object) -> dict[str, float]:
 
 
 def mean_depths() -> dict[str, object]:
-    """The errors of no network: of each pixel, the geometric mean over the training frames of its kind."""
+    """Errors without a network: each pixel is the geometric mean over the training frames of its kind."""
     found = {}
     for where, options in (("views", {"scenes": 16, "scene_seed": 0}), ("scenes", {})):
         common = {"image_shape": (64, 96), "min_depth": 0.4, "max_depth": 90.0, "train": False, **options}
@@ -163,7 +163,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Measure the variants; results of others are kept."""
+    """Measure the variants; keep the results of others."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

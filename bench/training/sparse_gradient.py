@@ -2,12 +2,12 @@
 
     python -m bench.training.sparse_gradient [--sizes 192,640 ...] [--frames 2]
 
-Every mask of the gradient term, on whole cells ("average") and on their central 2x2 ("bilinear"), with 4 and
-6 levels; on dense ground truth, random points, even scan lines and the returns of a spinning LiDAR. Rendered
-streets, scale-adaptive loss in its default form. Two predictions of one mean error R (the relative term on
-dense ground truth): "smooth" is the depth blurred, so it has no edges; "sharp" has every edge where it is,
-and an error that varies slowly. A gradient term that sees edges is larger for the first; if it is not, it
-measures the mask, or what R measures already.
+The cases are every mask of the gradient term, on whole cells ("average") and on their central 2x2
+("bilinear"), with 4 and 6 levels; on dense ground truth, random points, even scan lines and the returns of a
+spinning LiDAR. The frames are rendered streets, the loss is scale-adaptive in its default form. Two
+predictions have the same mean error R (the relative term on dense ground truth): "smooth" is the blurred
+depth, without edges; "sharp" has all edges, and an error that varies slowly. A gradient term that sees edges
+is larger for "smooth"; if it is not, it measures the mask, or what R measures already.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     size = lambda text: tuple(int(n) for n in text.split(","))  # noqa: E731
     parser.add_argument("--sizes", nargs="+", type=size, metavar="H,W", default=list(SIZES))
     parser.add_argument("--frames", type=int, default=2, help="rendered streets")
-    parser.add_argument("--out", type=Path, help="the JSON file; the table goes beside it, as .md")
-    parser.add_argument("--dry-run", action="store_true", help="one tiny frame; writes only to --out")
+    parser.add_argument("--out", type=Path, help="path of the JSON; the table goes beside it, as .md")
+    parser.add_argument("--dry-run", action="store_true", help="one tiny frame; writes to --out only")
     options = parser.parse_args(argv)
     if options.dry_run:
         options.sizes, options.frames = [(48, 160)], 1

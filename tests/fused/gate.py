@@ -1,10 +1,10 @@
-"""Whether the fused kernels are right on this machine: small odd sizes against the reference in float64.
+"""Compare the fused kernels with the reference in float64 on this machine, at small odd sizes.
 
     python -m tests.fused.gate [--device cuda] [--backend triton] [--few]
 
-What compute-sanitizer runs (--few), and what stands for the tests where pytest is missing. The reference
-runs on the CPU, so that nothing but the fused kernels runs on the GPU. Loss and gradient, exact zeros at
-invalid pixels that hold NaN, and the same bits in a second run. Exit status 1 if anything is wrong.
+It stands in for the tests where pytest is missing, and compute-sanitizer runs it (--few). The reference runs
+on the CPU, so that only the fused kernels run on the GPU. Checked are loss and gradient, exact zeros at
+invalid pixels that hold NaN, and the same bits in a second run. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domai
 FEW = LOSSES[:4]
 SHAPES = ((2, 1, 37, 51), (3, 1, 5, 130))
 DENSITIES = (1.0, 0.3)
-# A pixel that float32 moves across a kink is a large part of a small image.
+# Of a small image, one pixel that crosses a kink in float32 is a large part.
 KINK_PIXELS = 0.02
 
 
 def close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Equal to rounding, but for single pixels at a kink; NaN never is."""
+    """Whether the two agree to rounding, except for single pixels at a kink; NaN never does."""
     tolerance = (3e-5 if dtype == torch.float32 else 1e-2) * expected.abs().max().clamp(min=1e-30)
     wrong = ~((got - expected).abs() <= tolerance)
     return bool(got.isfinite().all()) and float(wrong.double().mean()) <= KINK_PIXELS
@@ -36,11 +36,11 @@ def close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool
 def check(
     backend: str, device: str, name: str, shape: tuple[int, ...], dtype: torch.dtype, density: float
 ) -> str:
-    """What is wrong, or nothing."""
+    """What is wrong, or an empty string."""
     domain = harness.build(name, "reference", "cpu").input_domain
     pred, gt, mask = harness.inputs(shape, dtype, "cpu", density, domain)
     expected, gradients = harness.oracle(name, pred, gt, mask)
-    if name != "g2 document":  # Its mask "centre" reads the finite neighbours, so they stay.
+    if name != "g2 document":  # Its mask "centre" reads invalid neighbours.
         pred, gt = pred.masked_fill(~mask, torch.nan), gt.masked_fill(~mask, torch.nan)
     module = harness.build(name, backend, device)
     subject = harness.LossSubject(module, [tuple(x.to(device) for x in (pred, gt, mask))])

@@ -1,4 +1,4 @@
-"""The cases of fuzz.py: a loss and its inputs, all from one number."""
+"""The cases of fuzz.py: a loss and its inputs, drawn from one number."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MOST_PIXELS = 60_000
 
 @dataclass
 class Case:
-    """What a number stands for."""
+    """A loss and its inputs."""
 
     spec: LossSpec
     inputs: Inputs
@@ -61,7 +61,7 @@ class Case:
 
 
 def shares_memory(x: Tensor) -> bool:
-    """Whether two elements may lie in one place."""
+    """Whether elements may share memory."""
     return x.untyped_storage().nbytes() < x.numel() * x.itemsize
 
 
@@ -93,7 +93,7 @@ def _loss(rng: random.Random) -> LossSpec:
 
 
 def _mask(rng: random.Random, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor | None:
-    """A mask of any dtype, in which other numbers than 1 may stand for valid."""
+    """A mask of any dtype; numbers other than 1 may mark valid pixels."""
     kind, m = rng.choice(MASKS), torch.zeros(shape, dtype=torch.bool)
     if kind == "none":
         return None
@@ -126,7 +126,7 @@ def _values(
     narrow = min(map(torch.finfo, dtypes), key=lambda info: info.max)
     uniform = lambda: torch.rand(shape, generator=generator, dtype=F64)  # noqa: E731
     if kind == "steps":
-        # Beside the bounds and clamps of the losses, which are kinks of their own.
+        # Off the bounds and clamps of the losses, which are kinks themselves.
         step = rng.choice((0.25, 0.05, 1 / 256))
         pred, gt = (((x / step).round() + 0.37) * step for x in (pred, gt))
     elif kind == "constant":
@@ -154,7 +154,7 @@ def _values(
 
 
 def _lay_out(rng: random.Random, x: Tensor) -> Tensor:
-    """The same values in some memory layout; in one whose elements share memory the first are everywhere."""
+    """The same values in a random memory layout; where elements share memory, the first ones repeat."""
     kind, (b, _, h, w) = rng.choice(LAYOUTS), x.shape
     if kind == "channels_last":
         return x.contiguous(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ def _lay_out(rng: random.Random, x: Tensor) -> Tensor:
     if kind == "expanded rows":
         return x[:, :, :1].clone().expand(x.shape)
     step = max(1, w // 2)
-    if kind == "sliding" and x.numel() >= b * h * step + w:  # A row begins in the middle of the one before.
+    if kind == "sliding" and x.numel() >= b * h * step + w:  # A row starts in the middle of the previous one.
         return x.flatten()[: b * h * step + w].clone().as_strided(x.shape, (h * step, h * step, step, 1))
     return x.contiguous()
 
@@ -190,7 +190,7 @@ def draw_case(number: int) -> Case:
     if spec.statistics == "masked" and mask is not None:
         hole = (mask == 0) if abs_mask is None else (mask == 0) & (abs_mask == 0)
         for x in (pred, gt):
-            if not shares_memory(x):  # There a hole of one pixel can be valid at another.
+            if not shares_memory(x):  # Otherwise a valid pixel may share the hole's memory.
                 x.masked_fill_(hole, rng.choice(POISONS))
     if values == "bad pixel":
         x = rng.choice((pred, gt))

@@ -3,18 +3,18 @@
     python -m tests.cpu.proof.fuzz --seconds 600 [--first N] [--out FILE]
     python -m tests.cpu.proof.fuzz --replay N
 
-Case N is a function of the number N (cases.py): the loss, the shape, dtype, memory layout and values of
-every input (depth in steps with its ties, constants, huge, tiny and subnormal numbers, NaN and Inf at invalid
-pixels, sometimes at a valid one), the masks, threads and the instruction set. What must hold:
+The number N determines case N (cases.py): the loss, the shape, dtype, memory layout and values of every input
+(depth in steps with its ties, constants, huge, tiny and subnormal numbers, NaN and Inf at invalid pixels,
+sometimes at a valid one), the masks, threads and the instruction set. What must hold:
 
 * another number of threads and another instruction set give the same bits;
-* loss, metrics and gradients agree by the rules of tests/fused/compare.py. Pixels whose gradient hangs on
-  the sign of a rounding error are left out; what they add to the others through the statistics is allowed;
-* where many pixels do, the gradient is a subgradient: its derivative in random directions lies between the
-  one-sided derivatives of the float64 reference;
-* invalid pixels get exactly 0, and a valid pixel that is no number shows in the loss.
+* loss, metrics and gradients agree by the rules of tests/fused/compare.py. Pixels whose gradient depends on
+  the sign of a rounding error are left out; their effect on others through the statistics is allowed;
+* where such pixels are many, the gradient is a subgradient: its derivative in random directions lies between
+  the one-sided derivatives of the float64 reference;
+* invalid pixels get exactly 0, and NaN or Inf at a valid pixel shows in the loss.
 
-The cases run in a child process, so that a crash is told with its case. Exit status 1 if anything was wrong.
+The cases run in a child process, so that a crash is reported with its case. Exit status 1 if a case fails.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from .cases import F32, F64, Case, draw_case, shares_memory, valid
 
 MODULE = "tests.cpu.proof.fuzz"
 MOST_WRONG = 5
-# The share of pixels near a kink from which on the gradient is held as a subgradient.
+# With a larger share of pixels near a kink the gradient is checked as a subgradient.
 MANY = 0.02
 TIED = ("steps", "constant", "zeros")
 WILD = ("zeros", "mixed", "huge", "tiny")
-# Of so few pixels the standardised maps are nearly equal.
+# Standardised maps of fewer pixels are nearly equal.
 FEW = 30
 LARGE = 100.0
-# What a changed sign can add, through the statistics, to all gradients: this times the share of such pixels.
+# A changed sign adds to all gradients, through the statistics, up to this times the share of such pixels.
 OF_A_SIGN = 16.0
 
 
@@ -71,10 +71,10 @@ def same(a: Result, b: Result) -> bool:
 
 
 def has_ties(case: Case) -> bool:
-    """Whether equal values meet at many pixels."""
+    """Whether many pixels have equal values."""
     pred, gt = case.inputs[:2]
     bounded = any(t.domain.minimum is not None or t.domain.maximum is not None for t in case.spec.terms)
-    # Float64 itself loses 1e-100 beside the number of an invalid pixel, which mask "centre" reads.
+    # Float64 itself loses 1e-100 beside the value of an invalid pixel, which mask "centre" reads.
     lost = case.values == "tiny" and reads_invalid(case)
     return case.values in TIED or bounded or lost or any(map(shares_memory, (pred, gt)))
 
@@ -85,8 +85,8 @@ def reads_invalid(case: Case) -> bool:
 
 
 def kinks(case: Case) -> Tensor:
-    """The pixels whose gradient hangs on rounding, [B, H, W]; of values with ties also where the reference
-    has exactly 0, which another order of additions need not give.
+    """The pixels whose gradient depends on rounding, [B, H, W]. With ties, also those where the reference has
+    exactly 0, which another order of additions may not give.
     """
     if not has_ties(case):
         return near_kinks(case.spec, case.inputs)
@@ -119,11 +119,11 @@ def sizes(case: Case) -> tuple[float, float, float]:
 
 
 def settled(case: Case, number: float, result: Result, oracle: Result) -> Result:
-    """Numbers that are off by no more than roundings of the numbers whose differences they sum are taken for
-    right: where two maps are nearly equal nothing else is left.
+    """The result, with numbers replaced by the oracle's where they differ by no more than the rounding of the
+    values whose differences they sum: between nearly equal maps nothing else is left.
     """
     wide = result.terms.dtype == F64
-    # Of 0 as an inverse depth comes 1e6 m.
+    # An inverse depth of 0 becomes 1e6 m.
     share = (1e-8 if wide else 1e-5) if case.values in WILD else 0.0
 
     def settle(x: Tensor, y: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ def settled(case: Case, number: float, result: Result, oracle: Result) -> Result
 
 
 def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, number: int) -> bool:
-    """Hold the gradient between one-sided derivatives of the float64 reference; False if they tell nothing.
+    """Compare the gradient with one-sided derivatives of the float64 reference; False if those are useless.
 
-    `noise` of a pixel's gradient; `steepest` as `sizes` has it.
+    `noise`: of a pixel's gradient; `steepest`: see `sizes`.
     """
     given, dtype = case.inputs.double(), gradient.dtype
     wide = working_dtype(*case.inputs[:2]) == F64
@@ -155,7 +155,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
             return dispatch.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
 
     middle, step = value(pred), (1e-7 if wide else 1e-5) * largest(torch.where(used, pred, 0.0))
-    if not step or step * steepest > 1e-2:  # Nor where a step changes the statistics.
+    if not step or step * steepest > 1e-2:  # The step would change the statistics.
         return False
     generator = torch.Generator().manual_seed(number)
     for _ in range(2):
@@ -168,7 +168,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
         found, parts = (gradient * direction).sum().item(), (gradient * direction).abs().sum().item()
         slack = (1e-3 if dtype in (F32, F64) else 1e-2) * parts + 1e-13 * abs(middle) / step
         slack += noise * direction.abs().sum().item()
-        # Another kink within the step, or a curved loss: such differences are no derivatives.
+        # With another kink within the step, or a curved loss, differences are not derivatives.
         if not all(abs(slope(x) - slope(x / 2)) <= slack / 4 for x in (step, -step)):
             return False
         low, high = sorted((slope(step), slope(-step)))
@@ -178,10 +178,10 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
 
 
 def hold(case: Case, number: int) -> str:
-    """Check a case; returns by which rule.
+    """Check a case; the name of the rule that applied.
 
     Raises:
-        AssertionError: what does not hold.
+        AssertionError: the case fails.
     """
     spec, given = case.spec, case.inputs
     arguments = given, spec, case.weights, case.log_vars
@@ -198,12 +198,12 @@ def hold(case: Case, number: int) -> str:
     eager = evaluate("reference", *arguments)
     bad = ~oracle.terms.isfinite()
     if bad.any():
-        assert not result.terms[bad].isfinite().any(), "what is no number does not show"
+        assert not result.terms[bad].isfinite().any(), "NaN or Inf at a valid pixel does not show"
         return "not finite"
     m, m_abs = valid(case)
     if not reads_invalid(case):
         assert not dispatch.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
-    # Numbers that the dtypes do not hold.
+    # Numbers beyond the range of the dtypes.
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
         return "out of range"
@@ -216,14 +216,14 @@ def hold(case: Case, number: int) -> str:
     if case.values == "constant":  # Moments that vanish.
         noise += 1e-17 if wide else 1e-9
     everywhere = torch.ones_like(oracle.grad, dtype=torch.bool)
-    # Subnormal numbers have no relative rounding, equal standardised maps leave nothing else: every sign can
-    # hang on it.
+    # Subnormal numbers have no relative rounding, and equal standardised maps differ by rounding alone: every
+    # sign can depend on it.
     assert_agrees(spec, result, eager, oracle, everywhere)
     if case.values in ("subnormal", "twice"):
         return "without gradient"
     near = kinks(case).view(oracle.grad.shape)
     share = near.double().mean().item() if near.numel() else 0.0
-    # Beside the large numbers of invalid pixels that mask "centre" reads, float32 loses those of the others.
+    # Mask "centre" reads large numbers of invalid pixels, beside which float32 loses the others.
     told = (
         share > MANY
         and has_ties(case)
@@ -243,7 +243,7 @@ def hold(case: Case, number: int) -> str:
 
 
 def _inside(options: argparse.Namespace) -> int:
-    """Run the cases; the file tells the parent which, and what came of them."""
+    """Run the cases; a file tells the parent the present case, and the results at the end."""
     counts: collections.Counter[str] = collections.Counter()
     begin, number, wrong = time.monotonic(), options.first, []
     torch.set_num_threads(1)
@@ -265,7 +265,7 @@ def _inside(options: argparse.Namespace) -> int:
 
 
 def fuzz(seconds: float, first: int) -> dict:
-    """Run cases from `first` on for that long, in a child process; what came of them."""
+    """Run cases from `first` on for some seconds, in a child process; the results."""
     with tempfile.TemporaryDirectory() as folder:
         progress = Path(folder, "progress")
         progress.touch()
@@ -284,7 +284,7 @@ def fuzz(seconds: float, first: int) -> dict:
 
 
 def main() -> int:
-    """Run, print, write; 1 if a case was wrong."""
+    """Run, print, write; 1 if a case failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -293,7 +293,7 @@ def main() -> int:
         "--first", type=int, default=0, metavar="N", help="the first case; the next follow it"
     )
     parser.add_argument("--replay", type=int, metavar="N", help="run only case N, here")
-    parser.add_argument("--out", type=Path, help="where a JSON of the result goes")
+    parser.add_argument("--out", type=Path, help="path of the JSON")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

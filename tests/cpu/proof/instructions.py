@@ -1,13 +1,12 @@
-"""Count the instructions per pixel of the native CPU engine with valgrind, and keep them from growing.
+"""Count the instructions per pixel of the native CPU engine with valgrind; fail if they grow.
 
     python -m tests.cpu.proof.instructions [--renew]    writes bench/results/cpu_instructions.json
     python -m tests.cpu.proof.instructions --check      compares, writes nothing
 
-Counts are those of the engine of this installation, on one thread, in float32, in its AVX2 form (valgrind
-knows no AVX-512), called without Python by driver.cpp: one forward and backward of one image. It fails,
-and writes nothing, if forward or backward of a loss has more than 5% more instructions per pixel than the
-committed file says; `--renew` accepts the growth. Another compiler makes other code: what it built is not
-compared.
+Counted are one forward and backward of one image by the engine of this installation, on one thread, in
+float32, in its AVX2 form (valgrind does not know AVX-512), called by driver.cpp without Python. The command
+fails, and writes nothing, if forward or backward of a loss has more than 5% more instructions per pixel than
+the committed file says; `--renew` accepts the growth. Engines of different compilers are not compared.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ SHAPE, DENSITY, ISA = (1, 384, 640), 0.7, "avx2"
 FORWARD, BACKWARD = ("dl_measure", "dl_combine"), ("dl_backward",)
 PHASES = ("moments", "deviations", "structure", "level", "gradient")
 GROWTH = 1.05
-LEAST = 0.05  # instructions per pixel of a function that is listed
+LEAST = 0.05  # Functions with fewer instructions per pixel are not listed.
 ABOUT = {
-    "forward": "instructions per pixel of dl_measure and dl_combine, with all that they call",
+    "forward": "instructions per pixel of dl_measure and dl_combine, including what they call",
     "backward": "the same of dl_backward",
-    "phases": "the same of each phase (kernels/cpu/engine.h); 'other' is what runs between them",
-    "functions": "of a function itself, without what it calls; 'system' is the C and C++ library",
+    "phases": "the same of each phase (kernels/cpu/engine.h); 'other' is the rest",
+    "functions": "of a function itself, excluding what it calls; 'system' is the C and C++ library",
 }
 
 
 def plain(name: str) -> str:
-    """A function's name without its instruction set, type of arithmetic, arguments and result."""
+    """A function's name without instruction set, arithmetic type, arguments and result."""
     name = re.sub(r" \[clone .*\]$|\(anonymous namespace\)::", "", name).replace(f"{ISA}::", "")
     name = name.replace("<float, ", "<").replace("<float>", "").replace(" >", ">")
     name = name.split("(", 1)[0]
@@ -48,7 +47,7 @@ def plain(name: str) -> str:
 
 
 class Profile:
-    """Costs of a callgrind file: of each function of `library` itself, and with all that it calls."""
+    """Costs in a callgrind file: of each function of `library` itself, and including what it calls."""
 
     def __init__(self, path: Path, library: Path) -> None:
         self.own: collections.Counter[str] = collections.Counter()
@@ -105,7 +104,7 @@ def count(loss: str, driver: Path, library: Path, folder: Path) -> dict:
 
 
 def measure() -> dict:
-    """All rows, and what they are of.
+    """All rows, with what was measured.
 
     Raises:
         Unavailable: valgrind, the compiler or AVX2 is missing.
@@ -132,7 +131,7 @@ def measure() -> dict:
 
 
 def grown(found: dict, committed: dict) -> list[str]:
-    """What has more than 5% more instructions than the committed file says."""
+    """Losses with more than 5% more instructions than the committed file says."""
     before = {row["loss"]: row for row in committed["rows"]}
     return [
         f"{row['loss']}, {way}: {row[way]} instructions per pixel, {before[row['loss']][way]} committed"
@@ -143,7 +142,7 @@ def grown(found: dict, committed: dict) -> list[str]:
 
 
 def comparable(found: dict, committed: dict) -> str:
-    """Why the two cannot be compared, or nothing."""
+    """Why the two cannot be compared, or an empty string."""
     for key in ("compiler", "shape", "density", "instruction_set"):
         if found[key] != committed.get(key):
             return f"not compared: {key} {found[key]}, in {OUT.name} {committed.get(key)}"

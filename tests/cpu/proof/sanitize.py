@@ -5,10 +5,10 @@
 
 address, undefined   the engine built with -fsanitize=address,undefined: tests/cpu (the covering matrix,
                      random losses, hard cases) and fuzz.py in a child process that loads this
-                     library (DEPTHLOSS_CPU_LIBRARY); then, without Python, every dtype and the search for
-                     leaks. Memory begins as NaN, the engine's working memory ends where it is asked to,
-                     a thread's part of it has asserted bounds, and the levels of all but the smallest
-                     images follow band by band.
+                     library (DEPTHLOSS_CPU_LIBRARY); then, without Python, every dtype and a search for
+                     leaks. Fresh memory holds NaN, the engine's working memory has no slack at its end, a
+                     thread's part of it has asserted bounds, and all but the smallest images compute their
+                     levels band by band.
 thread               driver.cpp on 1 to 4 threads, called from three threads at once, and forked
 memcheck             the driver with the engine of this installation: values used before they are set
 
@@ -34,10 +34,10 @@ from .fuzz import MODULE as FUZZ
 OUT = harness.RESULTS / "cpu_sanitize.json"
 ADDRESS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 THREAD = "-fsanitize=thread"
-# Of all but the smallest images (in bytes) the levels follow band by band; bounds of threads' memory hold.
+# All but the smallest images (bytes) compute their levels band by band; bounds of threads' memory hold.
 BUILD = "-DDL_MAPS=16384 -DDL_BOUNDS"
 LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient")
-# A child's own tests of these programs would build everything once more.
+# Tests of these programs, which would build everything again.
 NOT_AGAIN = "tests/cpu/proof"
 OPTIONS = {
     "ASAN_OPTIONS": "max_malloc_fill_size=1000000000:malloc_fill_byte=255:detect_stack_use_after_return=1",
@@ -45,18 +45,18 @@ OPTIONS = {
     "TSAN_OPTIONS": "die_after_fork=0",
     "OMP_NUM_THREADS": "1",
 }
-# That Python keeps memory until its end is no leak of the engine.
+# Python keeps memory until its end, which is not a leak of the engine.
 IN_PYTHON = {**OPTIONS, "ASAN_OPTIONS": f"{OPTIONS['ASAN_OPTIONS']}:detect_leaks=0"}
 
 
 class Report:
-    """What was run, and what came of it."""
+    """The runs and their results."""
 
     def __init__(self) -> None:
         self.rows: list[dict] = []
 
     def add(self, what: str, tool: str, words: list, environment: dict, **counts: object) -> str:
-        """Run a command; its output."""
+        """Run a command and record it; returns its output."""
         begin = time.monotonic()
         done = tools.run(*words, env={**os.environ, **environment}, cwd=harness.ROOT)
         passed = done.returncode == 0
@@ -69,12 +69,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether all was run and nothing reported."""
+        """Whether there were runs, and all passed."""
         return bool(self.rows) and all(row["passed"] for row in self.rows)
 
 
 def sanitized(folder: Path, flags: str, quick: bool) -> tuple[Path, Path]:
-    """The engine and the driver; short runs take the baseline instructions only, and do not optimise."""
+    """The engine and the driver; short runs use the baseline instructions only, unoptimised."""
     folder.mkdir()
     level = "-O0 -g1" if quick else "-O1 -g"
     sets = ("base",) if quick or flags == THREAD else ()
@@ -85,7 +85,7 @@ def sanitized(folder: Path, flags: str, quick: bool) -> tuple[Path, Path]:
 def drive(
     report: Report, tool: str, before: list, driver: Path, library: Path, modes: tuple, losses: tuple
 ) -> None:
-    """The driver on small images of odd sizes, on wide and on high ones."""
+    """Run the driver on small images of odd sizes, on wide and on high ones."""
     for loss in losses:
         plan = tools.write_plan(driver.with_name("plan"), loss)
         for mode in modes:
@@ -96,10 +96,10 @@ def drive(
 
 
 def address(report: Report, folder: Path, quick: bool, seconds: float) -> None:
-    """Both in one build."""
+    """Address and undefined-behaviour sanitizers, in one build."""
     cxx, tool = tools.compiler(), "address, undefined"
     library, driver = sanitized(folder / "address", ADDRESS, quick)
-    # Before all others: ASan wants to be first, and the C++ library there to find what it throws with.
+    # ASan must be loaded first, and needs the C++ library, in which it looks up `throw`.
     preload = " ".join(tools.runtime(cxx, name) for name in ("libasan.so", "libstdc++.so.6"))
     environment = {**IN_PYTHON, "LD_PRELOAD": preload, "DEPTHLOSS_CPU_LIBRARY": str(library)}
     if not quick:
@@ -135,13 +135,13 @@ def address(report: Report, folder: Path, quick: bool, seconds: float) -> None:
 
 
 def thread(report: Report, folder: Path) -> None:
-    """Fixed addresses: a newer kernel's random ones leave TSan no room."""
+    """Thread sanitizer, at fixed addresses: random ones of newer Linux kernels leave it no room."""
     library, driver = sanitized(folder / "thread", THREAD, False)
     drive(report, "thread", ["setarch", "-R"], driver, library, (("threads", 4),), LOSSES)
 
 
 def memcheck(report: Report, folder: Path) -> None:
-    """In the AVX2 form: valgrind knows no AVX-512."""
+    """Valgrind, in the AVX2 form: it does not know AVX-512."""
     (folder / "memcheck").mkdir()
     driver = tools.build_driver(folder / "memcheck")
     before = ["valgrind", "--tool=memcheck", "--error-exitcode=9", "--leak-check=no"]
@@ -149,7 +149,7 @@ def memcheck(report: Report, folder: Path) -> None:
 
 
 def run(folder: Path, quick: bool, seconds: float) -> Report:
-    """All of it, or what a short run has.
+    """Run everything, or the short part.
 
     Raises:
         Unavailable: no compiler, or none with these sanitizers.
@@ -163,11 +163,11 @@ def run(folder: Path, quick: bool, seconds: float) -> Report:
 
 
 def main() -> int:
-    """Run, print, write; 1 if anything failed."""
+    """Run, print, write; 1 if a run failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="no tests, no threads, no valgrind, one loss")
+    parser.add_argument("--quick", action="store_true", help="one loss; no tests, no threads, no valgrind")
     parser.add_argument("--fuzz", type=float, metavar="SECONDS", help="of fuzz.py; default 60, quick 6")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The programs that prove the native engine, in short: sanitizers, random cases, instructions."""
+"""Short runs of the proofs of the native engine: sanitizers, random cases, instruction counts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_crash_is_told_with_its_case(monkeypatch, capsys):
 
 @pytest.mark.full
 def test_the_sanitizers_report_nothing(tmp_path, capsys):
-    """The baseline instructions, not optimised: a part of what sanitize.py runs."""
+    """A part of sanitize.py: baseline instructions, unoptimised."""
     try:
         report = sanitize.run(tmp_path, quick=True, seconds=8.0)
     except tools.Unavailable as error:
@@ -70,7 +70,7 @@ def test_the_committed_run_of_the_sanitizers_has_all_of_them():
 
 
 def test_the_sanitizers_would_report(tmp_path, monkeypatch):
-    """A leak: forwards that are never finished. (Of a single one its place on the stack may still tell.)"""
+    """A leak: forwards that are never finished. (The stack may still hold the address of a single one.)"""
     source = tools.DRIVER.read_text(encoding="utf-8")
     finish = "    combine_(&call, state);\n"
     assert finish in source

@@ -1,4 +1,4 @@
-"""What the proofs of the native CPU engine share: builds of its sources, the driver, plans as files."""
+"""Shared by the proofs of the native CPU engine: builds of its sources, the driver, plans as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unavailable(Exception):
 
 
 def _setup() -> dict:
-    """The names of setup.py, which describes the build, without running it."""
+    """The names that setup.py, which describes the build, defines."""
     with mock.patch("setuptools.setup"):
         names = runpy.run_path(str(harness.ROOT / "setup.py"))
     names["build_file"].__globals__["SOURCES"] = harness.ROOT / names["SOURCES"]
@@ -32,13 +32,13 @@ def _setup() -> dict:
 
 
 def run(*words: object, **options: object) -> subprocess.CompletedProcess:
-    """A command with its output as text; does not raise."""
+    """Run a command, with its output as text; a failure does not raise."""
     merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
     return subprocess.run([str(word) for word in words], **merged)
 
 
 def compiler() -> str:
-    """The compiler that setup.py takes."""
+    """The compiler that setup.py uses."""
     found = _setup()["compiler"]()
     if not found or not shutil.which(found.split()[0]):
         raise Unavailable("no C++ compiler")
@@ -94,7 +94,7 @@ def build_driver(folder: Path, flags: str = "") -> Path:
 
 
 def write_plan(path: Path, name: str) -> Path:
-    """A loss of `harness.build` as the driver reads it: the plan, the weights, the log-variances."""
+    """A loss of `harness.build` in the driver's format: plan, weights, log-variances."""
     module = harness.build(name, "reference", "cpu")
     spec = module.spec
     weights = [1.0 + 0.25 * i for i in range(spec.num_weights)]
@@ -105,11 +105,11 @@ def write_plan(path: Path, name: str) -> Path:
 
 
 def installed() -> Path:
-    """The engine that this installation runs."""
+    """Path of the engine of this installation."""
     return Path(library()._name).resolve()
 
 
 def made_by(path: Path) -> str:
-    """The compiler that a library names in itself."""
+    """The compiler that a library was built with, as recorded in it."""
     found = re.search(rb"(?:GCC: \([^)\0]*\) |clang version )[^\0 ]+", path.read_bytes())
     return found.group().decode() if found else "unknown"
