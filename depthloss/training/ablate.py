@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import re
 import shlex
 import sys
@@ -125,7 +124,7 @@ def _write(file: Path, study: Study, runs: Sequence[Run], wanted: int, command: 
         "command": command,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": env.report()
-        | {"cpu_name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        | {"cpu_name": env.cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "wanted_runs": wanted,
         "runs": runs,
     }
@@ -142,13 +141,6 @@ def _write(file: Path, study: Study, runs: Sequence[Run], wanted: int, command: 
     text = tables.write(file, table, results, [name for name, there in pictures.items() if there])
     with whole_file(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")
-
-
-def _cpu_name() -> str:
-    """Return the processor's name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
-    return names[0] if names else platform.machine()
 
 
 def _overrides(arguments: list[str]) -> dict[str, Any]:

@@ -137,10 +137,20 @@ def run(argv: list[str]) -> Run:
         cfg, text, resume = parse_from_checkpoint(resume, arguments)
     else:
         cfg, text = parse(config_file, arguments)
+    if config_file is None and not isinstance(resume, Path):
+        log.info("%s", _without_file(cfg))
     with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
         return _train(cfg, text, resume)
+
+
+def _without_file(cfg: Namespace) -> str:
+    if cfg.datasets.train.dataset == "synthetic":
+        what = "the quick start trains a small network on rendered rooms and streets"
+    else:
+        what = "default settings for data of your own"
+    return f"no configuration file: {what}; see --help"
 
 
 def _train(cfg: Namespace, text: str, resume: str | Path | None) -> Run:

@@ -113,6 +113,23 @@ def test_loss_keys_under_params_are_moved_with_one_line(tmp_path, caplog):
     assert effective("--model.params.lambda_sg", "0.7")["model.loss.lambda_sg"] == 0.7
 
 
+def test_without_a_configuration_file_the_first_line_says_what_runs(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(cli, "_train", lambda *_: None)
+    (tmp_path / "c.yaml").write_text("name: mine")
+    with caplog.at_level(logging.INFO, "depthloss"):
+        cli.run([])
+        cli.run(["--datasets.train.dataset=rgbd-folder", "--resume=auto", f"--name={tmp_path.name}-none"])
+        cli.run([str(tmp_path / "c.yaml")])
+    assert caplog.messages == [
+        "no configuration file: the quick start trains a small network on rendered rooms and streets; "
+        "see --help",
+        "no configuration file: default settings for data of your own; see --help",
+    ]
+    with pytest.raises(SystemExit):
+        cli.run(["--help"])
+    assert "Without CONFIG.yaml the quick start runs at once" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_nested_keyword_of_the_loss():
     for value in ("centre", "support"):
         cfg, _ = parse(None, ["--model.loss.gradient.mask", value])

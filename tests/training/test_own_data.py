@@ -2,6 +2,7 @@
 
 import logging
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,21 @@ def test_the_data_set_of_the_page(own, tmp_path, caplog):
     with pytest.raises(TypeError, match="dataset 'npz-folder' has no option 'limits'; did you mean 'limit'?"):
         shape = {"image_shape": (8, 8), "min_depth": 1, "max_depth": 9}
         build_dataset("npz-folder", path=tmp_path, limits=1, train=True, **shape)
+
+
+def test_one_file_is_all(tmp_path, monkeypatch, capsys):
+    """The file of the page, run as a command, has the commands of the package with its data set in them."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    file = tmp_path / "npz_folder.py"
+    file.write_text(code, encoding="utf-8")
+    monkeypatch.setitem(DATASETS, "npz-folder", None)  # gone again at the end
+    train = ["train", "--datasets.train.dataset=npz-folder", "--print_config"]
+    for command, text in ((train, "limit: null"), (["evaluate", "--help"], "usage: depthloss evaluate")):
+        monkeypatch.setattr("sys.argv", [str(file), *command])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(file), run_name="__main__")
+        assert not end.value.code and text in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["npz_folder.py"]
 
 
 def test_a_data_set_without_an_option_for_sparse_depth(own, caplog):
