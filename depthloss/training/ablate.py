@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     """Train and evaluate as the command line says.
 
     Raises:
-        ConfigError: something that cannot be run; nothing has been trained.
+        ConfigError: the study or a flag is wrong; nothing has been trained.
     """
     parser = argparse.ArgumentParser(
         prog="python -m depthloss.training.ablate", description=DESCRIPTION, allow_abbrev=False

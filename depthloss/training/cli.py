@@ -55,7 +55,7 @@ log = logging.getLogger("depthloss.training")
 
 _complain = functools.partial(complain, "train.py")
 
-# Of Lightning and torch: true, but nothing that a user of this script can or need act on.
+# Warnings of Lightning and torch that are true, but that a user of this script need not act on.
 QUIET = (
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
@@ -92,7 +92,7 @@ class Run:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command; errors of the user's making end it with one line and exit status 2, others with 1."""
+    """Run the command; an error of the user ends it with one line and exit status 2, another with 1."""
     level = logging.INFO if rank_zero_only.rank == 0 else logging.WARNING
     argv = start_log(sys.argv[1:] if argv is None else argv, level)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -239,7 +239,7 @@ def _train_in(
             trainer.fit(
                 module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None
             )
-        except Exception as error:  # Lightning takes what a checkpoint holds for what it should hold
+        except Exception as error:  # Lightning restores whatever a checkpoint holds, unchecked.
             if checkpoint is None or module.started or isinstance(error, (ConfigError, CheckpointError)):
                 raise
             raise ConfigError(
@@ -270,7 +270,7 @@ def _stoppable(trainer: L.Trainer, run_dir: Path, advice: Callable[[], str]) -> 
     except SIGTERMException as error:
         raise Stopped(f"stopped by SIGTERM in epoch {trainer.current_epoch}; {advice()}", 143) from error
     except SystemExit as error:
-        # Lightning turns Ctrl-C into this, and leaves further ones ignored.
+        # Lightning turns Ctrl-C into this, and then ignores further ones.
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)

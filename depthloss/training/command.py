@@ -18,7 +18,7 @@ from depthloss.training.errors import ConfigError, did_you_mean
 log = logging.getLogger("depthloss")
 
 
-# Of all commands: with it `complain` shows the traceback.
+# A flag of all commands: `complain` then shows the traceback.
 DEBUG = "--debug"
 
 
@@ -27,7 +27,7 @@ _started: dict[str, str] = {}
 
 @contextlib.contextmanager
 def started_as(script: str, command: str) -> Iterator[None]:
-    """Have help and errors of a script name the command that runs it."""
+    """Let help and errors of a script name the command that runs it."""
     _started[script] = command
     try:
         yield
@@ -56,7 +56,7 @@ def start_log(argv: Sequence[str], level: int = logging.INFO) -> list[str]:
 
 
 def complain(script: str, message: object, status: int) -> int:
-    """Write an error to standard error and return the exit status: in a terminal wrapped, else as it is.
+    """Write an error to standard error, wrapped in a terminal, and return the exit status.
 
     With --debug the traceback of the error that is being handled comes before it.
     """
@@ -122,7 +122,7 @@ def parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """Parse a command line.
 
     Raises:
-        ConfigError: an unknown flag, for which the nearest is named, or a value that cannot be.
+        ConfigError: a flag is unknown (the nearest is named), or a value is invalid.
     """
     known = [option for action in parser._actions for option in action.option_strings]
     for word in argv:
@@ -136,10 +136,10 @@ def parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 
 def check_at_least(options: Namespace, **least: int) -> None:
-    """Check that options are not below what is given for them; None passes.
+    """Check that options are not below their minimum; None passes.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: an option is below it.
     """
     for name, low in least.items():
         if options[name] is not None and options[name] < low:

@@ -16,14 +16,14 @@ from depthloss.training.errors import ConfigError
 
 
 def check_folder(key: str, folder: Path) -> None:
-    """Check that files can be written to a folder, before the work and not after it.
+    """Check that files can be written to a folder, before the work begins.
 
     Args:
         key: what names the folder, for the error.
         folder: it need not exist.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: they cannot be written there.
     """
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -36,7 +36,7 @@ def check_folder(key: str, folder: Path) -> None:
         raise ConfigError(f"{key} {folder}: {there} {what}; choose another folder")
 
 
-# Levels of a configuration.
+# Deepest nesting of a configuration.
 _DEEPEST = 50
 
 
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or is no tree: nested without an end or nearly so.
+        ConfigError: it cannot be read, or is nested too deeply, as an alias of itself is.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -57,10 +57,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def check_depth(where: object, tree: Any, deepest: int = _DEEPEST) -> None:
-    """Check that mappings and lists are not nested more deeply than anything here; an alias may be endless.
+    """Check that mappings and lists are not nested too deeply; an alias of YAML may nest without end.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: they are nested too deeply.
     """
     if isinstance(tree, (dict, list, tuple)):
         if not deepest:
@@ -71,7 +71,7 @@ def check_depth(where: object, tree: Any, deepest: int = _DEEPEST) -> None:
 
 @contextlib.contextmanager
 def whole_file(out: Path) -> Iterator[Path]:
-    """Give a path to write to; the file takes its place at `out` only if nothing went wrong."""
+    """Yield a path to write to; the file becomes `out` only if no error occurred."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.stem}-{os.getpid()}{out.suffix}")
@@ -82,12 +82,12 @@ def whole_file(out: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-# What the system says where there is no room: a full disk, a quota, a limit on the size of a file.
+# Errors of the system for lack of room: a full disk, a quota, a limit on the size of a file.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it came from, latest first."""
+    """Yield an error and its causes, latest first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -101,7 +101,7 @@ def reason(error: BaseException, directory: Path, written: int | None = None) ->
     Args:
         error: as it was raised.
         directory: where the file was to be.
-        written: bytes of it that had room; they are free again by now.
+        written: bytes that were written before the error; they are free again.
     """
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)

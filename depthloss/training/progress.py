@@ -1,4 +1,4 @@
-"""How far a command is: a bar in a terminal; in a log file at most one line a minute."""
+"""Progress of a command: a bar in a terminal; in a log file at most one line a minute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger("depthloss.progress")
 
-# Seconds between two lines of a log, and between two states of a bar.
+# Seconds between two lines of a log, and between two updates of a bar.
 LINES, REFRESHES = 60.0, 0.1
 
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -35,10 +35,10 @@ class Progress:
 
     Args:
         total: how much there is to do.
-        name: of the work.
-        unit: of what is counted, in the plural.
-        done: how much of it was done before.
-        show: false is neither bar nor lines.
+        name: name of the work.
+        unit: name of what is counted, in the plural.
+        done: how much was done before.
+        show: false shows neither bar nor lines.
         stream: where the bar would be; None is standard error, where the log goes as well.
         clock: seconds, for the lines.
     """
@@ -83,7 +83,7 @@ class Progress:
         self.close()
 
     def update(self, count: int = 1, note: Callable[[], str] = str) -> None:
-        """Add what is done; 0 only shows that something else goes on.
+        """Add what is done; 0 only shows that the command is alive.
 
         Args:
             count: how much of `total`.

@@ -1,4 +1,4 @@
-"""Whether weights are whole: their file by its checksums, which torch.load ignores, and finite."""
+"""Checks of weights: the checksums of their file, which torch.load ignores, and finite values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def damage(path: Path) -> str | None:
 
 @torch.no_grad()
 def nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinity; the device is waited for once."""
+    """Return the names of the tensors that hold NaN or infinity; synchronises with the device once."""
     numbers = {name: t for name, t in tensors.items() if t.is_floating_point() or t.is_complex()}
     if not numbers:
         return []

@@ -156,7 +156,7 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(study):
         ({"variant": {}}, r"unknown key 'variant'; did you mean 'variants'\? Known: name, base"),
         ({"baseline": "none"}, "baseline: no 'none'; known: plain, adaptive"),
         ({"seeds": "0"}, "seeds: a list of whole numbers"),
-        ({"variants": {"a b": {}, "a-b": {}}}, "differ only in signs"),
+        ({"variants": {"a b": {}, "a-b": {}}}, "differ only in characters"),
         ({"variants": {"a": {"conditions": ["x"]}}}, "variants.a.conditions: no 'x'"),
         ({"questions": {"Why?": {"compare": [["plain", "x"]], "metrics": []}}}, "no 'x'; known: plain"),
         ({"questions": {"Why?": {"compare": []}}}, "the keys compare, metrics"),

@@ -296,7 +296,7 @@ def test_a_loss_that_turns_nan(main, monkeypatch, epochs):
         assert line == (
             "train.py: error: epoch 2: no step of the last epoch had a finite loss and gradient. Lower "
             "model.optimizer.depth.lr, raise model.scheduler.warmup_steps, or use --trainer.precision 32-true"
-            f"; another run can start from {best}, of before, by --model.init_from"
+            f"; start another run from {best}, which is whole, by --model.init_from"
         )
     assert all(v.isfinite().all() for v in torch.load(LAST, weights_only=True)["state_dict"].values())
 

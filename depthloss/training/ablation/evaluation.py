@@ -26,9 +26,9 @@ BATCH_SIZE = 8
 
 
 def evaluate_trial(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the last checkpoint of a run on its validation set; what was found before is read.
+    """Evaluate the last checkpoint of a run on its validation set; an earlier result is read instead.
 
-    The last and not the best: that would be chosen by what is measured here.
+    The last and not the best, which was chosen by a metric that is measured here.
 
     Args:
         trial: the run.
@@ -68,7 +68,7 @@ def evaluate_trial(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
         origin={"checkpoint": checkpoint.name, "epochs": run.epochs, "steps": run.steps},
         progress=False,
     ).to_dict()
-    for rows in ("frames", "class_ranges"):  # by far the most of it
+    for rows in ("frames", "class_ranges"):  # nearly all of its size
         del evaluation[rows]
     with whole_file(kept) as file:
         text = json.dumps({"of": of, "evaluation": evaluation}, indent=1, ensure_ascii=False)

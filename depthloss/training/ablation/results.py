@@ -1,4 +1,4 @@
-"""What the runs of a study gave: trajectories, step times, metrics, and differences between variants."""
+"""Results of a study: trajectories, step times, metrics, and differences between variants."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from depthloss.training.evaluation.edges import EDGE_METRICS
 from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.files import read_yaml
 
-# Of every run, unless the study file or the command line says otherwise.
+# Settings of every run, unless the study file or the command line changes them.
 DEFAULTS = {
     "profile_loss": True,
     "checkpoint.save_top_k": 0,
@@ -122,7 +122,7 @@ class Study:
         only: Sequence[str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> Iterator[Trial]:
-        """Return the runs, all of one seed before the next, so that a study cut short compares what it has.
+        """Return the runs, all of one seed before the next, so that an unfinished study can be compared.
 
         Args:
             root: where the run directories lie.
@@ -153,7 +153,7 @@ def read_study(path: str | Path) -> Study:
     """Read a study file.
 
     Raises:
-        ConfigError: it cannot be read, or something in it is not as `Study` needs it.
+        ConfigError: it cannot be read, or an entry is invalid.
     """
     path = Path(path)
     tree = read_yaml(path)
@@ -180,7 +180,9 @@ def read_study(path: str | Path) -> Study:
         raise ConfigError(f"{path}: seeds: a list of whole numbers is needed, got {seeds!r}")
     for kind, names in (("variants", variants), ("conditions", conditions)):
         if len({slug(name) for name in names}) < len(names):
-            raise ConfigError(f"{path}: {kind}: two names differ only in signs that a file name cannot bear")
+            raise ConfigError(
+                f"{path}: {kind}: two names differ only in characters that a file name cannot hold"
+            )
     return Study(
         name=tree.get("name", path.stem),
         base=_changes(path, "base", tree.get("base")),

@@ -1,4 +1,4 @@
-"""Training the runs of a study: what is done already, and a process for each that is not."""
+"""Training the runs of a study: how far each is, and a process for each that is not finished."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from depthloss.training.files import whole_file
 
 log = logging.getLogger("depthloss.training")
 
-# What does not change the weights: where a run lies, what is written beside it, how it is measured.
+# Keys that do not change the weights: where a run lies, what is written beside it, how it is measured.
 NOT_COMPARED = ("name", "checkpoint.", "tensorboard.", "wandb.", "profile_loss", "check_data")
 NOT_COMPARED += ("datasets.validation.", "datasets.test.", "trainer.limit_val_batches")
 NOT_COMPARED += ("trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps")
@@ -36,13 +36,14 @@ def last_checkpoint(trial: Trial) -> Path:
 
 
 def check_trials(trials: Sequence[Trial]) -> dict[str, tuple[int, int]]:
-    """Check every run before the first is trained, and tell how far each is.
+    """Check every run before the first is trained, and return how far each is.
 
     Returns:
         Name of the run -> epochs that its checkpoint has, epochs that it is to have.
 
     Raises:
-        ConfigError: a configuration that cannot be run, or runs of other settings in the way; all are named.
+        ConfigError: a configuration cannot be run, or a directory holds a run of other settings; all are
+            named.
     """
     done, faults = {}, []
     for trial in trials:
@@ -105,7 +106,7 @@ def train(trial: Trial, before: int, threads: int | None = None) -> str | None:
     log.info("%s: %s", trial.name, f"going on after epoch {before}" if resume else "training")
     status = launch(trial, config, resume, threads)
     if not status:
-        # A finished run needs no second one to fall back on.
+        # A finished run needs no previous.ckpt.
         last_checkpoint(trial).with_name(f"{PREVIOUS}.ckpt").unlink(missing_ok=True)
         return None
     log.error("%s: failed with exit status %d; see %s", trial.name, status, log_file(trial))
@@ -135,7 +136,7 @@ def launch(trial: Trial, config: Path, resume: bool, threads: int | None) -> int
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # The terminal has told the child as well: it says how to go on and ends.
+            # The terminal has sent Ctrl-C to the child as well: it says how to go on and ends.
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:

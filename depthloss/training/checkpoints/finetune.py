@@ -15,9 +15,9 @@ from depthloss.training.errors import ConfigError
 from depthloss.training.weights import nonfinite
 
 KEY = "model.init_from"
-# What stands before a network's own names in a checkpoint of train.py, of other Lightning modules, under DDP.
+# Prefixes of a network's own names in a checkpoint: of train.py, of other Lightning modules, of DDP.
 PREFIXES = ("model.depth_net.", "depth_net.", "model.", "module.", "")
-LEAST_SHARE = 0.01  # With less of its values in a file, the file is of another network.
+LEAST_SHARE = 0.01  # A file with a smaller share of the network's values is of another network.
 SHOWN = 3
 
 
@@ -33,7 +33,7 @@ def init_from(network: nn.Module, source: str) -> str:
         A table: what was loaded, is missing, unexpected or of another shape.
 
     Raises:
-        ConfigError: no such file, not one of weights, none of them fits, or one is not finite.
+        ConfigError: there is no such file, it holds no weights, none of them fits, or one is not finite.
     """
     path, state = _read(Path(source))
     weights = state.get("state_dict", state)

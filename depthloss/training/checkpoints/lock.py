@@ -17,13 +17,14 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def locked(directories: dict[str, Path]) -> Iterator[None]:
-    """Keep other runs out of directories; what is made for it and stays empty goes again.
+    """Keep other runs out of directories; a directory that was made for this and is still empty is removed
+    again.
 
-    The system releases the lock with the process, however it ends, so a file that a killed one has left keeps
-    nobody out.
+    The system releases the lock when the process ends, however it ends: a file that a killed process left
+    behind locks nobody out.
 
     Args:
-        directories: by the key that chooses them, for the error; those below others need no lock.
+        directories: by the key that chooses each, for the error; one below another needs no lock of its own.
 
     Raises:
         ConfigError: another process has one of them.
@@ -47,7 +48,7 @@ def _locked(key: str, directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         owner = ""
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # that process has just ended
             owner = f" ({file.read_text(encoding='utf-8').strip()})"
         raise ConfigError(
             f"{directory}: another process trains here{owner}: wait until it ends, or give this run another "

@@ -1,4 +1,4 @@
-"""Going on with a run, and leaving other runs alone."""
+"""Resuming a run, and refusing to write into another one."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from depthloss.training.weights import nonfinite
 
 log = logging.getLogger("depthloss.training")
 
-# What the restored weights and the restored state of optimiser and scheduler belong to.
+# Keys that the restored weights and the restored state of optimiser and scheduler belong to.
 FIXED = (
     *("model.loss.supervised_method", "model.init_from", "model.depth_net."),
     *("model.optimizer.", "model.scheduler.", "ema."),
 )
-# Of these a checkpoint that lacks the key had none.
+# A checkpoint that lacks one of these keys had none.
 LATER = {
     "model.init_from": None,
     "model.scheduler.warmup_steps": SchedulerConfig.warmup_steps,
@@ -88,10 +88,10 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
 def refuse_other_run(name: str, run_dir: Path, checkpoint_dir: Path, checkpoint: Path | None) -> None:
     """Check that a new run, or one resumed from elsewhere, does not write into the directory of another.
 
-    A run without any checkpoint is none: nothing can go on from it, so the new one takes its place.
+    A run without a checkpoint does not count: it cannot be resumed, so the new one takes its place.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it would write there.
     """
     if checkpoint is not None and checkpoint.resolve().parent == checkpoint_dir.resolve():
         return
@@ -110,7 +110,7 @@ def refuse_other_run(name: str, run_dir: Path, checkpoint_dir: Path, checkpoint:
 
 
 def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], max_epochs: int) -> int:
-    """Check that a run can go on with a configuration, and log which settings have changed since.
+    """Check that a run can be resumed with a configuration, and log which settings have changed since.
 
     Args:
         checkpoint: the file.
@@ -122,8 +122,8 @@ def check_resume(checkpoint: Path, state: dict[str, Any], tree: dict[str, Any], 
         The number of steps that it has done.
 
     Raises:
-        ConfigError: not a checkpoint of a run, nothing is left to do, or a changed setting that what is
-            restored would override.
+        ConfigError: it is no checkpoint of a run, nothing is left to do, or a setting has changed that the
+            restored state would override.
     """
     try:
         done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -173,7 +173,7 @@ def check_fits(
         groups: the groups of parameters that its optimiser will have.
 
     Raises:
-        ConfigError: they are not, or are not finite; names what differs.
+        ConfigError: they are others (the differences are named), or not finite.
     """
 
     def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

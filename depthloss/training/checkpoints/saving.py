@@ -20,21 +20,22 @@ log = logging.getLogger("depthloss.training")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, where those before are as they were; or it is damaged."""
+    """A checkpoint could not be written (the earlier ones are intact), or is damaged."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Reads what is whole; writes beside the target and then renames, the last.ckpt before is previous.ckpt.
+    """Reads whole files only; writes beside the target and renames, keeping the former last.ckpt as
+    previous.ckpt.
 
-    Lightning's own writes into the folder for temporary files: on another file system the copy that follows
-    can be cut short by a kill, and takes the place of the checkpoint before.
+    Lightning writes into the folder for temporary files and then copies. On another file system a kill can
+    cut that copy short, after it has replaced the earlier checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save, whole or not at all.
 
         Raises:
-            CheckpointError: not at all.
+            CheckpointError: it could not be written.
         """
         path, written = Path(path), None
         try:
@@ -50,7 +51,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 if path.name == f"{LAST}.ckpt" and path.exists():
                     _keep_as_previous(path)
         except (OSError, RuntimeError) as error:
-            # torch's own complaint, if it has one, only says that it could not write.
+            # The error of torch itself, if there is one, only says that it could not write.
             cause = next((e for e in chain(error) if isinstance(e, OSError)), error)
             why = reason(cause, path.parent, written)
             raise CheckpointError(
@@ -58,10 +59,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read, unless a checksum is wrong.
+        """Read a checkpoint whose checksums are right.
 
         Raises:
-            CheckpointError: one is.
+            CheckpointError: a checksum is wrong.
         """
         if reason := damage(Path(path)):
             raise CheckpointError(f"{path} is damaged: {reason}")
@@ -74,7 +75,7 @@ def _keep_as_previous(last: Path) -> None:
     try:
         os.link(last, link)
         os.replace(link, previous)
-    except OSError:  # no hard links here: for a moment there is no last one
+    except OSError:  # no hard links here: for a moment there is no last.ckpt
         os.replace(last, previous)
 
 
@@ -89,11 +90,11 @@ def remove_unfinished(directory: Path) -> None:
 class EpochCheckpoint(ModelCheckpoint):
     """Saves at the end of an epoch, after its validation, and only if the epoch is whole.
 
-    A run that ended within an epoch (`trainer.max_time`) so goes on from the epoch before, and exactly.
+    So a run that ended within an epoch (`trainer.max_time`) is resumed from the epoch before, exactly.
 
     Args:
-        every: epochs between two checkpoints; the last epoch of the run has one in any case. One with a
-            `monitor` looks at every epoch in which that was measured instead.
+        every: epochs between two checkpoints; the last epoch of the run has one in any case. With a
+            `monitor`, every epoch in which that was measured counts instead.
         **kwargs: of `ModelCheckpoint`.
     """
 
@@ -102,7 +103,7 @@ class EpochCheckpoint(ModelCheckpoint):
         self.every = every
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, if it is time to, the epoch is whole and, where a metric decides, was validated."""
+        """Save if the epoch is due and whole and, where a metric decides, was validated."""
         epochs = trainer.current_epoch + 1
         if self.monitor is None:
             due = epochs % self.every == 0 or epochs >= trainer.max_epochs
@@ -116,9 +117,9 @@ class EpochCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what is best so far, also if the run directory was moved; nothing from another run."""
+        """Restore what is best so far, also if the run directory was moved; nothing of another run."""
         here = {path: str(Path(self.dirpath) / Path(path).name) for path in state_dict["best_k_models"]}
-        # One of them may have made way for a later epoch, which this run repeats.
+        # A later epoch, which this run repeats, may have replaced one of them.
         kept = {
             here[path]: score
             for path, score in state_dict["best_k_models"].items()

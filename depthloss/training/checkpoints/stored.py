@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: which there are, which is meant, and reading one."""
+"""Finding, choosing and reading checkpoints."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
     """Return the checkpoint that `--resume` means; None for "auto" where there is none.
 
     Args:
-        which: "last" is the newest that is whole; so is a file last.ckpt that is damaged or missing. "auto"
-            is "last", if there is one; or "best", or a file.
+        which: "last", the newest that is whole, also meant by a file last.ckpt that is damaged or missing;
+            "auto", "last" if there is one; "best"; or a file.
         checkpoint_dir: where the run keeps its checkpoints.
 
     Raises:
@@ -72,11 +72,11 @@ def find_checkpoint(which: str | Path, checkpoint_dir: Path) -> Path | None:
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return the whole checkpoint with the most steps in a folder; None if there is none.
 
-    Each that is damaged gets a log line, and so does the choice of one that is not last.ckpt: a kill may have
-    come between best.ckpt and last.ckpt.
+    Logs each that is damaged, and the choice of one that is not last.ckpt: a kill may have come between
+    best.ckpt and last.ckpt.
 
     Raises:
-        ConfigError: last.ckpt asks for code to be run.
+        ConfigError: last.ckpt would run code.
     """
     steps: dict[Path, int] = {}
     for path in checkpoints_in(directory):
@@ -85,7 +85,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
             steps[path] = done if isinstance(done, int) else -1
         except ConfigError as error:
             _pass_over(path, error)
-    # Of the same step last.ckpt, which was written last and knows the best.
+    # Of equal steps last.ckpt: it was written last and knows the best.
     for path in sorted(steps, key=lambda p: (steps[p], p.stem == LAST, p.stem != PREVIOUS), reverse=True):
         try:
             read_checkpoint(path)
@@ -142,7 +142,7 @@ def set_aside_damaged(checkpoint: Path) -> None:
 
 def read_checkpoint(path: Path, key: str = "--resume ", verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; its tensors are mapped, not copied, as only names and shapes are needed
-    here. Nothing but tensors and plain values is made from what the file says.
+    here. It makes nothing but tensors and plain values of the file.
 
     Args:
         path: the file.
@@ -151,7 +151,7 @@ def read_checkpoint(path: Path, key: str = "--resume ", verify: bool = True) -> 
 
     Raises:
         DamagedCheckpoint: the file is damaged, or no checkpoint.
-        ConfigError: it asks for code to be run.
+        ConfigError: it would run code.
     """
     try:
         if verify and (reason := damage(path)):
@@ -223,9 +223,9 @@ def own_checkpoint_dir(run_dir: Path) -> Path:
 
 
 def choose_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that is meant: a file, or the best, else the last, of a run directory.
+    """Return the checkpoint that a path means: the file, or of a run directory the best, else the last.
 
-    Whole or not: nothing takes the place of a damaged one, as the numbers would be those of other weights.
+    A damaged one is returned too: with another in its place, the numbers would be those of other weights.
 
     Raises:
         ConfigError: there is none.

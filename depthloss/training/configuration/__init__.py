@@ -1,1 +1,1 @@
-"""From a configuration to what it names: sections, parsing, the network, the loss and the loaders."""
+"""The configuration: its sections, parsing it, and building the network, the loss and the loaders."""

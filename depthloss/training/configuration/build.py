@@ -67,7 +67,7 @@ def build_loss(
         min_depth: for losses that take it, unless the section has its own; in metres. The log says where a
             loss has no use for it.
         max_depth: likewise.
-        quiet: leave that out of the log, where no training begins.
+        quiet: leave these lines out of the log, as where no training begins.
 
     Raises:
         ConfigError: an unknown loss, keyword or value.
@@ -90,7 +90,7 @@ def build_loss(
 
 
 def check_input(cfg: Namespace, data: DepthData) -> None:
-    """Check that sparse depth meets a network that takes it; one that gets none is named.
+    """Check that data and network agree on sparse depth; log where the network gets none.
 
     Raises:
         ConfigError: a data set brings `input_depth` to a network that takes none, or none to one that must

@@ -1,4 +1,4 @@
-"""The flags of train.py that are short for a key, or stand for none."""
+"""Flags of train.py that abbreviate a key, or stand for no key."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class DepthData(L.LightningDataModule):
         skip_bad_frames: leave out frames that cannot be read, instead of stopping.
 
     Raises:
-        ConfigError: a data set that cannot be built, with the section that it stands in.
+        ConfigError: a data set cannot be built; its section is named.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ def build_split(split: str, section: DatasetConfig, **common: Any) -> Dataset:
         extra["path"] = section.path
     try:
         known = dataset_options(section.dataset)
-        # An option without default is None where it is not given; the data set says so.
+        # None for an option without default means that it is not given: the data set reports it.
         extra = {
             key: value
             for key, value in extra.items()

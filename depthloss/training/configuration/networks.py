@@ -18,7 +18,7 @@ from depthloss.training.errors import ConfigError, did_you_mean
 from depthloss.training.models import input_parameter
 
 KEY = "model.depth_net"
-# Of the section `trainer`, what Lightning also takes as a class to import.
+# Keys of the section `trainer` for which Lightning also takes a class to import.
 _CLASSES = (("accelerator",), ("strategy",), ("plugins",), ("profiler",))
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -75,7 +75,7 @@ def size_multiple(network: Any) -> int:
     """Return what H and W of the images must be multiples of, by a network's or its class's `size_multiple`.
 
     Raises:
-        ConfigError: no whole number of at least 1.
+        ConfigError: it is no whole number >= 1.
     """
     multiple = getattr(network, "size_multiple", 1)
     if isinstance(multiple, property):  # of the class: only an instance can tell
@@ -89,7 +89,7 @@ def check_shape(network: Any, name: str, shape: Collection[int]) -> None:
     """Check that the images have a size that the network takes.
 
     Raises:
-        ConfigError: they have not; the nearest size is named.
+        ConfigError: the size does not fit; the nearest that fits is named.
     """
     multiple = size_multiple(network)
     if not shape:
@@ -125,12 +125,12 @@ def check_trusted(tree: Mapping[str, Any], allowed: Collection[str | None], wher
 
     Args:
         tree: the configuration.
-        allowed: names of networks that the command line gives.
+        allowed: names of networks that the command line names.
         where: the checkpoint, for the error.
-        flag: what gives them, likewise.
+        flag: the flag that names them, likewise.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it names one.
     """
     model = tree.get("model")
     network = model.get("depth_net") if isinstance(model, Mapping) else None

@@ -55,7 +55,7 @@ from depthloss.training.errors import ConfigError
 log = logging.getLogger("depthloss.training")
 
 
-# How values are written that people often write otherwise, by the last part of their key.
+# How to write values that are often written otherwise, by the last part of their key.
 SPELLINGS = {
     "image_shape": "[H, W], such as [192, 320]",
     "path": "one folder, such as data/frames",
@@ -73,7 +73,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     if match := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[match[0]]
     if same := [k for k in known if k.rpartition(".")[2] == leaf]:
-        # Of a bare name the first, which is the training set's where several data sets have it.
+        # For a bare name the first key: where several data sets have it, that of the training set.
         return difflib.get_close_matches(key, same, n=1, cutoff=0.0)[0] if parent else same[0]
     shorts = {flag[2:].replace("-", "_"): key[2:] for flag, key in SHORT_FLAGS.items()}
     if not parent and (match := difflib.get_close_matches(leaf, shorts, n=1)) and shorts[match[0]] in known:
@@ -87,7 +87,7 @@ def unknown_key(key: str, known: Iterable[str], where: str, choices: Mapping[str
     Args:
         key: the key.
         known: the keys that exist.
-        where: what has it, the file or the command line.
+        where: the file or the command line that holds it.
         choices: by open section, the loss or data set that is chosen.
     """
     section, _, leaf = key.rpartition(".")
@@ -116,7 +116,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
         The configuration, with a dataclass per section, and the same as YAML text, defaults included.
 
     Raises:
-        ConfigError: an unknown key, a value that cannot be, or a file that cannot be read.
+        ConfigError: a key is unknown, a value is invalid, or the file cannot be read.
         SystemExit: after `--help` and `--print_config`.
     """
     arguments = spell_out_null(arguments)
@@ -168,7 +168,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     try:
         cfg = parser.instantiate(parsed)
     except (TypeError, ValueError) as error:
-        # The one section whose class checks its values by itself.
+        # Only the class of this section checks its own values.
         raise ConfigError(f"datasets.augmentation: {error}") from error
     check_values(cfg)
     check_shape(network, name, cfg.datasets.image_shape)

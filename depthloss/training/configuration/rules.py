@@ -1,4 +1,4 @@
-"""What the values of a configuration must be."""
+"""Checks of the values of a configuration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value >= low, f">= {low}"
 
 
-# Keys whose numbers may be infinite: an open end, and what a network makes of its own arguments.
+# Keys whose numbers may be infinite: open ends of a range, and arguments of a network.
 _UNCHECKED = (".gt_range", "model.depth_net")
 
 
-# Values that are refused before anything is built; None passes, of `model.params` excepted.
+# Rules that are checked before anything is built; None passes, except in `model.params`.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (
         lambda name: (
@@ -49,7 +49,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.gradient_clip_val": _at_least(0),
     "trainer.accumulate_grad_batches": _at_least(1),
     "trainer.limit_train_batches": (lambda limit: limit > 0, "> 0 (null: all)"),
-    # Lightning would put a sampler of its own in the place of the one that knows the epoch.
+    # Lightning would replace the sampler that knows the epoch by its own.
     "trainer.overfit_batches": (lambda n: n == 0, "0 (see datasets.train.limit, or length)"),
     "checkpoint.save_top_k": _at_least(-1),
     "checkpoint.every_n_epochs": _at_least(1),
@@ -58,7 +58,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the floats in a configuration that have to be finite, with their keys."""
+    """Yield the floats of a configuration that must be finite, with their keys."""
     if key.endswith(_UNCHECKED):
         return
     if isinstance(value, float):
@@ -73,10 +73,10 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def check_values(cfg: Any) -> None:
-    """Check what can be told from the configuration alone.
+    """Check all that needs nothing but the configuration.
 
     Raises:
-        ConfigError: a value that cannot be; its key is named.
+        ConfigError: a value is invalid; its key is named.
     """
     for key, number in _numbers(cfg):
         if not math.isfinite(number):

@@ -22,14 +22,14 @@ from depthloss.training.models import ResNetSAN01
 # Names of checkpoints.
 BEST, LAST, PREVIOUS = "best", "last", "previous"
 
-# What `--resume` takes beside a file, BEST and LAST.
+# A value of `--resume`, beside a file, BEST and LAST.
 AUTO = "auto"
 
-# What `model.depth_net.name` can choose beside package.module.Class: called with min_depth and max_depth, if
-# it takes them, and the keywords of its own.
+# Networks that `model.depth_net.name` chooses, beside package.module.Class. They are called with their own
+# keywords, and with min_depth and max_depth if they take these.
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNetSAN01": ResNetSAN01}
 
-# As min_depth or max_depth of a loss: what model.params has.
+# As min_depth or max_depth of a loss: the value of model.params.
 OF_PARAMS = "model.params"
 
 
@@ -232,7 +232,7 @@ TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
 }
 
-# With their defaults; the first field is the one that chooses.
+# The open sections with their defaults; the first field of each chooses the loss or data set.
 OPEN_SECTIONS: dict[str, Any] = {
     "model.loss": LossConfig(),
     "datasets.train": TrainingSetConfig("synthetic", batch_size=4),
@@ -240,7 +240,7 @@ OPEN_SECTIONS: dict[str, Any] = {
     "datasets.test": DatasetConfig(),
 }
 
-# Without a configuration file; the same as configs/synthetic.yaml.
+# Used without a configuration file; the same as configs/synthetic.yaml.
 QUICK_START: dict[str, Any] = {
     "name": "synthetic",
     "model": {
@@ -273,8 +273,8 @@ QUICK_START: dict[str, Any] = {
     "trainer": {"max_epochs": 24},
 }
 
-# Without a configuration file, where the command line names data of the user's own: what is chosen for the
-# rooms and streets says nothing about them.
+# Used without a configuration file where the command line names other data: the quick start's settings are
+# tuned to its rendered scenes.
 OWN_DATA: dict[str, Any] = {
     "name": "synthetic",
     "model": {
@@ -316,7 +316,7 @@ def open_options(section: str, choice: str | None, mentioned: Container[str] = (
         mentioned: keys that are given; a schedule makes scale-adaptive its progressive form.
 
     Raises:
-        ConfigError: nothing of that name.
+        ConfigError: there is no loss or data set of that name.
     """
     if choice is None and section != "model.loss":
         return {}

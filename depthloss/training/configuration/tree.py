@@ -44,7 +44,7 @@ def read(config_file: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def without_null_sections(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Read `test: null` as no data set, and another section that is null as one with nothing in it."""
+    """Read `test: null` as no data set, and any other section that is null as an empty one."""
     sections = {
         *OPEN_SECTIONS,
         *"model ema datasets trainer checkpoint tensorboard wandb".split(),
@@ -86,7 +86,7 @@ def leave_out(
 ) -> dict[str, Any]:
     """Leave out what the file says of a loss or data set that the command line replaced or switched off.
 
-    Of another loss, keywords that both have stay; of another data set, nothing that was said of its files.
+    A new loss keeps the keywords that both have; a new data set keeps nothing about files.
     """
     parts = section.split(".")
     values = tree.get(parts[0], {}).get(parts[1], {})
@@ -127,7 +127,7 @@ def move_loss_keys(tree: dict[str, Any]) -> dict[str, Any]:
     """Move keys of a loss from `model.params`, where packnet-sfm has them, to `model.loss`.
 
     Raises:
-        ConfigError: one stands in both, with different values.
+        ConfigError: a key stands in both, with different values.
     """
     model = tree.get("model")
     params = model.get("params") if isinstance(model, dict) else None

@@ -20,7 +20,7 @@ from depthloss.training.data.io import DataError, logger
 from depthloss.training.data.transforms import Augmentation, Frame, augment, limit_range, prepare
 from depthloss.training.progress import Progress
 
-# With skip_bad_frames: how many frames in a row are tried before the fault is no longer that of some frames.
+# With skip_bad_frames: so many bad frames in a row are an error of the data set.
 MAX_TRIES = 100
 
 
@@ -106,7 +106,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
 
     @property
     def unit_hint(self) -> str:
-        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        """A question about the unit of depth, for the warning that it is probably not in metres."""
         return "is it in metres?"
 
     @property
@@ -141,7 +141,8 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         epoch, index = operator.index(epoch), self._position(index)
         if self.train:
             frame, at, skipped = self._next_readable(index)
-            # Keyed by the index asked for: a stand-in differs from the same frame at its own turn.
+            # Keyed by the requested index: a frame that replaces another is augmented differently from
+            # itself.
             frame = augment(
                 frame, self.augmentation, self.image_shape, seed=self.seed, epoch=epoch, index=index
             )

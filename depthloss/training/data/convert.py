@@ -83,7 +83,7 @@ class Writer:
         """Make `target` the same as `source`, if it is not."""
         done = "written"
         if target.is_file():
-            # The same size and time of change, as a copy has them; or else the same bytes.
+            # The same size and modification time, as a copy has them, or the same bytes.
             if filecmp.cmp(source, target):
                 self.counts["there already"] += 1
                 return
@@ -162,7 +162,7 @@ def train_command(kind: str, folders: dict[str, Path]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command; what the user can mend ends it with one line and exit status 2."""
+    """Run the command; an error of the user ends it with one line and exit status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m depthloss.training.data.convert",
         description=__doc__,

@@ -11,7 +11,7 @@ _FORM = "(y, height, x, width) or (y, x)"
 
 
 def check_crop(crop: Borders | None) -> tuple[int | float, ...]:
-    """Check the form of a crop; whether it fits an image shows with the image.
+    """Check the form of a crop; whether it fits is known only with an image.
 
     Args:
         crop: (y, height, x, width): an integer y is the top row, counted from the bottom if negative; a

@@ -142,7 +142,7 @@ class FileDataset(StoredDataset):
                 parts.append((part, file, read(file)))
             except DataError as error:
                 faults.append(str(error))
-        # Last, as the depth map tells which way up it is.
+        # Read last: the depth map tells which way up the picture is.
         depth = next((array for part, _, array in parts if part == "depth"), None)
         try:
             turned = read_picture is read_rgb and depth is not None

@@ -134,7 +134,7 @@ class RGBDFolder(FileDataset):
 
     @property
     def unit_hint(self) -> str:
-        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        """A question about the unit of depth, for the warning that it is probably not in metres."""
         return f"is depth_scale={self.depth_scale:g} right?"
 
     def name(self, index: int) -> str:

@@ -27,7 +27,7 @@ _NO_FILES = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale+alpha", 6: "RGBA"}
-# By EXIF orientation: what shows the picture as it is meant; from 5 on it exchanges height and width.
+# By EXIF orientation: the transposition that shows the picture upright; from 5 on it swaps height and width.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,7 +65,7 @@ def fault(path: str | Path, got: str, expected: str, fix: str) -> DataError:
 def not_a_file(path: str | Path) -> str | None:
     """Return what there is instead of a file that can be read, such as "a named pipe"; None if it is one.
 
-    Nothing is opened: to open a pipe or a device may wait forever.
+    Nothing is opened: opening a pipe or a device may block forever.
     """
     try:
         mode = stat.S_IFMT(os.stat(path).st_mode)
@@ -260,7 +260,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     expected = "a mask PNG (non-zero = keep)"
     image, reduced = _open(path, expected)
-    if reduced:  # of which the lowest 8 are lost: 1 would be 0
+    if reduced:  # the lowest 8 bits are lost: 1 would be 0
         raise fault(path, "a colour image of 16 bits per channel", expected, "convert it to greyscale")
     with image:
         if image.mode in ("RGBA", "LA"):
@@ -336,7 +336,9 @@ def _check_depth_header(path: Path, header: bytes) -> None:
 
 
 def _reduced(image: Image.Image) -> bool:
-    """Whether Pillow will leave 8 of 16 bits, as it does of all colours. To be asked before it decodes."""
+    """Whether Pillow will leave 8 of 16 bits, as it does of all colours. Must be called before Pillow
+    decodes.
+    """
     if image.mode.startswith(("I", "F")):
         return False
     for codec, _, _, arguments in image.tile:

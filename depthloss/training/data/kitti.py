@@ -100,7 +100,7 @@ class KITTI(FileDataset):
 
     @property
     def unit_hint(self) -> str:
-        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        """A question about the unit of depth, for the warning that it is probably not in metres."""
         return f"is proj_depth/{self._types['depth']} in metres?"
 
     def name(self, index: int) -> str:

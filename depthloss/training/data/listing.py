@@ -16,7 +16,7 @@ from depthloss.training.data.lists import spellings
 RGB_SUFFIXES = (".png", ".jpg", ".jpeg")
 PNG = (".png",)
 
-# Folders that file servers, archives and file systems put beside data: thumbnails, what was deleted.
+# Folders that file servers, archives and file systems put beside data: thumbnails, deleted files.
 _NO_DATA = ("@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 

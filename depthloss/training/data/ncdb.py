@@ -121,7 +121,7 @@ class NCDB(FileDataset):
 
     @property
     def unit_hint(self) -> str:
-        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        """A question about the unit of depth, for the warning that it is probably not in metres."""
         return "is it a 16-bit PNG of metres * 256?"
 
     def name(self, index: int) -> str:

@@ -86,7 +86,7 @@ class NYUH5(StoredDataset):
 
     @property
     def unit_hint(self) -> str:
-        """A question about the unit of depth, for a warning that it can hardly be in metres."""
+        """A question about the unit of depth, for the warning that it is probably not in metres."""
         return "is depth in metres?"
 
     def name(self, index: int) -> str:
@@ -129,7 +129,7 @@ def _read(file: Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
     expected = f"an HDF5 file with the keys {wanted}"
     check_file(file, expected, "check path and split")
     try:
-        # No lock: it is only read, and some network file systems have none to give.
+        # No lock: the file is only read, and some network file systems have no locks.
         with h5py.File(file, "r", locking=False) as h5:
             there = list(h5)
             missing = [key for key in keys.values() if not isinstance(h5.get(key), h5py.Dataset)]

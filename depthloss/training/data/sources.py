@@ -37,7 +37,7 @@ def find_kitti(source: Path, raw: Path | None = None) -> dict[str, dict[str, Fil
         For each split, by name DRIVE/CAMERA/NUMBER, where the files of a frame should be.
 
     Raises:
-        DataError: there is none of it.
+        DataError: there are no frames.
     """
     roots = [raw] if raw else [source, *(source / name for name in ("raw", "kitti_raw", "data_rgb"))]
     found = {split: dict(_kitti_tree(source, split, roots)) for split in ("train", "val")}

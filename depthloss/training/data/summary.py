@@ -1,4 +1,4 @@
-"""What a data set holds, in one line: frames, their size, and whether its depth can be in metres."""
+"""What a data set holds, in one line: frames, their size, and whether its depth may be in metres."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Summary:
         sizes: their (H, W), without repetition.
         depth: 1%, 50% and 99% quantile of the stored depth in metres; None without any depth.
         valid: share of their pixels that count: depth in the data set's range, and not masked.
-        warning: why the depth can hardly be in metres; None if it can.
+        warning: why the depth is probably not in metres; None if it may be.
     """
 
     frames: int
@@ -66,7 +66,7 @@ def summarise(dataset: DepthDataset) -> Summary:
     for index in indices.tolist():
         try:
             frame = dataset.load(index)
-        except DataError:  # Whoever needs the frame gets the error.
+        except DataError:  # The error is raised where the frame is needed.
             unreadable += 1
             continue
         stored = frame.depth[(frame.depth > 0) & np.isfinite(frame.depth)]
@@ -101,7 +101,7 @@ def _warning(dataset: DepthDataset, depth: tuple[float, float, float] | None) ->
 
 
 def log_summary(name: str, dataset: DepthDataset) -> None:
-    """Log what a data set holds, and a warning if its depth can hardly be in metres.
+    """Log what a data set holds, and a warning if its depth is probably not in metres.
 
     Args:
         name: what it is, to begin the line with.

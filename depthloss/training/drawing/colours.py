@@ -18,7 +18,7 @@ ERROR_LIMITS = (0.1, 0.2, 0.5, 1.0)
 DEPTH_COLOURS: Colormap = matplotlib.colormaps["inferno_r"].with_extremes(bad=INVALID_GREY)
 # Blue is too near, red is too far.
 ERROR_COLOURS: Colormap = matplotlib.colormaps["RdBu_r"].with_extremes(bad=INVALID_GREY)
-# Of Okabe and Ito, without the yellow that white swallows.
+# Colours of Okabe and Ito, without the yellow, which is hard to see on white.
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
@@ -43,7 +43,7 @@ def ticks(norm: Normalize, count: int = 5) -> np.ndarray:
 
 
 def percent(value: float) -> str:
-    """Return a relative error in words of a scale: "+10 %", "−5 %", "0 %"."""
+    """Return a relative error as the label of a scale: "+10 %", "−5 %", "0 %"."""
     return f"{100 * value:+.3g} %".replace("-", "−") if value else "0 %"
 
 

@@ -149,7 +149,7 @@ def figure_png(fig: Figure, dpi: int = 110) -> bytes:
 
 
 def _curve_panels(series: dict[str, Series]) -> list[tuple[str, str, dict[str, Series]]]:
-    # The finest scale of the RGB pass stands for the rest, which looks alike and would bury it.
+    # Only the finest scale of the RGB pass: the others look alike and would hide it.
     terms, weights = {}, {}
     for name, values in series.items():
         match = re.fullmatch(r"train/(?:scale_0/)?(?!scale_\d+/|rgbd/)(.+)_epoch", name)
@@ -158,7 +158,7 @@ def _curve_panels(series: dict[str, Series]) -> list[tuple[str, str, dict[str, S
         if re.search(r"sigma_|weight|alpha_t", match[1]):
             weights[match[1]] = values
         elif not re.match(r"gradient/", match[1]):  # levels of one term
-            # Some losses have two names for one thing.
+            # Some losses log one value under two names.
             if not any(np.array_equal(values, other, equal_nan=True) for other in terms.values()):
                 terms[match[1]] = values
     loss = {
@@ -195,7 +195,7 @@ def _draw_panel(ax: Axes, name: str, scale: str, lines: dict[str, Series]) -> No
     positive = finite.size > 0 and finite.min() > 0
     if positive and (scale == "log" or (scale == "auto" and finite.max() > 30 * finite.min())):
         ax.set_yscale("log")
-        if finite.max() < 1.5 * finite.min():  # a log axis has no ticks to show within so little
+        if finite.max() < 1.5 * finite.min():  # a log axis has no ticks within so small a range
             ax.set_ylim(finite.min() / 2, finite.max() * 2)
         wide = finite.max() > 300 * finite.min()
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=12))

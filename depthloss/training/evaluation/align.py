@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Where depth is inverted, a predicted depth below this one counts as this one; in metres.
+# Where depth is inverted, a smaller predicted depth counts as this one; in metres.
 NEAREST = 1e-6
 
 

@@ -63,7 +63,7 @@ class Result:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command; errors of the user's making end it with one line and exit status 2."""
+    """Run the command; an error of the user ends it with one line and exit status 2."""
     argv = start_log(sys.argv[1:] if argv is None else argv)
     try:
         run(argv)
@@ -83,7 +83,7 @@ def run(argv: list[str]) -> Result:
         argv: the command line without the program's name.
 
     Raises:
-        ConfigError: something that cannot be evaluated, or written.
+        ConfigError: the checkpoint, a flag or the data cannot be used, or the files cannot be written.
         DataError: a file of the data is missing or faulty.
         SystemExit: after `--help`.
     """
@@ -221,7 +221,7 @@ def _protocol(options: Namespace, run: Run) -> Protocol:
 def _out(options: Namespace, overrides: list[str], run: Run, other: Run | None, protocol: Protocol) -> Path:
     if options.out is not None:
         return Path(options.out)
-    # Another split, data or protocol is another evaluation, and replaces none.
+    # Each split, data set and protocol has a folder of its own, so that no evaluation replaces another.
     words = [run.path.stem, run.split, Path(options.data).name if options.data else ""]
     for flag, _, value in (override.partition("=") for override in overrides):
         words.append(re.sub(r"[^\w.]+", "-", f"{flag.rpartition('.')[2]}-{Path(value).name}").strip("-"))
@@ -278,7 +278,7 @@ def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str,
 
 @contextlib.contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write to; its files take their place in `out` only if nothing went wrong."""
+    """Yield a folder to write to; its files move to `out` only if no error occurred."""
     temporary = out.with_name(f".{out.name}-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """Sums of float64 numbers that do not depend on their order, on the batches or on the ranks.
 
-A number is written as whole digits to base 2^32, which are added as int64. That is exact and associative, and
-int64 is a dtype of every device and of no conversion to half precision.
+A number is written as whole digits to base 2^32, which are added as int64. That is exact and associative.
+Every device has int64, and no conversion to half precision touches it.
 """
 
 from __future__ import annotations

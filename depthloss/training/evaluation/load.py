@@ -88,7 +88,7 @@ def load_run(
     tree, weights = config_in(path, state, ""), state.get("state_dict")
     if not tree or not weights or not isinstance(weights, dict):
         raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
-    # Only where the run lies is needed of it, and what a trainer is made of may be any class.
+    # Of the section trainer only the run directory is needed; its other keys may name any class.
     trainer = tree.get("trainer") or {}
     tree = {**tree, "trainer": {k: v for k, v in trainer.items() if k == "default_root_dir"}}
     check_trusted(tree, networks, str(path), "--network")
@@ -138,7 +138,7 @@ def build_data(run: Run, min_depth: float, max_depth: float) -> DepthDataset:
         min_depth=min(params.min_depth, min_depth),
         max_depth=max(params.max_depth, max_depth),
         augmentation=datasets.augmentation,
-        # The seed that the training gives it, which decides what a rendered data set shows.
+        # The seed that the training gives this split: it decides what a rendered data set shows.
         seed=run.cfg.seed + SPLITS.index(run.split),
         skip_bad_frames=datasets.skip_bad_frames,
     )

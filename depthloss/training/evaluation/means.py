@@ -25,7 +25,7 @@ from depthloss.training.evaluation.protocol import check_depths, range_name
 
 
 class DepthMetrics(Metric):
-    """Means of `METRICS` over the images that have valid pixels; exact, in whatever order and on many ranks.
+    """Means of `METRICS` over the images that have valid pixels; exact, for any order and number of ranks.
 
     The prediction is clamped to [min_depth, max_depth]. A non-finite prediction at a valid pixel is counted
     in `nonfinite`, misses a1 to a3, and makes the other means NaN: it is the model's fault and must show.
@@ -90,7 +90,7 @@ class DepthMetrics(Metric):
 class StratifiedMetrics(Metric):
     """The metrics of `pooled()` over all pixels of a data set, by range of depth and by object class.
 
-    Exact, in whatever order and on many ranks. Silog is taken over the pixels of all images at once.
+    Exact, for any order and number of ranks. Silog is taken over the pixels of all images at once.
 
     Args:
         bounds: (low, high) of each range of ground truth depth in metres, low included, without gaps.

@@ -13,7 +13,7 @@ from depthloss.training.evaluation.result import Evaluation, Row
 from depthloss.training.evaluation.wording import metric, metric_names, number, signed, value_of
 
 COLUMNS = ("evaluation", "table", "row", "metric", "value", "unit")
-# Of the tables by distance and class, what fits a terminal; the files have all.
+# Columns of the tables by distance and class that fit a terminal; the files have all.
 LINES = 60  # of a table, at most
 SHOWN = ("abs_rel", "rmse", "mae", "silog", "irmse", "a1", "a2", "a3")
 
@@ -124,7 +124,7 @@ def _pooled_lines(
 
 
 def _number(value: float, over: int) -> str:
-    # Where there was something to measure, NaN comes from a prediction, and is to be seen.
+    # Where pixels were measured, NaN comes from a prediction and must show.
     return "nan" if over and math.isnan(value) else number(value)
 
 

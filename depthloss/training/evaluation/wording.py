@@ -16,7 +16,7 @@ COUNTS = ("images", "empty", "nonfinite", "pixels", "valid", "index", "low", "hi
 
 
 def metric(name: str) -> Meaning:
-    """Return what is known of a metric; of a count, nothing."""
+    """Return the meaning of a metric; an empty one for a count."""
     return METRICS.get(name) or EDGE_METRICS.get(name) or Meaning("", None, "")
 
 

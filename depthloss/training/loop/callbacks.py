@@ -39,7 +39,7 @@ class Averaging(WeightAveraging):
         """Copy the module."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            # A number that is read in every step: on the device each reading would wait for it.
+            # It is read in every step: on the device each read would synchronise.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class Averaging(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take both back to go on with the training; a test keeps the average, which is loaded by now."""
+        """Restore both to resume the training; a test keeps the average, which is loaded already."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -248,7 +248,7 @@ class Pictures(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Write the pictures of what there is."""
+        """Write the pictures of what was logged so far."""
         self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
@@ -258,7 +258,7 @@ class Pictures(L.Callback):
         try:
             self._draw(trainer)
         except Exception:
-            # No picture is worth a run; nor may it take the place of the error that stopped one.
+            # A failed picture must neither stop a run nor hide the error that stopped it.
             log.exception("the pictures could not be written; the training does not need them")
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -368,7 +368,8 @@ class LossProfiler(L.Callback):
             )
 
     def _begin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # A view is recorded here: the predictions themselves are older than the rest of the network's pass.
+        # Views, recorded here, so that their hooks fire when the loss's backward pass ends. The predictions
+        # were recorded earlier, within the network's pass.
         call: dict[str, Any] = {}
         single = isinstance(args[0], Tensor)
         views = [x.view_as(x) for x in ([args[0]] if single else args[0])]

@@ -1,4 +1,4 @@
-"""The guard of a step: a loss or gradient that is not finite changes nothing, and not for long."""
+"""The guard of a step: a loss or gradient that is not finite skips it; too many in a row stop the run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class TrainingDiverged(RuntimeError):
 
 
 class StepGuard:
-    """Judges each step of the optimiser, takes back what a skipped one changed, and counts.
+    """Decides whether each step of the optimiser is taken, undoes what a skipped one changed, and counts.
 
-    With a gradient scaler (fp16), gradients that overflow although the loss is finite are its business: it
-    lowers its scale and goes on. Such a step is skipped like any other, but counted in `overflows`, and not
-    among those in a row, until a scale of 1 has been too high as well.
+    A gradient scaler (fp16) handles gradients that overflow although the loss is finite: it lowers its scale.
+    Such a step is skipped like any other, but counted in `overflows`, and not among those in a row, until a
+    scale of 1 has been too high as well.
 
     Attributes:
         skipped: steps whose loss or gradient was not finite.
@@ -33,7 +33,7 @@ class StepGuard:
 
     def __init__(self) -> None:
         self.skipped = self.overflows = self.in_a_row = 0
-        self._scaler: Any = None  # where it may be why the step is skipped, and its scale then
+        self._scaler: Any = None  # where it may be the cause of a skip, with its scale at that time
         self._scale = 0.0
         self._buffers: list[Tensor] = []
 
@@ -75,7 +75,7 @@ class StepGuard:
         self.in_a_row = 0
 
     def skip(self, buffers: Iterable[Tensor], epoch: int, step: int, names: Sequence[str]) -> None:
-        """Take the buffers back, and count and log the skipped step.
+        """Restore the buffers; count and log the skipped step.
 
         Args:
             buffers: as for `keep`.
@@ -88,7 +88,7 @@ class StepGuard:
         """
         for buffer, before in zip(buffers, self._buffers, strict=True):
             buffer.copy_(before)
-        # By now the scaler has made up its mind.
+        # The scaler has updated its scale by now.
         if self._scale > 1 and self._scaler.get_scale() < self._scale:
             self.overflows += 1
             log.info(
@@ -122,5 +122,5 @@ class StepGuard:
         return [self.skipped, self.in_a_row, self.overflows]
 
     def load_state_dict(self, state: Sequence[int]) -> None:
-        """Take the counts back; older checkpoints have no overflows."""
+        """Restore the counts; older checkpoints have no overflows."""
         self.skipped, self.in_a_row, self.overflows = (*state, 0)[:3]

@@ -1,4 +1,4 @@
-"""metrics.csv: what a run has logged, of which a kill costs no row."""
+"""metrics.csv: the logged values of a run; a kill loses no row."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger("depthloss.training")
 class MetricsCSV(Logger):
     """Writes each row when it is logged; a new column rewrites the file, whole or not at all.
 
-    Lightning's own deletes the file of the run that it goes on with, and rewrites it in place: a kill at that
-    moment costs all rows.
+    Lightning's own logger deletes the file of a resumed run and rewrites it in place: a kill at that moment
+    loses all rows.
 
     Args:
         file: metrics.csv; what is in it is replaced.
-        rows: what it begins with, of the run that is gone on with.
+        rows: its first rows, those of the run that is resumed.
     """
 
     def __init__(self, file: Path, rows: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -82,7 +82,7 @@ class MetricsCSV(Logger):
 
 
 def rows_before(metrics_csv: Path, step: int) -> list[dict[str, str]]:
-    """Return the rows of a metrics.csv up to the step that a run goes on from; none if there is no file.
+    """Return the rows of a metrics.csv up to the step that a run is resumed from; none without a file.
 
     A row that a killed process did not finish is left out, with a log line.
     """

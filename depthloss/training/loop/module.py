@@ -45,7 +45,7 @@ class DepthModule(L.LightningModule):
     Attributes:
         guard: judges and counts the steps.
         skipped_frames: frames of the training set, of all processes, that could not be read.
-        started: whether a run has begun, with what a checkpoint had to restore.
+        started: whether the run has begun, with the state of a checkpoint restored.
         step_taken: whether the batch just done ended with a step of the optimiser that was not skipped.
         accumulating: whether gradients wait for further batches before the next step.
     """
@@ -93,7 +93,7 @@ class DepthModule(L.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def setup(self, stage: str) -> None:
-        """Join the ranks' losses, if they are to be: the strategy has made the group of processes by now."""
+        """Give the loss the group of processes, if configured: the strategy has made the group by now."""
         if self.process_group and self.trainer.world_size > 1:
             for loss in self.model.supervised_loss.modules():
                 if hasattr(loss, "process_group"):
@@ -230,14 +230,14 @@ class DepthModule(L.LightningModule):
                 self.check_weights()
 
     def on_train_epoch_start(self) -> None:
-        """Begin to count."""
+        """Reset the count of the epoch's steps."""
         self._taken = 0
 
     def check_weights(self) -> None:
-        """Check that the weights are finite: nothing brings them back, and no checkpoint may hold them.
+        """Check that the weights are finite: training cannot repair them, and no checkpoint may hold them.
 
         Raises:
-            TrainingDiverged: they are not.
+            TrainingDiverged: they are not finite.
         """
         if names := nonfinite(self.state_dict()):
             groups = self.trainer.optimizers[0].param_groups
@@ -250,7 +250,7 @@ class DepthModule(L.LightningModule):
 
     def _diverged(self, what: str) -> TrainingDiverged:
         kept = [
-            f"; another run can start from {c.best_model_path}, of before, by --model.init_from"
+            f"; start another run from {c.best_model_path}, which is whole, by --model.init_from"
             for c in self.trainer.checkpoint_callbacks
             if c.best_model_score is not None and c.best_model_score.isfinite()
         ]
@@ -286,7 +286,7 @@ class DepthModule(L.LightningModule):
     def log_epoch(self, values: Mapping[str, float]) -> None:
         """Log values of the epoch that ends, now: Lightning would do so after the checkpoints of the epoch.
 
-        A run that goes on from a checkpoint does not repeat the epoch, so its row must be written before.
+        A run resumed from a checkpoint does not repeat the epoch, so its row must be written before.
         """
         self.log_dict(dict(values), logger=False)
         for logger in self.trainer.loggers:
@@ -367,6 +367,6 @@ class DepthModule(L.LightningModule):
         checkpoint.setdefault("weights", "current")  # "averaged" by `Averaging`, which is called before
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take back the counts."""
+        """Restore the counts."""
         self.guard.load_state_dict(checkpoint.get("skipped_steps", (0, 0)))
         self.skipped_frames = checkpoint.get("skipped_frames", 0)

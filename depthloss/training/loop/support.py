@@ -53,11 +53,11 @@ class GradientSupport(L.Callback):
             self._report(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been counted."""
+        """Return the counts."""
         return {"seen": self._seen, "names": self._names, "sums": self._sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the counts."""
         self._seen, self._names, self._sums = (state_dict[key] for key in ("seen", "names", "sums"))
 
     def _add(self, module: torch.nn.Module, args: tuple[Any, ...], output: dict[str, Any]) -> None:

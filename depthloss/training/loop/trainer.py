@@ -1,4 +1,4 @@
-"""Lightning's trainer, as a configuration and the machine ask for it."""
+"""Building Lightning's trainer for a configuration and this machine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_trainer(cfg: Namespace) -> None:
     """Check what the training needs of the machine and of Lightning, before anything is built.
 
     Raises:
-        ConfigError: something that is not there, or that does not go together; the text says what to change.
+        ConfigError: something is missing, or two settings conflict; the text says what to change.
     """
     trainer = cfg.trainer
     if trainer.max_epochs is None or trainer.max_epochs < 1:
@@ -128,10 +128,10 @@ def build_trainer(
         run_dir: where metrics.csv and the pictures go.
         checkpoint_dir: where the checkpoints go.
         events: where TensorBoard's files go.
-        resume_step: step that the run goes on from; None if it is new.
+        resume_step: step that the run is resumed from; None if it is new.
 
     Raises:
-        ConfigError: settings of the trainer that it refuses.
+        ConfigError: Lightning refuses a setting.
     """
     metrics_csv = run_dir / "metrics.csv"
     goes_on = rank_zero_only.rank == 0 and resume_step is not None
@@ -187,7 +187,7 @@ def _without_gradient(model: SemiSupCompletionModel, data: DepthData) -> list[st
 
 
 def _processes(trainer: Namespace) -> dict[str, int]:
-    # torchrun has made the processes by now; Lightning wants to be told how many.
+    # torchrun has started the processes; Lightning must be told how many.
     if not TorchElasticEnvironment.detect():
         return {}
     here, world = (int(os.environ[key]) for key in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))

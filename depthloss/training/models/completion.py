@@ -30,7 +30,7 @@ class SemiSupCompletionModel(nn.Module):
         depth_net: maps ``(rgb, input_depth or None)``, or ``rgb`` if its ``forward`` has no ``input_depth``,
             to a dict with ``inv_depths`` and, in training with input depth, ``inv_depths_rgbd`` and
             ``depth_loss``, such as :class:`ResNetSAN01`; or to what :func:`inverse_depths` takes.
-        supervised_loss: ``depthloss.SupervisedLoss`` or alike.
+        supervised_loss: ``depthloss.SupervisedLoss``, or a module with its interface.
         supervised_loss_weight: w.
         weight_rgbd: weight of the RGB-D pass, ≥ 0.
         flip_lr_prob: probability that a training sample is mirrored, drawn per sample from torch's generator

@@ -22,7 +22,7 @@ IMAGENET_FILES = {
     50: "https://download.pytorch.org/models/resnet50-0676ba61.pth",
 }
 
-# What stands before the names of the encoder's weights in a checkpoint of train.py.
+# Prefix of the encoder's weights in a checkpoint of train.py.
 ENCODER = "model.depth_net.encoder."
 
 
@@ -189,7 +189,7 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
 
 
 def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:
-    if os.path.isdir(path):  # no error for a name that cannot be
+    if os.path.isdir(path):  # raises no error for an impossible name
         raise FileNotFoundError(f"weights={str(path)!r} is a folder: give a file, such as best.ckpt in it")
     if not os.path.isfile(path):
         raise FileNotFoundError(

@@ -47,7 +47,7 @@ folders of the images. What cannot be read is named at the end, with exit status
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command; exit status 2 after an error of the user's making, 1 if an image was not predicted."""
+    """Run the command; exit status 2 after an error of the user, 1 if an image was not predicted."""
     argv = start_log(sys.argv[1:] if argv is None else argv)
     try:
         report = run(argv)
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> Report:
         argv: the command line without the program's name.
 
     Raises:
-        ConfigError: something that cannot be predicted, or written.
+        ConfigError: the checkpoint, a flag or an input cannot be used, or the results cannot be written.
         NetworkError: what the network returned is no depth.
         OSError: there is no room for the results.
         SystemExit: after `--help`.
@@ -242,7 +242,7 @@ def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int
         )  # fmt: skip
     method = run.cfg.model.loss.supervised_method.removeprefix("sparse-")
     if method in UP_TO_SCALE:
-        log.warning("trained with %s, which leaves scale and shift open: the values are no metres", method)
+        log.warning("trained with %s, which leaves scale and shift open: the values are not metres", method)
 
 
 def _say_how(report: Report, results: Results, seconds: float) -> None:

@@ -21,7 +21,7 @@ from depthloss.training.prediction.pictures import Item, Pictures
 from depthloss.training.prediction.results import Results
 from depthloss.training.progress import Progress
 
-WAITING = 4  # batches' worth of images that wait for others of their size
+WAITING = 4  # most batches of images that wait for others of their size
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Report:
         faults: one line for each that could not be predicted.
         turned: number of images that were turned as their EXIF orientation says.
         reduced: number of images of 16 bits per channel, of which the network gets 8.
-        clipped: by the name of the image, pixels nearer or farther than the PNG can say.
+        clipped: by the name of the image, pixels nearer or farther than the PNG can store.
         nonfinite: likewise, pixels without a finite prediction.
     """
 

@@ -49,7 +49,7 @@ class Results:
             depth: float32 [H, W] in metres.
 
         Returns:
-            How many pixels are nearer or farther than the PNG can say.
+            How many pixels are nearer or farther than the PNG can store.
 
         Raises:
             OSError: a file could not be written.

@@ -18,7 +18,7 @@ from depthloss.training.rendering.bounds import NEAR, bounds
 
 Vector = Sequence[float]
 
-# What a surface can be of.
+# Kinds of primitives that a surface belongs to.
 KINDS = ("surface", "box", "sphere", "pole")
 
 

@@ -21,7 +21,7 @@ _X, _Y, _Z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
 class _Builder:
-    """A scene in the making, with its random stream."""
+    """A scene under construction, with its random stream."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene) -> None:
         self.rng, self.scene = rng, scene

@@ -10,7 +10,7 @@ import numpy as np
 
 from depthloss.training.evaluation.wording import number
 
-# abs_rel of an image, from where on it is called so.
+# Grades of an image, with the abs_rel at which each begins.
 GRADES = (("Excellent", 0.0), ("Good", 0.05), ("Fair", 0.1), ("Poor", 0.2), ("Bad", 0.3))
 SERIES = ("candidate", "baseline")
 MAX_BINS = 32

@@ -131,7 +131,7 @@ def percent_of(here: float, there: float) -> str:
 
 
 def _shown(row: Row, name: str) -> str:
-    # A NaN of pixels that there are is a prediction that is not finite, and must show.
+    # Where there are pixels, NaN comes from a prediction that is not finite, and must show.
     nothing = name not in row or not row.get("pixels", row.get("valid", row.get("images", 1)))
     value = value_of(row, name)
     return DASH if nothing else number(value) if math.isfinite(value) else "NaN"

@@ -47,8 +47,8 @@ def write_page(
     Args:
         path: the HTML file.
         candidate: what is reported.
-        baseline: what it is compared with, measured on the same frames by the same protocol; where that is
-            not so the page says it.
+        baseline: what it is compared with, measured on the same frames by the same protocol; the page says
+            where it was not.
         curves: metrics.csv of the run; None = it is not known.
     """
     text = page_html(candidate, baseline, curves)
@@ -71,7 +71,7 @@ def page_html(candidate: Evaluation, baseline: Evaluation | None = None, curves:
     body = "".join(f'<h2 id="s{i}">{name}</h2>{html}' for i, (name, html) in enumerate(sections.items()))
     links = "".join(f'<a href="#s{i}">{name}</a>' for i, name in enumerate(sections))
     protocol = str(candidate.protocol.get("text", "")).split("; ")
-    # The policy forbids whatever a name that slipped through could try to load or run.
+    # The policy forbids the page to load or run anything, even if a name were not escaped.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
