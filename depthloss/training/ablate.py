@@ -32,7 +32,7 @@ log = logging.getLogger("depthloss.training")
 
 DESCRIPTION = """Train the variants of a study in every condition and with every seed, and compare them.
 
-A run that is finished is skipped, one that was interrupted goes on: the same command can be given again at
+A run that is finished is skipped, one that was interrupted is resumed: the same command can be given again at
 any time. Further arguments (--dotted.key value) change every run.
 """
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         return complain("ablate", error, 2)
     except KeyboardInterrupt:
-        return complain("ablate", "stopped; the same command goes on", 130)
+        return complain("ablate", "stopped; the same command resumes", 130)
 
 
 def run(argv: list[str]) -> int:

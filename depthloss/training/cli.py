@@ -23,7 +23,7 @@ from depthloss.training.checkpoints.lock import locked
 from depthloss.training.checkpoints.resume import (
     check_fits,
     check_resume,
-    how_to_go_on,
+    how_to_resume,
     parse_from_checkpoint,
     refuse_other_run,
 )
@@ -69,7 +69,7 @@ QUIET = (
 
 
 class Stopped(RuntimeError):
-    """A signal or a full disk stopped the run; the text says whether and how it can go on."""
+    """A signal or a full disk stopped the run; the text says whether and how it can be resumed."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -196,7 +196,7 @@ def _train_in(
     if checkpoint:
         check_fits(checkpoint, state, module, module.parameter_groups())
         if cfg.model.init_from:
-            log.info("model.init_from: not read again, as the run goes on from its own checkpoint")
+            log.info("model.init_from: not read again, as the run resumes from its own checkpoint")
     elif cfg.model.init_from:
         log.info("%s", init_from(module.model.depth_net, cfg.model.init_from))
     del state  # Lightning reads it once more
@@ -234,7 +234,7 @@ def _train_in(
         log.info("%s", _plan(cfg, run_dir, checkpoint_dir, predicts=validates(cfg, data)))
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
     check_last_batch(cfg, data, module.model, trainer.world_size)
-    with _stoppable(trainer, run_dir, lambda: how_to_go_on(checkpoint_dir, cfg.model.depth_net.name)):
+    with _stoppable(trainer, run_dir, lambda: how_to_resume(checkpoint_dir, cfg.model.depth_net.name)):
         try:
             trainer.fit(
                 module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None
@@ -243,8 +243,8 @@ def _train_in(
             if checkpoint is None or module.started or isinstance(error, (ConfigError, CheckpointError)):
                 raise
             raise ConfigError(
-                f"--resume {checkpoint}: it cannot be restored ({type(error).__name__}: {error}); go on from "
-                "another one"
+                f"--resume {checkpoint}: it cannot be restored ({type(error).__name__}: {error}); "
+                "resume from another one"
             ) from error
     if "test" in data.datasets:
         best = _to_test(trainer, checkpoint_dir)

@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_whole_files_only(kitti, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(shutil, "copyfile", half)
     message = refusal(capsys, "kitti-dc", root, tmp_path / "out")
-    assert "No space left on device" in message and message.endswith("run the same command again, it goes on")
+    assert "No space left on device" in message and message.endswith("run the same command again, it resumes")
     assert not list((tmp_path / "out").rglob("*.part"))
     assert len([p for p in (tmp_path / "out").rglob("*.png")]) == 6
     monkeypatch.setattr(shutil, "copyfile", copy)

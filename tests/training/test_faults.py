@@ -98,7 +98,7 @@ def test_the_one_before_a_damaged_one_is_used_and_it_says_so(train, caplog, whic
         part = train(*arguments, "--resume", which)
     assert_same(load(part)["state_dict"], load(whole)["state_dict"])
     text = "\n".join(caplog.messages)
-    assert f"going on from the newest whole checkpoint, {PREVIOUS}" in text
+    assert f"resuming from the newest whole checkpoint, {PREVIOUS}" in text
     if how is not Path.unlink:
         reason = "it is not the whole zip archive" if how is cut else "its record archive/data/"
         assert f"{LAST}: the file is damaged, or no checkpoint ({reason}" in text
@@ -113,7 +113,7 @@ def test_without_a_file_the_one_before_is_used_as_well(train, caplog):
     with caplog.at_level(logging.WARNING, "depthloss"):
         again = cli.run([f"--resume={LAST}", "--max-epochs=3"])
     assert load(again)["epoch"] == 2
-    assert len([m for m in caplog.messages if "going on from the newest whole checkpoint" in m]) == 1
+    assert len([m for m in caplog.messages if "resuming from the newest whole checkpoint" in m]) == 1
 
 
 def test_going_on_from_the_previous_one_on_purpose(train):
@@ -191,7 +191,7 @@ def test_a_full_disk(train):
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"train.py: error: {LAST.resolve()} could not be written: file too large: raise the limit "
-        f"(ulimit -f); what was there before is intact; go on with: train.py --resume {LAST}"
+        f"(ulimit -f); what was there before is intact; resume with: train.py --resume {LAST}"
     )
     assert LAST.read_bytes() == before
     assert sorted(p.name for p in LAST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -232,7 +232,7 @@ def test_no_room_for_the_log(main, monkeypatch):
         f"train.py: error: a file in {Path('runs/run').resolve()} could not be written: no space left on "
         "device: make room on its file system"
     )
-    assert line.endswith("so there is no checkpoint to go on from; the same command starts over")
+    assert line.endswith("so there is no checkpoint to resume from; the same command starts over")
 
 
 # ---- bad frames and bad losses

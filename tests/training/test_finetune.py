@@ -152,7 +152,7 @@ def test_a_run_that_starts_from_another(train, caplog, with_callback):
         train(*second, "--resume", "--max-epochs=2")
     with caplog.at_level(logging.INFO, "depthloss"):
         train(*second, "--resume", "--max-epochs=2", "--model.init_from=runs/first")
-    assert "model.init_from: not read again, as the run goes on from its own checkpoint" in caplog.text
+    assert "model.init_from: not read again, as the run resumes from its own checkpoint" in caplog.text
     assert caplog.text.count("the network starts from") == 1
 
 

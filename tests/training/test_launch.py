@@ -29,14 +29,14 @@ def test_slurm_does_not_requeue_by_itself_but_the_same_command_goes_on(
         first = train("--max-epochs=1", "--resume=auto")
     environment = first.trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment) and environment.auto_requeue is False
-    line = "SLURM: with --resume auto, the same command starts a run and, requeued, goes on with it"
+    line = "SLURM: with --resume auto, the same command starts a run and, requeued, resumes it"
     assert line in caplog.messages
     assert load(train("--max-epochs=2", "--resume=auto"))["epoch"] == 1
 
 
-def test_a_run_that_is_started_twice_is_told_how_to_go_on(train):
+def test_a_run_that_is_started_twice_is_told_how_to_resume(train):
     train("--max-epochs=1")
-    with pytest.raises(ConfigError, match="already holds a run.* go on with it by --resume"):
+    with pytest.raises(ConfigError, match="already holds a run.* resume it by --resume"):
         train("--max-epochs=1")
 
 

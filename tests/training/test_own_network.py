@@ -105,10 +105,10 @@ def test_the_network_of_the_page(here, capsys):
 def test_what_to_do_after_a_stop_names_the_network(here):
     (here / "checkpoints").mkdir()
     (here / "checkpoints/last.ckpt").touch()
-    text = training.how_to_go_on(Path("checkpoints"), NAME)
-    assert text == f"go on with: train.py --resume checkpoints/last.ckpt --model.depth_net.name {NAME}"
-    text = training.how_to_go_on(Path("checkpoints"), "ResNetSAN01")
-    assert text == "go on with: train.py --resume checkpoints/last.ckpt"
+    text = training.how_to_resume(Path("checkpoints"), NAME)
+    assert text == f"resume with: train.py --resume checkpoints/last.ckpt --model.depth_net.name {NAME}"
+    text = training.how_to_resume(Path("checkpoints"), "ResNetSAN01")
+    assert text == "resume with: train.py --resume checkpoints/last.ckpt"
 
 
 # ---- what the configuration says of it

@@ -475,7 +475,7 @@ def test_a_file_that_cannot_be_written(here, monkeypatch, capsys, number):
     assert stop.value.code == 1 and files() == []
     if number == errno.ENOSPC:
         assert "could not be written: no space left on device: make room" in line
-        assert line.endswith("; --skip-existing goes on")
+        assert line.endswith("; --skip-existing resumes")
     else:
         assert line.startswith(f"  {here}/in/a.png: out/npy/.a-") and line.endswith("Input/output error")
 

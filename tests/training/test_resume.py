@@ -103,10 +103,10 @@ def test_a_kill_right_after_a_checkpoint(train, monkeypatch, caplog, which, epoc
     with pytest.raises(RuntimeError, match="killed"):
         train("--name=part", *arguments, "--checkpoint.save_top_k=-1")
     monkeypatch.setattr(L.Trainer, "save_checkpoint", save)
-    with pytest.raises(ConfigError, match="runs/part already holds a run.*go on with it by --resume"):
+    with pytest.raises(ConfigError, match="runs/part already holds a run.*resume it by --resume"):
         train("--name=part", *arguments)
     part = train("--name=part", *arguments, "--checkpoint.save_top_k=-1", "--resume")
-    assert ("going on from the newest whole checkpoint" in caplog.text) == (which == "best")
+    assert ("resuming from the newest whole checkpoint" in caplog.text) == (which == "best")
     a, b = load(whole), load(part)
     for key in a.keys() - {"config", "callbacks"}:
         assert_same(a[key], b[key], key)
@@ -122,7 +122,7 @@ def test_a_kill_while_metrics_csv_is_rewritten(tmp_path, monkeypatch):
     file = tmp_path / "metrics.csv"
     MetricsCSV(file).log_metrics({"a": 1.5}, 0)
     for act in (
-        lambda: MetricsCSV(file, rows_before(file, 9)),  # a run that goes on
+        lambda: MetricsCSV(file, rows_before(file, 9)),  # a resumed run
         lambda: MetricsCSV(file, rows_before(file, 9)).log_metrics({"b": 2.5}, 1),  # a new column
     ):
         with monkeypatch.context() as patch:
@@ -292,7 +292,7 @@ def test_a_longer_cosine_is_that_of_the_longer_run(train, capsys):
     rates = [[float(r["lr/Depth"]) for r in rows(run) if r["lr/Depth"]] for run in (whole, part)]
     assert rates[0] == pytest.approx([0.01, 0.00933013, 0.0075, 0.005, 0.0025, 0.000669873])
     assert rates[1] == pytest.approx([0.01, 0.0075, 0.0025, 0.005, 0.0025, 0.000669873])
-    assert table[1].split() == ["Depth", "6", "349", "0.005"], "the rate that the run goes on with"
+    assert table[1].split() == ["Depth", "6", "349", "0.005"], "the rate that the run resumes with"
 
 
 # ---- files that a kill has left

@@ -86,7 +86,7 @@ def _progress(trial: Trial) -> tuple[int, dict[str, Any]]:
 
 
 def train(trial: Trial, before: int, threads: int | None = None) -> str | None:
-    """Train one run, or go on with it.
+    """Train one run, or resume it.
 
     Args:
         trial: the run.
@@ -97,13 +97,13 @@ def train(trial: Trial, before: int, threads: int | None = None) -> str | None:
         What went wrong; None if nothing did.
 
     Raises:
-        KeyboardInterrupt: the run can go on.
+        KeyboardInterrupt: the run can be resumed.
     """
     config = trial.directory.parent / f"{trial.name}.yaml"
     with whole_file(config) as file:
         file.write_text(yaml.safe_dump(trial.tree, sort_keys=False), encoding="utf-8")
     resume = bool(checkpoints_in(trial.directory / "checkpoints"))
-    log.info("%s: %s", trial.name, f"going on after epoch {before}" if resume else "training")
+    log.info("%s: %s", trial.name, f"resuming after epoch {before}" if resume else "training")
     status = launch(trial, config, resume, threads)
     if not status:
         # A finished run needs no previous.ckpt.
@@ -136,7 +136,7 @@ def launch(trial: Trial, config: Path, resume: bool, threads: int | None) -> int
         try:
             return process.wait()
         except KeyboardInterrupt:
-            # The terminal has sent Ctrl-C to the child as well: it says how to go on and ends.
+            # The terminal has sent Ctrl-C to the child as well: it says how to resume and ends.
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:

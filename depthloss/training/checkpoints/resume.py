@@ -100,11 +100,11 @@ def refuse_other_run(name: str, run_dir: Path, checkpoint_dir: Path, checkpoint:
             continue
         if directory == checkpoint_dir and directory != run_dir / "checkpoints":
             raise ConfigError(
-                f"checkpoint.dirpath: {directory} already holds the checkpoints of a run: go on with it by "
+                f"checkpoint.dirpath: {directory} already holds the checkpoints of a run: resume it by "
                 "--resume, or give this one a folder of its own by --checkpoint.dirpath"
             )
         raise ConfigError(
-            f"{run_dir} already holds a run, with checkpoints in {directory}: go on with it by --resume, or "
+            f"{run_dir} already holds a run, with checkpoints in {directory}: resume it by --resume, or "
             f"give this one a name of its own by --name (now {name!r})"
         )
 
@@ -202,7 +202,7 @@ def check_fits(
         )
 
 
-def how_to_go_on(checkpoint_dir: Path, network: str) -> str:
+def how_to_resume(checkpoint_dir: Path, network: str) -> str:
     """Return what to do after a run was stopped: its checkpoints hold the configuration as well.
 
     Args:
@@ -213,8 +213,8 @@ def how_to_go_on(checkpoint_dir: Path, network: str) -> str:
     if there := checkpoints_in(checkpoint_dir):
         newest = last if last in there else max(there, key=lambda p: p.stat().st_mtime)
         own = "" if network in NETWORKS else f" --model.depth_net.name {network}"
-        return f"go on with: train.py --resume {newest}{own}"
-    return "no epoch was finished, so there is no checkpoint to go on from; the same command starts over"
+        return f"resume with: train.py --resume {newest}{own}"
+    return "no epoch was finished, so there is no checkpoint to resume from; the same command starts over"
 
 
 def _changed(checkpoint: Path, keys: dict[str, tuple[Any, Any]]) -> ConfigError:

@@ -93,7 +93,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
             _pass_over(path, error)
             continue
         if path.stem != LAST:
-            log.warning("going on from the newest whole checkpoint, %s", path)
+            log.warning("resuming from the newest whole checkpoint, %s", path)
         return path
     return None
 
@@ -129,7 +129,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def set_aside_damaged(checkpoint: Path) -> None:
-    """Rename a damaged last.ckpt or best.ckpt beside the checkpoint from which a run goes on.
+    """Rename a damaged last.ckpt or best.ckpt beside the checkpoint from which a run resumes.
 
     The next save would make it previous.ckpt, or it would pass for the best until a later epoch is better.
     """

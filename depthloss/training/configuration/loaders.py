@@ -89,7 +89,7 @@ class DepthData(L.LightningDataModule):
             raise DataError("\n".join(faults))
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the training set; in a resumed run it goes on where the run stopped."""
+        """Return the loader of the training set; in a resumed run it resumes where the run stopped."""
         loader = self._loader("train", shuffle=True)
         loop = self.trainer.fit_loop
         # Lightning makes the first iterator before it tells the sampler its epoch.

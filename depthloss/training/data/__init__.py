@@ -100,7 +100,7 @@ def build_dataset(
         train: whether to augment.
         seed: seed of the augmentation, >= 0.
         augmentation: mapping with the fields of `Augmentation`; None = its defaults.
-        skip_bad_frames: go on where the files of a frame are missing or faulty, see `DepthDataset`.
+        skip_bad_frames: continue where the files of a frame are missing or faulty, see `DepthDataset`.
         **options: options of the data set, see its class.
 
     Returns:

@@ -50,7 +50,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
         train: whether to augment.
         seed: seed of the augmentation, >= 0.
         augmentation: mapping with the fields of `Augmentation`; None = its defaults.
-        skip_bad_frames: go on where the files of a frame are missing or faulty: in training with the next
+        skip_bad_frames: continue where the files of a frame are missing or faulty: in training with the next
             frame that can be read, in evaluation with an empty one (black, no depth). Each is logged.
 
     Raises:

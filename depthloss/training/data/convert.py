@@ -6,7 +6,7 @@
         [--associations FILE] [--max-difference 0.02]
 
 Files are copied or linked as they are, so no value changes. A conversion that
-was stopped goes on when it is run again: files appear whole or not at all, and
+was stopped resumes when it is run again: files appear whole or not at all, and
 what is there already is left alone.
 """
 
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _run(options)
     except (DataError, OSError) as error:
-        advice = "; then run the same command again, it goes on" if isinstance(error, OSError) else ""
+        advice = "; then run the same command again, it resumes" if isinstance(error, OSError) else ""
         sys.exit(complain("convert", f"{error}{advice}", 2))
 
 

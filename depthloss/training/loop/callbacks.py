@@ -24,7 +24,7 @@ log = logging.getLogger("depthloss.training")
 class Averaging(WeightAveraging):
     """The running average of weights and running statistics: Lightning validates and saves it in their place.
 
-    A checkpoint holds the average in `state_dict`, what the optimiser goes on with in `current_model_state`,
+    A checkpoint holds the average in `state_dict`, the optimiser's own weights in `current_model_state`,
     and says so under `weights`.
 
     Args:
@@ -104,7 +104,7 @@ class RunProgress(ProgressBar):
         self._enabled = True
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin where the run begins or goes on, and name the epoch."""
+        """Begin where the run begins or resumes, and name the epoch."""
         name = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         if self._progress:
             self._progress.name = name
@@ -134,7 +134,7 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show that the validation goes on."""
+        """Show the progress of the validation."""
         if not trainer.sanity_checking and self._progress:
             self._progress.update(
                 0, lambda: f"validation {batch_idx + 1}/{trainer.num_val_batches[dataloader_idx]}"

@@ -20,7 +20,7 @@ class GradientSupport(L.Callback):
 
     Such a level adds nothing to the loss: the ground truth is too sparse for its cells. The responses
     (``gradient/support_k`` in the metrics) are added up on the device and read once, at the end; a resumed
-    run goes on counting.
+    run continues the count.
 
     Args:
         steps: how many steps of the optimiser to watch; a shorter run is judged at its end.

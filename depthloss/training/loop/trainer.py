@@ -205,7 +205,7 @@ def _plugins(given: Any) -> list[Any]:
         and not TorchElasticEnvironment.detect()
     ):
         plugins.append(SLURMEnvironment(auto_requeue=False))
-        log.info("SLURM: with --resume auto, the same command starts a run and, requeued, goes on with it")
+        log.info("SLURM: with --resume auto, the same command starts a run and, requeued, resumes it")
     return plugins
 
 

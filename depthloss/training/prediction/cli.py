@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         if error.errno not in NO_ROOM:
             raise
         text = reason(error, Path(error.filename or ".").parent)
-        sys.exit(_complain(f"{error.filename} could not be written: {text}; --skip-existing goes on", 1))
+        sys.exit(_complain(f"{error.filename} could not be written: {text}; --skip-existing resumes", 1))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped by Ctrl-C; --skip-existing goes on", 130))
+        sys.exit(_complain("stopped by Ctrl-C; --skip-existing resumes", 130))
     if report.faults:
         total = report.done + len(report.faults)
         lines = "\n".join(f"  {fault}" for fault in report.faults)
