@@ -251,10 +251,10 @@ def two_paths(code: list[tuple], rounds: int = 1) -> dict[str, int] | None:
         if len(set(code[i][2])) == 2:
             arms = [every - _reached(code, (i, j)) for j in code[i][2]]
             best = max(best, (min(map(len, arms)), *arms), key=lambda x: x[0])
-    wide = [any(re.match(r"STG.*\.U16", code[i][0]) for i in arm) for arm in best[1:]]
-    if wide[0] == wide[1]:
+    two_bytes = [any(re.match(r"STG.*\.U16", code[i][0]) for i in arm) for arm in best[1:]]
+    if two_bytes[0] == two_bytes[1]:
         return None
-    level0, coarse = best[1:] if wide[0] else best[:0:-1]
+    level0, coarse = best[1:] if two_bytes[0] else best[:0:-1]
     return {"level 0": count(every - coarse), "coarse": count(every - level0)}
 
 

@@ -8,7 +8,7 @@
 //     once      forward and backward on one thread
 //     dtypes    the same for every dtype of the maps and of the mask, in rows with gaps
 //     threads   with 1..THREADS threads, from three threads at once, in a forked child: the same bits
-//     starved   with threads that the system does not give: the same bits
+//     starved   more threads than the system grants: the same bits
 //
 // Prints the loss and a hash of the gradient of every evaluation that differs in its inputs.
 #include <dlfcn.h>
@@ -105,7 +105,7 @@ struct Storage {
             at(value);
         else if (map.dtype == FLOAT64)
             at(static_cast<double>(value));
-        else if (map.dtype == FLOAT16)  // Of a normal number or 0; truncated.
+        else if (map.dtype == FLOAT16)  // Truncates; for normal numbers and 0.
             at(static_cast<uint16_t>(value == 0 ? 0 : (raw >> 13) - (112u << 10)));
         else if (map.dtype == BFLOAT16)
             at(static_cast<uint16_t>(raw >> 16));
@@ -117,7 +117,7 @@ struct Storage {
 struct Maps {
     int64_t b, h, w;
     Storage pred, gt, mask, grad;
-    // A smooth scene with a step, noise on it, a noisy prediction: the same numbers on every machine.
+    // A smooth scene with a step and noise, and a noisy prediction: the same numbers on every machine.
     Maps(int64_t b_, int64_t h_, int64_t w_, double density, int dtype = FLOAT32, int mask_dtype = BOOL,
          int64_t step = 1)
         : b(b_),
@@ -217,7 +217,7 @@ int main(int argc, char** argv) {
         for (int threads = 1; threads <= most; threads++) {
             for (int i = 0; i < 3; i++)
                 require(run(loss, maps, threads) == expected, "another number of threads, other bits");
-            // Each has a gradient to write of its own.
+            // Each caller writes its own gradient.
             std::vector<Maps> own(3, Maps(b, h, w, density));
             std::vector<std::thread> callers;
             std::vector<Result> found(own.size());

@@ -122,12 +122,12 @@ def settled(case: Case, number: float, result: Result, oracle: Result) -> Result
     """The result, with numbers replaced by the oracle's where they differ by no more than the rounding of the
     values whose differences they sum: between nearly equal maps nothing else is left.
     """
-    wide = result.terms.dtype == F64
+    double = result.terms.dtype == F64
     # An inverse depth of 0 becomes 1e6 m.
-    share = (1e-8 if wide else 1e-5) if case.values in WILD else 0.0
+    share = (1e-8 if double else 1e-5) if case.values in WILD else 0.0
 
     def settle(x: Tensor, y: Tensor) -> Tensor:
-        allowed = number * (2.0**-48 if wide else 2.0**-20) + share * y.abs()
+        allowed = number * (2.0**-48 if double else 2.0**-20) + share * y.abs()
         return torch.where((x - y).abs() <= allowed, y.to(x.dtype), x)
 
     numbers = {
@@ -142,7 +142,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
     `noise`: of a pixel's gradient; `steepest`: see `sizes`.
     """
     given, dtype = case.inputs.double(), gradient.dtype
-    wide = working_dtype(*case.inputs[:2]) == F64
+    double = working_dtype(*case.inputs[:2]) == F64
     used = torch.logical_or(*valid(case)).view(gradient.shape) & given.pred.isfinite()
     if used.sum() < FEW:
         return False
@@ -154,7 +154,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
         with torch.no_grad(), dl.use_backend("reference"):
             return dispatch.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
 
-    middle, step = value(pred), (1e-7 if wide else 1e-5) * largest(torch.where(used, pred, 0.0))
+    middle, step = value(pred), (1e-7 if double else 1e-5) * largest(torch.where(used, pred, 0.0))
     if not step or step * steepest > 1e-2:  # The step would change the statistics.
         return False
     generator = torch.Generator().manual_seed(number)
@@ -211,10 +211,10 @@ def hold(case: Case, number: int) -> str:
     statistics = any(t.align == "mean" for t in pair)
     number_size, gradient_size, steepest = sizes(case)
     result = settled(case, number_size, result, oracle)
-    wide = result.terms.dtype == F64
-    noise = gradient_size * (2.0**-48 if wide else 2.0**-21)
+    double = result.terms.dtype == F64
+    noise = gradient_size * (2.0**-48 if double else 2.0**-21)
     if case.values == "constant":  # Moments that vanish.
-        noise += 1e-17 if wide else 1e-9
+        noise += 1e-17 if double else 1e-9
     everywhere = torch.ones_like(oracle.grad, dtype=torch.bool)
     # Subnormal numbers have no relative rounding, and equal standardised maps differ by rounding alone: every
     # sign can depend on it.
