@@ -49,7 +49,8 @@ def read_yaml(path: Path) -> Any:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or no such date
-        raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as a YAML file: {reason}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
     check_depth(path, tree)

@@ -187,7 +187,7 @@ def test_what_16_bits_cannot_hold_is_counted(here, caplog):
     assert np.asarray(Image.open("out/depth/a.png")).tolist() == [[65535, 256]]
     assert np.load("out/npy/a.npy")[0, 0] == pytest.approx(401)
     assert (
-        "--png-scale 256: 16 bits hold 0.00391 to 255.996 m; 1 pixels of 1 images, such as a, are beyond and "
+        "--png-scale 256: 16 bits hold 0.00391 to 255.996 m; 1 pixel of 1 image, such as a, beyond are "
         "written as the nearest of the two"
     ) in caplog.text
     assert predicted("a.png", "--out=coarse", "--png-scale=0.2").clipped == {"a": 1}
@@ -200,7 +200,7 @@ def test_what_is_not_finite_is_counted(here, caplog):
     assert predicted("a.png", "--out=out").nonfinite == {"a": 2}  # 0 * inf is NaN
     assert np.asarray(Image.open("out/depth/a.png")).tolist() == [[0, 0]]
     assert (np.asarray(Image.open("out/preview/a.png")) == 153).all()
-    assert "not finite: 2 pixels of 1 images, such as a; 0 in the PNG, grey in the preview" in caplog.text
+    assert "not finite: 2 pixels of 1 image, such as a; 0 in the PNG, grey in the preview" in caplog.text
 
 
 def test_a_loss_that_leaves_the_scale_open_is_told(here, caplog):
@@ -331,7 +331,7 @@ def test_results_have_the_orientation_of_the_viewer(here, caplog):
     with caplog.at_level(logging.INFO, "depthloss"):
         assert predicted("a.png", "--out=out", "--formats=npy").turned == 1
     np.testing.assert_allclose(np.load("out/npy/a.npy"), depth_of(np.rot90(rgb, -1)), rtol=1e-6)
-    assert "EXIF orientation applied: 1 images, whose results are turned as well" in caplog.text
+    assert "EXIF orientation applied: 1 image, whose results are turned as well" in caplog.text
 
 
 @pytest.mark.parametrize(

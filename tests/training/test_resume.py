@@ -339,4 +339,4 @@ def test_a_torn_row_is_left_out(tmp_path, caplog, end, kept):
     with caplog.at_level(logging.WARNING, "depthloss"):
         assert [int(row["step"]) for row in rows_before(path, 6)] == kept
     torn = end not in ("0,4,0.25\n", "0,9,0.5\n")
-    assert caplog.messages == [f"{path}: 1 incomplete rows left out"] * torn
+    assert caplog.messages == [f"{path}: 1 incomplete row left out"] * torn

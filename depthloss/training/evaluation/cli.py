@@ -36,6 +36,7 @@ from depthloss.training.evaluation.protocol import Alignment, Crop, CropOf, Prot
 from depthloss.training.evaluation.report.page import write_page
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
+from depthloss.training.evaluation.wording import plural
 from depthloss.training.files import check_folder
 from depthloss.training.models import NetworkError
 
@@ -269,7 +270,7 @@ def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str,
         "command": f"python evaluate.py {shlex.join(argv)}",
         "checkpoint": str(run.path),
         "weights": "running average" if run.averaged else "as trained",
-        "trained": f"{run.epochs} epochs, {run.steps} steps",
+        "trained": f"{plural(run.epochs, 'epoch')}, {plural(run.steps, 'step')}",
         "split": candidate.split,
         "data": " ".join(str(x) for x in (section.dataset, section.path) if x),
         "frames": frames,

@@ -95,5 +95,5 @@ def rows_before(metrics_csv: Path, step: int) -> list[dict[str, str]]:
     if rows and not text.endswith("\n") and rows[-1] not in torn:
         torn.append(rows[-1])  # its last number may be cut
     if torn:
-        log.warning("%s: %d incomplete rows left out", metrics_csv, len(torn))
+        log.warning("%s: %d incomplete row%s left out", metrics_csv, len(torn), "s" * (len(torn) > 1))
     return [row for row in rows if row not in torn and int(row["step"]) < step]

@@ -76,9 +76,10 @@ class GradientSupport(L.Callback):
         kept = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         if trainer.is_global_zero and not all(kept):
             log.warning(
-                "the gradient term kept no response in the first %d steps at %s. These levels add nothing to "
-                "the loss%s: the ground truth is too sparse for their cells (model.loss.gradient)",
+                "the gradient term kept no response in the first %d step%s at %s. These levels add nothing "
+                "to the loss%s: the ground truth is too sparse for their cells (model.loss.gradient)",
                 self._seen,
+                "s" * (self._seen > 1),
                 _empty(dict(zip(self._names, kept, strict=True))),
                 "" if any(kept) else ", so it has no gradient term",
             )

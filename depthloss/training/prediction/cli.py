@@ -26,6 +26,7 @@ from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
 from depthloss.training.errors import ConfigError, did_you_mean
 from depthloss.training.evaluation.load import Run, load_run
+from depthloss.training.evaluation.wording import plural
 from depthloss.training.files import NO_ROOM, check_folder, reason
 from depthloss.training.models import NetworkError
 from depthloss.training.prediction.pictures import Picture, Pictures, find_pictures
@@ -230,8 +231,9 @@ def _shape(resize: str | None, run: Run) -> tuple[int, int] | None:
 
 def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int) -> None:
     log.info(
-        "%s: %s%s, %d epochs", run.name, run.path, " (running average)" if run.averaged else "", run.epochs
-    )
+        "%s: %s%s, %s",
+        run.name, run.path, " (running average)" if run.averaged else "", plural(run.epochs, "epoch"),
+    )  # fmt: skip
     height, width = run.cfg.datasets.image_shape
     if shape is not None:
         log.info("images: %d, each resized to %dx%d and its depth back", count, *shape)
@@ -245,22 +247,29 @@ def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int
         log.warning("trained with %s, which leaves scale and shift open: the values are not metres", method)
 
 
+def _pixels(found: dict[str, int]) -> tuple[str, str, str]:
+    """Return the numbers of pixels and images, and the first image, of pixels by the name of their image."""
+    return plural(sum(found.values()), "pixel"), plural(len(found), "image"), next(iter(found))
+
+
 def _say_how(report: Report, results: Results, seconds: float) -> None:
     if report.turned:
-        log.info("EXIF orientation applied: %d images, whose results are turned as well", report.turned)
+        log.info(
+            "EXIF orientation applied: %s, whose results are turned as well", plural(report.turned, "image")
+        )
     if report.reduced:
-        log.info("16 bits per channel reduced to 8: %d images", report.reduced)
+        log.info("16 bits per channel reduced to 8: %s", plural(report.reduced, "image"))
     if report.nonfinite:
         log.warning(
-            "not finite: %d pixels of %d images, such as %s; 0 in the PNG, grey in the preview",
-            sum(report.nonfinite.values()), len(report.nonfinite), next(iter(report.nonfinite)),
+            "not finite: %s of %s, such as %s; 0 in the PNG, grey in the preview",
+            *_pixels(report.nonfinite),
         )  # fmt: skip
     if report.clipped:
         log.warning(
-            "--png-scale %g: 16 bits hold %.3g to %.3f m; %d pixels of %d images, such as %s, are beyond and "
+            "--png-scale %g: 16 bits hold %.3g to %.3f m; %s of %s, such as %s, beyond are "
             "written as the nearest of the two",
             results.png_scale, 1 / results.png_scale, MOST / results.png_scale,
-            sum(report.clipped.values()), len(report.clipped), next(iter(report.clipped)),
+            *_pixels(report.clipped),
         )  # fmt: skip
     texts = {
         "png": f"metres = value / {results.png_scale:g}, 0 = none",
@@ -269,8 +278,8 @@ def _say_how(report: Report, results: Results, seconds: float) -> None:
     }
     for kind in results.formats if report.done else ():
         folder, suffix = FORMATS[kind]
-        log.info("%s: %d files %s, %s", results.out / folder, report.done, suffix, texts[kind])
-    log.info("%d images in %.1f s", report.done, seconds)
+        log.info("%s: %s %s, %s", results.out / folder, plural(report.done, "file"), suffix, texts[kind])
+    log.info("%s in %.1f s", plural(report.done, "image"), seconds)
 
 
 if __name__ == "__main__":
