@@ -216,7 +216,8 @@ def collect(
         for i in tl.static_range(M):
             if PLAN.moments[i].images:
                 n_i, mean, spread = moments_of_images(moments, i, b, B, NP, R, NPP, ACC)
-                x, _, _ = value_of(n_i, mean, spread, PLAN.moments[i])
+                # No `_`: a loop over tensors may not bind again what the static loops above have bound.
+                x, inner, factor = value_of(n_i, mean, spread, PLAN.moments[i])
                 new_values = new_values + (values[i] + tl.sum(x),)
             else:
                 new_values = new_values + (values[i],)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import depthloss as dl
+from depthloss.losses import DepthLoss
 from depthloss.spec import (
     IDENTITY,
     Absolute,
@@ -163,6 +164,21 @@ POINTWISE: dict[str, Callable[[str], LossSpec]] = {
     "several moments": _point(*MOMENTS),
     "sparse several of both": _point(*PIXELS[:2], *MOMENTS[1:], positive_gt=True),
 }
+# Those with several pixel terms or moments.
+SEVERAL = (
+    "several pixel terms",
+    "all several pixel terms",
+    "several moments",
+    "sparse several of both",
+    "R+G and several",
+)
+
+
+def module(name: str) -> DepthLoss:
+    """A family as a module; a gradient term has three levels."""
+    levels = dl.GradientSpec(num_scales=3)
+    spec = POINTWISE[name]("pixels") if name in POINTWISE else STRUCTURE[name](levels, "pixels")
+    return DepthLoss(spec, weights(spec))
 
 
 def weights(spec: LossSpec) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import torch
 from depthloss.kernels.triton.table import Parameters
 
 from .. import cases
+from ..fused import families
 from .engine import engine
 from .test_integration import SINGLE
 
@@ -28,7 +29,7 @@ def binder(kernel):
 def keys(name, shape, mask_dtype=torch.bool, dtype=torch.float32, weight=None, upstream=None) -> set:
     """Of each launch of a loss: the kernel and what it is compiled for; nothing is allocated."""
     empty = lambda kind, *size: torch.empty(size, dtype=kind, device="meta")  # noqa: E731
-    loss = cases.LOSSES[name]()
+    loss = cases.LOSSES[name]() if name in cases.LOSSES else families.module(name)
     plan, parameters = engine.make_plan(loss.spec), Parameters()
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     pred, gt = empty(dtype, *shape), empty(dtype, *shape)
@@ -59,7 +60,7 @@ def once(name: str, changes: list[dict]) -> None:
     assert set(counts.values()) == {1}, counts
 
 
-SOME = ["g2 document", "adaptive-multi-domain", "berhu"]
+SOME = ["g2 document", "adaptive-multi-domain", "berhu", "several pixel terms", "R+G and several"]
 
 
 # 1242: the codes of an odd batch are not a multiple of 16 bytes.

@@ -16,6 +16,7 @@ from depthloss.kernels.triton import geometry, table
 from depthloss.kernels.triton.table import Parameters
 
 import depthloss as dl
+from depthloss.losses import DepthLoss
 from depthloss.maps import working_dtype
 from depthloss.spec import Group, LossSpec
 
@@ -61,6 +62,11 @@ class Case:
             self.tiles,
         )
         return "-".join(map(str, parts)) + "-perturbed" * self.perturbed
+
+
+def build(name: str) -> DepthLoss:
+    """A loss of `tests/cases.py`, or a family."""
+    return cases.LOSSES[name]() if name in cases.LOSSES else families.module(name)
 
 
 def lay_out(x: torch.Tensor, layout: str) -> torch.Tensor:
@@ -141,11 +147,13 @@ def agrees(case: Case, repeat: bool = False) -> None:
     _hold(loss.spec, *maps(case, loss.spec), (loss.weights(0.4, 3), log_vars), repeat)
 
 
-def agrees_in_the_matrix(case: fused_cases.Case) -> None:
-    """As `agrees`, of a case of the covering matrix."""
-    emulate(tiles=case.tiles)
-    spec = case.spec
-    _hold(spec, *fused_cases.inputs(case, spec), (families.weights(spec), families.log_vars(spec)), False)
+def agrees_in_the_matrix(
+    case: fused_cases.Case, spec: LossSpec | None = None, perturbed: bool = False, repeat: bool = False
+) -> None:
+    """As `agrees`, of a case of the covering matrix, or of another spec on its inputs."""
+    emulate(tiles=case.tiles, perturbed=perturbed)
+    spec = spec or case.spec
+    _hold(spec, *fused_cases.inputs(case, spec), (families.weights(spec), families.log_vars(spec)), repeat)
 
 
 def equal_maps_are_exactly_zero(form: tuple[str, str, str], dtype: str) -> None:
@@ -168,7 +176,7 @@ def nothing_valid_is_exactly_zero(name: str) -> None:
     emulate()
     for shape in ((0, 1, 8, 8), (2, 1, 0, 5), (2, 1, 5, 0), (2, 1, 6, 9)):
         pred, gt = torch.full(shape, torch.nan), torch.full(shape, torch.inf)
-        loss = cases.LOSSES[name]()
+        loss = build(name)
         value, grad = cases.run(loss, pred, gt, torch.zeros(shape, dtype=torch.bool), "triton")
         assert value == 0 and grad.shape == shape and not grad.any(), shape
         assert loss.metrics["total_loss"] == 0 and loss.metrics["num_valid_pixels"] == 0
@@ -179,7 +187,7 @@ def nothing_valid_is_exactly_zero(name: str) -> None:
 def same_bits(name: str, dtype: str) -> None:
     """Without a gradient, and with the weights as a tensor, as compiled graphs hand them over."""
     emulate()
-    loss = cases.LOSSES[name]()
+    loss = build(name)
     given, _ = maps(Case(name, dtype), loss.spec)
     weights, work = loss.weights(0.4, 3), working_dtype(given.pred, given.gt)
     log_vars = [torch.tensor(v, dtype=work) for v in (0.3, -0.2)[: len(loss.log_vars())]]
@@ -204,7 +212,7 @@ def rank(number: int, folder: str, names: tuple[str, ...]) -> None:
     parts = [x[SPLIT[number] : SPLIT[number + 1]] for x in joined_batch()]
     results = {}
     for name in names:
-        loss = cases.LOSSES[name]().double()
+        loss = build(name).double()
         loss.backend, loss.process_group = "triton", torch.distributed.group.WORLD
         results[name] = evaluate(loss, *parts)
     torch.save(results, os.path.join(folder, f"{number}.pt"))

@@ -9,8 +9,12 @@ import torch
 import torch.multiprocessing as mp
 
 pytest.importorskip("triton", reason="these tests need Triton")
+from depthloss.spec import IDENTITY, PENALTIES, Group, LossSpec, Penalty, Pixel  # noqa: E402
+
 from ... import cases as losses  # noqa: E402
 from ...fused.cases import GRADIENT, covering  # noqa: E402
+from ...fused.cases import Case as Row  # noqa: E402
+from ...fused.families import CLAMPED, SEVERAL  # noqa: E402
 from ...test_distributed import evaluate  # noqa: E402
 from . import cases, count  # noqa: E402
 from .cases import FUSED, Case  # noqa: E402
@@ -28,6 +32,50 @@ FORMS = tuple(itertools.product(*(GRADIENT[axis] for axis in ("mask", "downsampl
 @pytest.mark.parametrize("case", EVERY_RUN, ids=str)
 def test_agrees_with_the_reference(case, emulated):
     emulated(cases.agrees, case, True)
+
+
+def several(family: str, dtype: str, abs_mask: bool, reduction: str = "pixels", **axes: object) -> Row:
+    """A family of several terms, on maps of odd sizes, NaN outside the masks."""
+    gradient = {"mask": "support", "downsample": "average", "border": "zero", "normalizer": "level",
+                "combine": "sum", "num_scales": 3}  # fmt: skip
+    rest = {"shape": (2, 17, 22), "pixels": "70%", "mask_dtype": torch.bool, "layout": "contiguous",
+            "poison": "NaN", "tiles": "small"}  # fmt: skip
+    of_family = gradient if family == "R+G and several" else {}
+    return Row(family, reduction=reduction, dtype=dtype, abs_mask=abs_mask, **rest | of_family | axes)
+
+
+def test_several_terms_agree_with_the_reference(emulated):
+    """Four pixel terms, two of them reverse Huber; with loops over tiles and images."""
+    case = several("several pixel terms", "f32", True, shape=(3, 17, 22), tiles="loops")
+    emulated(cases.agrees_in_the_matrix, case, None, False, True)
+
+
+@full
+@pytest.mark.parametrize("perturbed", (False, True), ids=("exact", "perturbed"))
+@pytest.mark.parametrize("abs_mask", (False, True), ids=("mask", "abs_mask"))
+@pytest.mark.parametrize("dtype", ("f32", "f64", "bf16", "f16", "f16 and f32"))
+@pytest.mark.parametrize("family", SEVERAL)
+def test_more_of_several_terms_agree_with_the_reference(family, dtype, abs_mask, perturbed, emulated):
+    reduction = "images" if abs_mask else "pixels"
+    tiles = "loops" if perturbed else "small"
+    case = several(family, dtype, abs_mask, reduction, tiles=tiles)
+    emulated(cases.agrees_in_the_matrix, case, None, perturbed)
+
+
+@full
+@pytest.mark.parametrize("perturbed", (False, True), ids=("exact", "perturbed"))
+@pytest.mark.parametrize("dtype", ("f32", "f64", "bf16"))
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_every_penalty_agrees_with_the_reference(kind, dtype, perturbed, emulated):
+    """Alone, over both masks, beside another domain of itself."""
+    numbers = (0.2,) * len(PENALTIES[kind])
+    terms = [
+        Pixel(name=f"{mask}{i}", penalty=Penalty(kind, *numbers), mask=mask, domain=domain, eps=1e-3 * i)
+        for i, (mask, domain) in enumerate(itertools.product(("mask", "abs_mask"), (IDENTITY, CLAMPED)))
+    ]
+    spec = LossSpec((Group(tuple(terms)),))
+    case = several("several pixel terms", dtype, True)
+    emulated(cases.agrees_in_the_matrix, case, spec, perturbed)
 
 
 def more() -> list[Case]:
@@ -82,14 +130,14 @@ def test_equal_maps_are_exactly_zero(form, dtype, emulated):
 
 
 @full
-@pytest.mark.parametrize("name", ["g2 document", "adaptive-multi-domain", "ssi-silog", "berhu"])
+@pytest.mark.parametrize("name", ["g2 document", "adaptive-multi-domain", "ssi-silog", "berhu", *SEVERAL])
 def test_nothing_valid_is_exactly_zero(name, emulated):
     emulated(cases.nothing_valid_is_exactly_zero, name)
 
 
 @full
 @pytest.mark.parametrize("dtype", ("f32", "f64"))
-@pytest.mark.parametrize("name", ["g2 published", "adaptive-multi-domain", "berhu"])
+@pytest.mark.parametrize("name", ["g2 published", "adaptive-multi-domain", "berhu", *SEVERAL])
 def test_same_bits_without_a_gradient_and_with_weights_by_pointer(name, dtype, emulated):
     emulated(cases.same_bits, name, dtype)
 
@@ -104,6 +152,7 @@ def test_two_ranks_equal_one(compiling, tmp_path):
         "adaptive-multi-domain",
         "ssi-silog with gradient",
         "g2 support",
+        *SEVERAL,
     )
     enter, leave = compiling
     enter()
@@ -113,7 +162,7 @@ def test_two_ranks_equal_one(compiling, tmp_path):
         leave()
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name in names:
-        value, grad, log_vars, metrics = evaluate(losses.LOSSES[name]().double(), *joined_batch())
+        value, grad, log_vars, metrics = evaluate(cases.build(name).double(), *joined_batch())
         for rank in ranks:
             got, _, got_log_vars, got_metrics = rank[name]
             assert got.item() == pytest.approx(value.item(), rel=1e-10), name
