@@ -37,7 +37,7 @@ def test_table_json_and_plot(capsys, tmp_path):
         result["machine"]["environment"]["torch"] and (tmp_path / "new" / "bench.png").stat().st_size > 10_000
     )
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"bench.json", "bench.png"}
-    assert {row["backend"] for row in result["rows"] if row["loss"] == "l1"} == {"reference", ""}
+    assert {row["backend"] for row in result["rows"] if row["loss"] == "l1"} == {"cpu", "reference", ""}
     status, out, _ = bench(capsys, "--compare", *[tmp_path / "new" / "bench.json"] * 2)
     assert (
         status == 0
