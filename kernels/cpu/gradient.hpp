@@ -162,8 +162,18 @@ struct AgainRow {
     const double* coefficients;  // of the image
     const double* largest;
     const int64_t w;
-    T* const row;
+    T *const row, *const own;  // `own`: of a term whose domain is not the input
+    Compared<T> compared;
     bool empty = true;
+
+    AgainRow(const Plan& plan_, const double* of_image, const double* largest_, int64_t w_, Arena& arena)
+        : plan(plan_),
+          coefficients(of_image),
+          largest(largest_),
+          w(w_),
+          row(arena.row<T>()),
+          own(arena.row<T>()),
+          compared(arena) {}
 
     INLINE void add(int64_t x, const Vec<T>& d, bool first) {
         store(row + x, (first ? all(T(0)) : load(row + x)) + d);
@@ -181,7 +191,7 @@ struct AgainRow {
                 const Vec<T> given = load(line.p.at(x)), p = to_domain(given, m, domain),
                              g = to_domain(load(line.g.at(x)), m, domain),
                              e = decltype(log_)::value ? log_ratio(p, g, m, domain) : p - g;
-                add(x, through((e - from) * by + more, given, p, m, domain), decltype(first)::value);
+                add(x, through<decltype(log_)::value>((e - from) * by + more, given, p, m, domain), decltype(first)::value);
             }
         };
         with(domain, each);
@@ -191,30 +201,42 @@ struct AgainRow {
         const double weight = coefficients[PIXEL_WEIGHT + i];
         if (weight == 0) return;
         const Pixel term = plan.pixel[i];
-        const Domain domain = term.domain;
+        compared.read(term, line, w);
+        if (compared.as_given(term.domain))
+            empty ? slopes<true>(i, row) : slopes<false>(i, row);
+        else {
+            slopes<true>(i, own);
+            const auto each = [&](auto first, auto log_) __attribute__((always_inline)) {
+                const Domain domain = term.domain;  // Local copy: stores cannot alias it.
+                for (int64_t x = 0; x < w; x += LANES) {
+                    const Mask<T> m = mask_of<T>(compared.m->at(x));
+                    const Vec<T> given = load(line.p.at(x)),
+                                 p = decltype(log_)::value ? to_domain(given, m, domain)
+                                                           : load(compared.p->at(x));
+                    add(x, through<decltype(log_)::value>(load(own + x), given, p, m, domain),
+                        decltype(first)::value);
+                }
+            };
+            with(term.domain, each);
+        }
+        empty = false;
+    }
+
+    // Writes or adds dL/dp of pixel term i, p in its domain, to a row.
+    template <bool FIRST>
+    void slopes(int i, T* to) {
+        const Pixel& term = plan.pixel[i];
         const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b),
                                  from_largest<T>(term, largest, i)};
-        const Vec<T> by = all(T(weight));
-        const auto each = [&](auto first) __attribute__((always_inline)) {
-            with_penalty(term.penalty, [&](auto kind) {
-                const auto block = [&](int64_t x, const Given<T>& at,
-                                       auto whole) __attribute__((always_inline)) {
-                    const Vec<T> d = decltype(kind)::of(at, numbers).slope * by;
-                    add(x,
-                        decltype(whole)::value ? select(at.m, d)
-                                               : through(d, load(line.p.at(x)), at.p, at.m, domain),
-                        decltype(first)::value);
-                };
-                const int64_t whole = w / LANES * LANES;
-                each_residual(term, line, 0, whole, block);
-                if (whole < w) each_residual(term, line, whole, blocks(w), block);
-            });
-        };
-        if (empty)
-            each(std::true_type());
-        else
-            each(std::false_type());
-        empty = false;
+        const Vec<T> by = all(T(coefficients[PIXEL_WEIGHT + i]));
+        with_penalty(term.penalty, [&](auto kind) {
+            const auto block = [&](int64_t x, const Given<T>& at) __attribute__((always_inline)) {
+                const Vec<T> d = select(at.m, decltype(kind)::of(at, numbers).slope * by);
+                store(to + x, FIRST ? d : load(to + x) + d);
+            };
+            for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w))
+                each_residual(compared, o, end, block);
+        });
     }
 
     template <class F>
@@ -261,7 +283,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     Line<T> line;
     CoarseRows<T> coarse(work, b, c[SCALE], arena);
     T* out = arena.row<T>();
-    AgainRow<T> again{plan, c, call.coefficients + LARGEST, w, arena.row<T>()};
+    AgainRow<T> again(plan, c, call.coefficients + LARGEST, w, arena);
     uint8_t* code_tail = arena.row<uint8_t>();
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;

@@ -72,17 +72,16 @@ inline int64_t first_of(const Row<uint8_t>& m) {
 
 // Adds the penalties of one row to `total`, and the pixels that count once more to `again`.
 template <class T>
-void pixel_row(const Pixel& term, const Line<T>& line, int64_t w, T c, Total<T>& total, int64_t& again) {
+void pixel_row(const Pixel& term, const Compared<T>& row, int64_t w, T c, Total<T>& total, int64_t& again) {
     const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b), c};
     with_penalty(term.penalty, [&](auto kind_) {
         using Kind = decltype(kind_);
         for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
             Vec<T> sum_phi = all(T(0));
             Small<T> n;
-            each_residual(term, line, o, end, [&](int64_t x, const Given<T>& at,
-                                                  auto) __attribute__((always_inline)) {
-                ask<false>(line.p.main + x + AHEAD);
-                ask<false>(line.g.main + x + AHEAD);
+            each_residual(row, o, end, [&](int64_t x, const Given<T>& at) __attribute__((always_inline)) {
+                ask<false>(row.p->main + x + AHEAD);
+                ask<false>(row.g->main + x + AHEAD);
                 const Cost<T> cost = Kind::of(at, numbers);
                 sum_phi = sum_phi + select(at.m, cost.phi);
                 if constexpr (Kind::COUNTS) n.add(cost.again);
@@ -103,6 +102,7 @@ void largest(const Work& work, int64_t b, int band, char* memory) {
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
+    Compared<T> row(arena);
     const Vec<T> none = all(T(-__builtin_inf()));
     Vec<T> most[MOST] = {none, none, none, none};
     for (int64_t y = y0; y < y1; y++) {
@@ -110,13 +110,14 @@ void largest(const Work& work, int64_t b, int band, char* memory) {
         for (int i = 0; i < plan.pixels; i++) {
             if (!plan.pixel[i].largest) continue;
             Vec<T> here = most[i];
+            row.read(plan.pixel[i], line, w);
             with_penalty(plan.pixel[i].penalty, [&](auto kind) {
+                const auto block = [&](int64_t, const Given<T>& at) __attribute__((always_inline)) {
+                    const Vec<T> size = select(at.m, decltype(kind)::size(at.r), none);
+                    here = select(here >= size, here, select(here < size, size, size + here));
+                };
                 for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w))
-                    each_residual(plan.pixel[i], line, o, end,
-                                  [&](int64_t, const Given<T>& at, auto) __attribute__((always_inline)) {
-                                      const Vec<T> size = select(at.m, decltype(kind)::size(at.r), none);
-                                      here = select(here >= size, here, select(here < size, size, size + here));
-                                  });
+                    each_residual(row, o, end, block);
             });
             most[i] = here;
         }
@@ -140,6 +141,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     LineBuffers<T> buffers(arena);
     Line<T> line;
     T* values = arena.row<T>();
+    Compared<T> compared(arena);
     const Vec<T> zero = all(T(0));
     const bool has_absolute = plan.has_absolute, gradient = plan.has_gradient, structure = plan.codes,
                standardised = plan.standardised;
@@ -199,8 +201,10 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             residual_row(plan.moment[i].domain, line, *line.m, w, values);
             merge(out.moment[i], spread_of(values, *line.m, w, static_cast<double>(row_n)));
         }
-        for (int i = 0; i < plan.pixels; i++)
-            pixel_row(plan.pixel[i], line, w, c[i], pixels[i], out.again[i]);
+        for (int i = 0; i < plan.pixels; i++) {
+            compared.read(plan.pixel[i], line, w);
+            pixel_row(plan.pixel[i], compared, w, c[i], pixels[i], out.again[i]);
+        }
     }
     out.p = all_p, out.g = all_g, out.absolute = all_absolute, out.visible = all_visible;
     for (int i = 0; i < plan.pixels; i++) out.pixel[i] = pixels[i];

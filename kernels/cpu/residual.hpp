@@ -38,39 +38,69 @@ T from_largest(const Pixel& term, const double* largest, int i) {
     return c;
 }
 
-// Calls f(x, at, whole) for the blocks x of a row; `whole`: whether p and g are the inputs as they are.
-template <class T, class F>
-INLINE void each_residual(const Pixel& term, const Line<T>& line, int64_t begin, int64_t end, const F& f) {
-    const Domain d = term.domain;
-    const Row<uint8_t>& mask = term.absolute ? *line.m_abs : *line.m;
-    const uint8_t* on = mask.at(begin) - begin;
-    const T *p_row = line.p.at(begin) - begin, *g_row = line.g.at(begin) - begin;
-    if (d.conversion == IDENTITY && !d.has_log) {
-        for (int64_t x = begin; x < end; x += LANES) {
-            const Mask<T> m = mask_of<T>(on + x);
-            const Vec<T> p = load(p_row + x), g = load(g_row + x);
-            f(x, Given<T>{select(m, p - g), p, g, m}, std::true_type());
-        }
-        return;
+// A row of p and g as a pixel term compares them, and its pixels: the inputs, or rows made of them, so that a
+// penalty's loop knows no domain. Of a logarithm p is the residual and g is 0: no penalty that reads p or g
+// itself comes with one.
+template <class T>
+struct Compared {
+    const Row<T>*p, *g;
+    const Row<uint8_t>* m;
+
+    explicit Compared(Arena& arena) : to_p(arena.row<T>()), to_g(arena.row<T>()) {}
+
+    void read(const Pixel& term, const Line<T>& line, int64_t w) {
+        m = term.absolute ? line.m_abs : line.m;
+        p = &line.p, g = &line.g;
+        if (as_given(term.domain)) return;
+        convert(term.domain, line, w);
+        made_p.padded(to_p), made_g.padded(to_g);
+        p = &made_p, g = &made_g;
     }
+
+    static bool as_given(const Domain& domain) { return domain.conversion == IDENTITY && !domain.has_log; }
+
+   private:
+    T *const to_p, *const to_g;
+    Row<T> made_p, made_g;
+
+    void convert(const Domain& domain, const Line<T>& line, int64_t w) {
+        if (domain.has_log) {
+            residual_row(domain, line, *m, w, to_p);
+            memset(to_g, 0, sizeof(T) * static_cast<size_t>(blocks(w)));
+            return;
+        }
+        const Domain d = domain;  // Local copy: stores cannot alias it.
+        for (int64_t x = 0; x < w; x += LANES) {
+            const Mask<T> on = mask_of<T>(m->at(x));
+            store(to_p + x, to_domain(load(line.p.at(x)), on, d));
+            store(to_g + x, to_domain(load(line.g.at(x)), on, d));
+        }
+    }
+};
+
+// Calls f(x, at) for the blocks x of a piece of a row.
+template <class T, class F>
+INLINE void each_residual(const Compared<T>& row, int64_t begin, int64_t end, const F& f) {
+    const uint8_t* on = row.m->at(begin) - begin;
+    const T *p_row = row.p->at(begin) - begin, *g_row = row.g->at(begin) - begin;
     for (int64_t x = begin; x < end; x += LANES) {
         const Mask<T> m = mask_of<T>(on + x);
-        const Vec<T> p = to_domain(load(p_row + x), m, d), g = to_domain(load(g_row + x), m, d);
-        const Vec<T> r = select(m, d.has_log ? log_ratio(p, g, m, d) : p - g);
-        f(x, Given<T>{r, p, g, m}, std::false_type());
+        const Vec<T> p = load(p_row + x), g = load(g_row + x);
+        f(x, Given<T>{select(m, p - g), p, g, m});
     }
 }
 
 // dL/dp from d = dL/dr at m.
-template <class T>
+template <bool LOG, class T>
 INLINE Vec<T> through(Vec<T> d, const Vec<T>& given, Vec<T> p, const Mask<T>& m, const Domain& domain) {
+    const Vec<T> by_given = slope(given, p, m, domain);
     Mask<T> inside = m;
-    if (domain.has_log) {
+    if (LOG) {
         if (domain.has_floor) inside = inside & (p >= all(T(domain.floor)));
         p = select(inside, p, all(T(1)));
         d = d / (p + all(T(domain.log)));
     }
-    return select(inside, d) * slope(given, m, domain);
+    return select(inside, d) * by_given;
 }
 
 }  // namespace DL_ISA

@@ -250,6 +250,14 @@ INLINE Vec<T> slope(const Vec<T>& given, const Mask<T>& m, const Domain& d) {
     return select(inside, all(T(0)) - y * y);
 }
 
+// The same, where the converted value is known: it spares a division if no clamp hides what it was.
+template <class T>
+INLINE Vec<T> slope(const Vec<T>& given, const Vec<T>& converted, const Mask<T>& m, const Domain& d) {
+    if (d.conversion == IDENTITY || d.has_minimum || d.has_maximum) return slope(given, m, d);
+    const Mask<T> inside = d.conversion == INVERSE ? m & (given >= all(T(1e-6))) : m;
+    return select(inside, all(T(0)) - converted * converted);
+}
+
 // The rows of one line of pixels: inputs, the masks, and the structure terms' quantity.
 template <class T>
 struct Line {
