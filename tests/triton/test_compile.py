@@ -107,7 +107,7 @@ def test_the_forward_operator(name, saves, zeroed_memory):
         "",
         saves,
     )
-    torch.library.opcheck(torch.dispatch.depthloss.loss.default, arguments)
+    torch.library.opcheck(torch.ops.depthloss.loss.default, arguments)
 
 
 @pytest.mark.parametrize("wants_pred", [True, False])
@@ -116,12 +116,12 @@ def test_the_backward_operator(wants_pred, zeroed_memory):
     pred, gt, mask = (x[:, 0] for x in maps())
     weights = torch.tensor(loss.weights(0.0, 0), device=DEVICE)
     log_vars = torch.stack(loss.log_vars()).detach()
-    _, _, codes, coefficients = torch.dispatch.depthloss.loss(
+    _, _, codes, coefficients = torch.ops.depthloss.loss(
         pred, gt, mask, None, weights, log_vars, "triton", loss.spec.text, "", wants_pred
     )
     inputs = torch.ones((), device=DEVICE), codes, coefficients, pred, gt, mask, None
     arguments = *inputs, "triton", loss.spec.text, 2, wants_pred
-    torch.library.opcheck(torch.dispatch.depthloss.loss_backward.default, arguments)
+    torch.library.opcheck(torch.ops.depthloss.loss_backward.default, arguments)
 
 
 def test_sizes_of_what_is_saved():

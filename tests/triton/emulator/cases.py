@@ -148,7 +148,7 @@ def _hold(
     repeat: bool,
     moved: bool = False,
 ) -> None:
-    """Of `moved` inputs the reference errs as an exact one does of approximated conversions."""
+    """`moved`: the error allowed is that of the reference on maps 2 ulp off, as conversions may be."""
     results = [compare.evaluate("triton", given, spec, *numbers) for _ in range(1 + repeat)]
     oracle = compare.evaluate("reference", given.double(), spec, *numbers)
     eager = compare.evaluate("reference", _moved(given) if moved else given, spec, *numbers)
