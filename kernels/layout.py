@@ -137,7 +137,7 @@ STRUCTS = (
     Struct(
         "Entry",
         "A term in its group: where its value lies, its own weight, where its metrics go (-1: nowhere).",
-        (("int32_t", "value weight slot weight_slot always unused"),),
+        (("int32_t", "place weight slot weight_slot always unused"),),
     ),
     Struct(
         "Group",

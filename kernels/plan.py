@@ -64,7 +64,7 @@ class Entry:
     `always`: it counts whatever the group's `min_valid`.
     """
 
-    value: int
+    place: int
     weight: int
     slot: int
     weight_slot: int
@@ -165,10 +165,10 @@ def _groups(
     for i, group in enumerate(spec.groups):
         entries = []
         for term in group.terms:
-            value = next(v for t, v in values if t is term)
+            place = next(v for t, v in values if t is term)
             own = slots.get(term.weight_name, -1)
             always = spec.statistics == "all" and getattr(term, "mask", "mask") != "abs_mask"
-            entries.append(Entry(value, weight, slots[term.name], own, always))
+            entries.append(Entry(place, weight, slots[term.name], own, always))
             weight += 1
         groups.append(
             GroupPlan(

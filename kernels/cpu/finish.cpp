@@ -179,10 +179,10 @@ void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* fa
         for (int e = 0; e < group.entries; e++) {
             const Entry& entry = group.entry[e];
             const bool gate = open || entry.always;
-            const double weight = call.weights[entry.weight], value = gate ? v.term[entry.value] : 0;
+            const double weight = call.weights[entry.weight], value = gate ? v.term[entry.place] : 0;
             term(entry.slot, value);
             if (entry.weight_slot >= 0) term(entry.weight_slot, weight);
-            if (entry.value == GRADIENT && plan.parts) {
+            if (entry.place == GRADIENT && plan.parts) {
                 const int part = entry.slot + 1 + (entry.weight_slot >= 0);
                 for (int k = 0; k < plan.levels; k++) {
                     term(part + k, gate ? v.level[k] : 0);
@@ -190,7 +190,7 @@ void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* fa
                 }
             }
             loss += weight * value;
-            factor[entry.value] = gate ? outer * weight : 0;
+            factor[entry.place] = gate ? outer * weight : 0;
         }
         if (group.slot >= 0) term(group.slot, loss);
         if (kendall) {

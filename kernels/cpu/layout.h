@@ -103,7 +103,7 @@ struct Moments {
 
 // A term in its group: where its value lies, its own weight, where its metrics go (-1: nowhere).
 struct Entry {
-    int32_t value, weight, slot, weight_slot, always, unused;
+    int32_t place, weight, slot, weight_slot, always, unused;
 };
 
 // Terms that are added up, their gate, and where their metrics go (-1: nowhere).
@@ -142,4 +142,4 @@ struct Call {
 }
 
 // Of all the above: binding.py takes no library that was built with another.
-constexpr uint64_t FINGERPRINT = 0xa44342a07c1acacd;
+constexpr uint64_t FINGERPRINT = 0x05306c7f61ee1834;

@@ -2,21 +2,23 @@
 
 import triton.language as tl
 
-from ..plan import MOST
+from .. import layout
 
 # Of the batch.
-KAPPA = tl.constexpr(0)  # [8] levels
-LOG_VAR = tl.constexpr(8)  # [8] groups: d total/d s
-LARGEST = tl.constexpr(16)  # [MOST] pixel terms: what their penalties make of the largest residual
-HEAD = tl.constexpr(16 + MOST)
+KAPPA = tl.constexpr(layout.HEAD["KAPPA"])  # of the levels
+LOG_VAR = tl.constexpr(layout.HEAD["LOG_VAR"])  # of the groups: d total/d s
+LARGEST = tl.constexpr(
+    layout.HEAD["LARGEST"]
+)  # of the pixel terms: what their penalties make of the largest r
+HEAD = tl.constexpr(layout.HEAD["SIZE"])
 # Per image.
-ABS_WEIGHT = tl.constexpr(0)
-REL_WEIGHT = tl.constexpr(1)
-SCALE = tl.constexpr(2)
-MEAN_WEIGHT = tl.constexpr(3)
-SIGN_WEIGHT = tl.constexpr(4)
-SLOPE = tl.constexpr(5)  # [MOST] moments, as the next two
-CENTRE = tl.constexpr(5 + MOST)
-SHIFT = tl.constexpr(5 + 2 * MOST)
-PIXEL_WEIGHT = tl.constexpr(5 + 3 * MOST)  # [MOST] pixel terms
-COEFFICIENTS = tl.constexpr(5 + 4 * MOST)
+ABS_WEIGHT = tl.constexpr(layout.COEFFICIENT["ABS_WEIGHT"])
+REL_WEIGHT = tl.constexpr(layout.COEFFICIENT["REL_WEIGHT"])
+SCALE = tl.constexpr(layout.COEFFICIENT["SCALE"])
+MEAN_WEIGHT = tl.constexpr(layout.COEFFICIENT["MEAN_WEIGHT"])
+SIGN_WEIGHT = tl.constexpr(layout.COEFFICIENT["SIGN_WEIGHT"])
+SLOPE = tl.constexpr(layout.COEFFICIENT["MOMENTS_SLOPE"])  # of the moments terms, as the next two
+CENTRE = tl.constexpr(layout.COEFFICIENT["MOMENTS_CENTRE"])
+SHIFT = tl.constexpr(layout.COEFFICIENT["MOMENTS_SHIFT"])
+PIXEL_WEIGHT = tl.constexpr(layout.COEFFICIENT["PIXEL_WEIGHT"])  # of the pixel terms
+COEFFICIENTS = tl.constexpr(layout.COEFFICIENT["SIZE"])

@@ -40,8 +40,7 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
     tl.store(terms + ENTRY.slot, value)
     if ENTRY.weight_slot >= 0:
         tl.store(terms + ENTRY.weight_slot, weight)
-    # Not ENTRY.value: that of a constexpr is what it holds.
-    if PLAN.groups[GROUP].entries[E].value == GRADIENT and PLAN.parts:
+    if ENTRY.place == GRADIENT and PLAN.parts:
         part = terms + (ENTRY.slot + 1 + (ENTRY.weight_slot >= 0))
         k = tl.arange(0, 8)
         tl.store(part + k, tl.where(gate, levels, 0.0), mask=k < PLAN.levels)
@@ -55,7 +54,7 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
 def _add(loss, factors, factor, terms, weights, values, levels, kept, open_, GROUP: tl.constexpr,
          E: tl.constexpr, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """The group's loss with this term, and the factors with its own."""
-    AT: tl.constexpr = PLAN.groups[GROUP].entries[E].value
+    AT: tl.constexpr = PLAN.groups[GROUP].entries[E].place
     value, weight = _entry(terms, weights, values[AT], levels, kept, open_, GROUP, E, PLAN, BY_POINTER, ACC)
     return loss + weight * value, factors[:AT] + (factor * weight,) + factors[AT + 1 :]
 

@@ -9,7 +9,7 @@ sums.
 import triton
 import triton.language as tl
 
-from ..plan import MOST
+from .. import layout
 from .device import divide, share, spread_about
 from .levels import level_of
 from .moments import (
@@ -27,22 +27,22 @@ from .moments import (
 )
 from .sobel import CELLS, KEPT, REL, RESPONSE
 
-T_IMAGES = tl.constexpr(0)
-T_COUNT = tl.constexpr(1)
-T_ABS_COUNT = tl.constexpr(2)
-T_ABS_FLOORED = tl.constexpr(3)  # sum over images of max(n_b, 1)
-T_STATISTICS = tl.constexpr(4)
-T_ABSOLUTE = tl.constexpr(5)
-T_RELATIVE = tl.constexpr(6)
-T_VISIBLE = tl.constexpr(7)  # NaN if a valid pixel of the structure terms is
-T_MEAN = tl.constexpr(8)  # [MOST] moments, as the next; by images: the sum of the images' values
-T_SPREAD = tl.constexpr(8 + MOST)
-T_PIXEL = tl.constexpr(8 + 2 * MOST)  # [MOST] pixel terms, as the next
-T_PIXEL_COUNT = tl.constexpr(8 + 3 * MOST)
-T_RESPONSE = tl.constexpr(8 + 4 * MOST)  # [8] levels, as the next two
-T_KEPT = tl.constexpr(16 + 4 * MOST)
-T_CELLS = tl.constexpr(24 + 4 * MOST)
-TOTALS = tl.constexpr(32 + 4 * MOST)
+T_IMAGES = tl.constexpr(layout.TOTAL["IMAGES"])
+T_COUNT = tl.constexpr(layout.TOTAL["COUNT"])
+T_ABS_COUNT = tl.constexpr(layout.TOTAL["ABS_COUNT"])
+T_ABS_FLOORED = tl.constexpr(layout.TOTAL["ABS_FLOORED"])  # sum over images of max(n_b, 1)
+T_STATISTICS = tl.constexpr(layout.TOTAL["STATISTICS"])
+T_ABSOLUTE = tl.constexpr(layout.TOTAL["ABSOLUTE"])
+T_RELATIVE = tl.constexpr(layout.TOTAL["RELATIVE"])
+T_VISIBLE = tl.constexpr(layout.TOTAL["VISIBLE"])  # NaN if a valid pixel of the structure terms is
+T_MEAN = tl.constexpr(layout.TOTAL["MEAN"])  # of the moments terms; by images: the sum of the images' values
+T_SPREAD = tl.constexpr(layout.TOTAL["SPREAD"])
+T_PIXEL = tl.constexpr(layout.TOTAL["PIXEL"])  # of the pixel terms, as the next
+T_PIXEL_COUNT = tl.constexpr(layout.TOTAL["AGAIN"])
+T_RESPONSE = tl.constexpr(layout.TOTAL["RESPONSE"])  # of the levels, as the next two
+T_KEPT = tl.constexpr(layout.TOTAL["KEPT"])
+T_CELLS = tl.constexpr(layout.TOTAL["CELLS"])
+TOTALS = tl.constexpr(layout.TOTAL["SIZE"])
 
 
 @triton.jit

@@ -86,6 +86,6 @@ def test_a_plan_in_the_engines_structure():
     words = layout.WORDS["GradientMask"][1]
     assert words[c.gradient_mask] == plan.sobel_mask == "centre"
     for group, theirs in zip(plan.groups, c.group, strict=False):
-        assert [(e.value, e.slot) for e in group.entries] == [
-            (e.value, e.slot) for e in theirs.entry[: theirs.entries]
+        assert [(e.place, e.slot) for e in group.entries] == [
+            (e.place, e.slot) for e in theirs.entry[: theirs.entries]
         ]
