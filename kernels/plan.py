@@ -110,11 +110,11 @@ class Plan:
     levels: int
     parts: bool  # whether the levels are metrics
     counts_cells: bool  # whether the level's own normaliser is wanted
-    wide_counts: bool  # whether a coarse count can need more than 4 bits
+    two_byte_counts: bool  # whether a coarse count can need more than 4 bits
     # What the backward reads again.
     reads_pred: bool
     reads_inputs: bool
-    plain: bool  # statistics "all"
+    all_pixels: bool  # statistics "all"
     positive_gt: bool
     groups: tuple[GroupPlan, ...]
     num_weights: int
@@ -135,10 +135,10 @@ def make_plan(spec: s.LossSpec) -> Plan:
     return _plans[spec.text]
 
 
-def _pixel(t: s.Pixel, plain: bool) -> PixelPlan:
+def _pixel(t: s.Pixel, all_pixels: bool) -> PixelPlan:
     # Statistics "all", as the source has it: absolute terms are pooled, an empty image counting one pixel.
-    norm = "floored" if plain and t.mask == "abs_mask" else t.reduction
-    eps = 0.0 if plain and t.mask != "abs_mask" else t.eps
+    norm = "floored" if all_pixels and t.mask == "abs_mask" else t.reduction
+    eps = 0.0 if all_pixels and t.mask != "abs_mask" else t.eps
     return PixelPlan(
         t.penalty.kind,
         t.penalty.a,
@@ -187,7 +187,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
     roles = roles_of(spec.terms)
     assert roles is not None
     relative, gradient, structure = roles.relative, roles.gradient, roles.structure
-    plain = spec.statistics == "all"
+    all_pixels = spec.statistics == "all"
     codes = structure is not None
     # The relative term alone runs the Sobel phase on one level that nothing weights.
     sobel = (
@@ -197,14 +197,14 @@ def _lay_out(spec: s.LossSpec) -> Plan:
     )
     aligned = relative or gradient
     standardised = aligned is not None and aligned.align == "mean"
-    normalizer = "kept" if plain else sobel.normalizer
+    normalizer = "kept" if all_pixels else sobel.normalizer
     slots = {name: i for i, name in enumerate(spec.metric_names)}
     values: list[tuple[s.Term, int]] = [
         *((t, i) for i, t in enumerate((roles.absolute, relative, gradient)) if t is not None),
         *((t, MOMENTS + i) for i, t in enumerate(roles.moments)),
         *((t, PIXELS + i) for i, t in enumerate(roles.pixels)),
     ]
-    pixels = tuple(_pixel(t, plain) for t in roles.pixels)
+    pixels = tuple(_pixel(t, all_pixels) for t in roles.pixels)
     reads_inputs = bool(pixels or roles.moments)
     return Plan(
         pixels=pixels,
@@ -214,8 +214,8 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         structure=structure,
         standardised=standardised,
         eps=aligned.align_eps if aligned is not None and standardised else 0.0,
-        absolute=_pixel(roles.absolute, plain) if roles.absolute else None,
-        relative=_pixel(relative, plain) if relative else None,
+        absolute=_pixel(roles.absolute, all_pixels) if roles.absolute else None,
+        relative=_pixel(relative, all_pixels) if relative else None,
         has_gradient=gradient is not None,
         sobel_mask=sobel.mask,
         reads_invalid=sobel.mask == "centre" and structure == s.IDENTITY,
@@ -227,10 +227,10 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         levels=sobel.num_scales,
         parts=gradient is not None and gradient.parts,
         counts_cells=normalizer == "level" and sobel.mask != "support",
-        wide_counts=sobel.mask == "support" and sobel.downsample == "average",
+        two_byte_counts=sobel.mask == "support" and sobel.downsample == "average",
         reads_pred=reads_inputs or (structure is not None and structure.conversion != "identity"),
         reads_inputs=reads_inputs,
-        plain=plain,
+        all_pixels=all_pixels,
         positive_gt=spec.positive_gt,
         groups=_groups(spec, values, slots),
         num_weights=spec.num_weights,

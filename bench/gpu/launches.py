@@ -39,6 +39,8 @@ SHAPE = SHAPES[0]
 # Small tiles compile faster; the losses have every kernel between them.
 SMALL = table.Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=32)
 SMALL_LOSSES = ("g2 document", "ssi-silog", "berhu")
+# Kernels that go down their tile so many rows a round: STEP of them, or ROUND and the rows beside the tile.
+STEPPED = ("moments", "by_largest", "pyramid")
 ROLLED = ("sobel", "coarse", "gradient")
 
 
@@ -109,8 +111,13 @@ def tile_of(step: launch.Launch) -> tuple[tuple[int, int], tuple[int, int]] | No
 
 
 def rounds_of(step: launch.Launch) -> int | None:
-    """Rounds of a loop over rows, two per round, for a full tile and its neighbouring rows."""
-    return (step.constants["TH"] + 3) // 2 if step.kernel.__name__ in ROLLED else None
+    """Rounds of a loop over the rows of a full tile, with the rows beside it where a kernel reads them."""
+    name, constants = step.kernel.__name__, step.constants
+    if name in STEPPED:
+        return -(-constants["TH"] // constants["STEP"])
+    if name not in ROLLED:
+        return None
+    return -(-(constants["TH"] + 2) // constants.get("ROUND", 2))
 
 
 def classes(target: str) -> dict[str, str]:

@@ -37,9 +37,9 @@ class _Batch:
     ) -> None:
         self.pred, self.gt, self.mask, self.abs_mask = pred, gt, mask, abs_mask
         self.spec, self.ranks = spec, ranks
-        self.plain = spec.statistics == "all"
+        self.all_pixels = spec.statistics == "all"
         # The pixels of every term but the absolute one.
-        self.structure = torch.ones_like(mask) if self.plain else mask
+        self.structure = torch.ones_like(mask) if self.all_pixels else mask
         self.centre = any(isinstance(t, s.Gradient) and t.gradient.mask == "centre" for t in spec.terms)
         self._shared: dict[tuple, Any] = {}
 
@@ -91,10 +91,10 @@ def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
     if isinstance(t, s.Pixel):
         p, g = b.maps(t.domain, m)
         m = large_enough(m, t.align, b.pred)
-        return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.plain),)
+        return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels),)
     assert isinstance(t, s.Gradient)
     value, levels, kept = gradient_term(
-        b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.plain
+        b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.all_pixels
     )
     return (value, *levels.unbind(), *kept.unbind()) if t.parts else (value,)
 

@@ -90,7 +90,7 @@ def gradient_term(
     eps: float,
     ranks: Ranks = LOCAL,
     keep: Tensor | None = None,
-    plain_mean: bool = False,
+    all_pixels: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """G = combine over k of (sum |Sx * R_k| + |Sy * R_k|) / normaliser_k; forward differences likewise.
 
@@ -101,7 +101,7 @@ def gradient_term(
         eps: added to the normaliser.
         ranks: the process group whose joined batch is evaluated.
         keep: mask ``"centre"`` reads r here (`m` and the finite invalid pixels); default `m`.
-        plain_mean: every level is a plain mean over its responses, without eps (statistics ``"all"``).
+        all_pixels: every level is a mean over its responses, without eps (statistics ``"all"``).
 
     Returns:
         The term (0-dim), the levels [K] and the number of kept responses of each level [K].
@@ -121,7 +121,7 @@ def gradient_term(
     sums, norms, kepts = (torch.stack(x) for x in zip(*values, strict=True))
     sums = ranks.sum(sums)
     norms, kepts = ranks.sum(torch.stack((norms, kepts))).detach()
-    if plain_mean:
+    if all_pixels:
         levels = guarded_ratio(sums, kepts)
     else:
         if spec.normalizer == "full":

@@ -27,7 +27,7 @@ from .statistics import (
 
 
 def pixel(
-    r: Tensor, p: Tensor, g: Tensor, m: Tensor, term: Pixel, ranks: Ranks = LOCAL, plain: bool = False
+    r: Tensor, p: Tensor, g: Tensor, m: Tensor, term: Pixel, ranks: Ranks = LOCAL, all_pixels: bool = False
 ) -> Tensor:
     """The mean over valid pixels of a penalty of the residual r.
 
@@ -38,7 +38,7 @@ def pixel(
         m: the valid pixels.
         term: penalty, trim, reduction and eps.
         ranks: the process group whose joined batch is evaluated.
-        plain: statistics ``"all"``: no eps; of an absolute term, each image counts at least one pixel and
+        all_pixels: statistics ``"all"``: no eps; of an absolute term, each image counts at least one pixel and
             reductions by image are pooled too, as the source has it.
     """
     phi, again = cost(select(m, r), p, g, m, term.penalty, ranks)
@@ -49,11 +49,11 @@ def pixel(
     if term.trim:
         kept = kept_after_trim(n, term.trim)
         return batch_mean(guarded_ratio(trimmed_sum(phi, m, kept), kept), ranks)
-    floored = plain and term.mask == "abs_mask"
+    floored = all_pixels and term.mask == "abs_mask"
     if term.reduction == "images" and not floored:
         return batch_mean(image_sum(phi) / n.clamp(min=1.0), ranks)
     total, number = ranks.sum(phi.sum()), ranks.sum((n.clamp(min=1.0) if floored else n).sum())
-    eps = 0.0 if plain and not floored else term.eps
+    eps = 0.0 if all_pixels and not floored else term.eps
     return total / (number + eps if eps else number.clamp(min=1.0))
 
 

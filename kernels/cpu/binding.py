@@ -134,7 +134,7 @@ def c_plan(plan: Plan) -> ctypes.Structure:
         **values,
         pixels=len(plan.pixels),
         moments=len(plan.moments),
-        all_pixels=plan.plain,
+        all_pixels=plan.all_pixels,
         gradient_mask=_number("GradientMask", plan.sobel_mask),
         downsample=_number("Downsample", plan.downsample),
         border=_number("Border", plan.border),

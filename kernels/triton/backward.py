@@ -82,7 +82,7 @@ def coarse(
             kappa = divide(kappa, (1 << (2 * level)).to(ACC))
         elif PLAN.downsample == "bilinear":
             kappa = kappa * 0.25
-    HIGH: tl.constexpr = PLAN.wide_counts and LEVELS > 3
+    HIGH: tl.constexpr = PLAN.two_byte_counts and LEVELS > 3
     # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
     zero = tl.zeros([TW], tl.int32)
     d0 = tl.zeros([TW], tl.float32)

@@ -57,6 +57,6 @@ def code_bytes(plan: Plan, b: int, h: int, w: int) -> tuple[int, int, int]:
     if not plan.codes:
         return 0, 0, 0
     rows = [b * (h // 2**k) * (w // 2**k + 2) for k in range(plan.levels)]
-    high = sum(rows[3:]) if plan.wide_counts else 0
+    high = sum(rows[3:]) if plan.two_byte_counts else 0
     # Whole 16 bytes: Triton compiles a kernel again for a pointer that is not a multiple of them.
     return tuple(16 * cdiv(n, 16) for n in (2 * rows[0], sum(rows[1:]), high))

@@ -207,7 +207,7 @@ def gradient(
                     g = tl.load(p_gt + x_o * gt[3], mask=ok, other=0.0).to(ACC)
                     v = valid(p_mask + x_o * mask[3], g, ok, HAS_MASK, PLAN.positive_gt)
                     m = v
-                    if PLAN.plain:
+                    if PLAN.all_pixels:
                         m = ok
                     v_abs = v
                     if HAS_ABS:

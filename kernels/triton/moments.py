@@ -129,7 +129,7 @@ def moments(
             g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
             v = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
             m = v
-            if PLAN.plain:
+            if PLAN.all_pixels:
                 m = ok
                 n_valid += v.to(tl.int32)
             v_abs = v
@@ -164,7 +164,7 @@ def moments(
     n_j = n.to(ACC)
     count = tl.sum(n).to(ACC)
     valid_count = count
-    if PLAN.plain:
+    if PLAN.all_pixels:
         valid_count = tl.sum(n_valid).to(ACC)
     abs_count = valid_count
     if HAS_ABS:
@@ -238,7 +238,7 @@ def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles
             m = ok
             if T.absolute and HAS_ABS:
                 m = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
-            elif T.absolute or not PLAN.plain:
+            elif T.absolute or not PLAN.all_pixels:
                 m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
             p_d = to_domain(p, m, D)
             g_d = to_domain(g, m, D)

@@ -66,7 +66,7 @@ def _read(
     p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
     g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
     m = ok
-    if not PLAN.plain:
+    if not PLAN.all_pixels:
         m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
     if not PLAN.standardised:

@@ -52,7 +52,7 @@ def pixel_row(pred, gt, mask, abs_mask, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_
     v = ok
     if HAS_MASK or PLAN.positive_gt:
         v = ok & valid(mask, g, everywhere, HAS_MASK, PLAN.positive_gt)
-        if not PLAN.plain:
+        if not PLAN.all_pixels:
             m = v
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
     e = tl.zeros_like(p)

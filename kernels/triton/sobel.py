@@ -252,7 +252,7 @@ def sobel(
     mu_g = tl.load(images + b * IMAGE + MU_G)
     level, h, w, y0, x0, cells, codes, highs = locate(q, b, B, H, W, 0, LEVELS, TH, 30 * S)
     R_Q = (tl.full((), 0, tl.int64) + NQ) * B
-    HIGH: tl.constexpr = CODES and PLAN.wide_counts and LEVELS > 3
+    HIGH: tl.constexpr = CODES and PLAN.two_byte_counts and LEVELS > 3
     if level == 0:
         response, kept, own_cells, u_one, u_z, rel, rel_one, rel_z = _strips(
             pred, gt, mask, abs_mask, level_p, level_g, info, code0 + codes, high, False, b, y0, x0, h, w,
