@@ -38,8 +38,8 @@ def pixel(
         m: the valid pixels.
         term: penalty, trim, reduction and eps.
         ranks: the process group whose joined batch is evaluated.
-        all_pixels: statistics ``"all"``: no eps; of an absolute term, each image counts at least one pixel and
-            reductions by image are pooled too, as the source has it.
+        all_pixels: statistics ``"all"``: no eps; of an absolute term, each image counts at least one pixel
+            and reductions by image are pooled too, as the source has it.
     """
     phi, again = cost(select(m, r), p, g, m, term.penalty, ranks)
     phi = select(m, phi)
