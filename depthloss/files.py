@@ -13,6 +13,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def whole_file(out: Path) -> Iterator[Path]:
     """Give a path to write to; the file takes its place at `out` only if nothing went wrong."""
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.stem}-{os.getpid()}{out.suffix}")
     try:

@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
+from depthloss import files
 from depthloss.training.errors import ConfigError
+
+whole_file = files.whole_file
 
 
 def check_folder(key: str, folder: Path) -> None:
@@ -68,19 +71,6 @@ def check_depth(where: object, tree: Any, deepest: int = _DEEPEST) -> None:
             raise ConfigError(f"{where}: nested too deeply")
         for value in tree.values() if isinstance(tree, dict) else tree:
             check_depth(where, value, deepest - 1)
-
-
-@contextlib.contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file becomes `out` only if no error occurred."""
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.stem}-{os.getpid()}{out.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # Errors of the system for lack of room: a full disk, a quota, a limit on the size of a file.
