@@ -167,7 +167,7 @@ def _groups(
         for term in group.terms:
             place = next(v for t, v in values if t is term)
             own = slots.get(term.weight_name, -1)
-            always = spec.statistics == "all" and getattr(term, "mask", "mask") != "abs_mask"
+            always = spec.statistics == "all" and term.mask != "abs_mask"
             entries.append(Entry(place, weight, slots[term.name], own, always))
             weight += 1
         groups.append(

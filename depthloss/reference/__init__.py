@@ -55,7 +55,7 @@ class _Batch:
 
     def pixels(self, term: s.Term) -> Tensor:
         """The pixels that the term compares."""
-        return self.abs_mask if getattr(term, "mask", "mask") == "abs_mask" else self.structure
+        return self.abs_mask if term.mask == "abs_mask" else self.structure
 
     def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
         """p and g in `domain`, of the pixels `m`."""
@@ -69,10 +69,10 @@ class _Batch:
         p, g = self.maps(domain, self.structure)
         return self._once(("keep", domain), lambda: self.structure | (p.isfinite() & g.isfinite()))
 
-    def residual(self, term: s.Pixel | s.Gradient | s.Moments, m: Tensor) -> Tensor:
+    def residual(self, term: s.Term, m: Tensor) -> Tensor:
         """p - g after what the term's alignment does to both, by the statistics of the pixels `m`."""
         domain, pixels = term.domain, self.pixels(term)
-        align, eps = getattr(term, "align", "none"), getattr(term, "align_eps", 0.0)
+        align, eps = term.align, term.align_eps
         if align == "none" and domain.log is not None:
             compute = lambda: log_ratio(self.pred, self.gt, pixels, domain)  # noqa: E731
         elif align == "none":
@@ -92,7 +92,6 @@ def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
         p, g = b.maps(t.domain, m)
         m = large_enough(m, t.align, b.pred)
         return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels),)
-    assert isinstance(t, s.Gradient)
     value, levels, kept = gradient_term(
         b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.all_pixels
     )

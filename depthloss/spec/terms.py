@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeAlias
 
 from ..checks import check_flag, check_number, check_scales, one_of, set_number
 from .domain import IDENTITY, Domain
@@ -13,7 +14,7 @@ ALIGNMENTS = ("none", "mean", "median", "least-squares", "packnet-trim")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Term:
+class _Named:
     """One number that a loss adds up.
 
     Attributes:
@@ -38,7 +39,7 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixel(Term):
+class Pixel(_Named):
     """A mean over valid pixels of a penalty of the residual.
 
     Attributes:
@@ -85,7 +86,7 @@ class Pixel(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(Term):
+class Gradient(_Named):
     """The multi-scale gradient of the residual.
 
     Attributes:
@@ -99,6 +100,7 @@ class Gradient(Term):
         ValueError: a value out of range, or mask ``"centre"`` of a logarithm.
     """
 
+    mask: ClassVar[str] = "mask"
     align: str = "mean"
     align_eps: float = 1e-6
     gradient: GradientSpec = field(default_factory=GradientSpec)
@@ -123,7 +125,7 @@ class Gradient(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments(Term):
+class Moments(_Named):
     """Variance V and mean of the residual e that is not aligned.
 
     Attributes:
@@ -139,6 +141,9 @@ class Moments(Term):
         ValueError: an axis has a value that is not listed above, or one that belongs to the other form.
     """
 
+    mask: ClassVar[str] = "mask"
+    align: ClassVar[str] = "none"
+    align_eps: ClassVar[float] = 0.0
     form: str = "root"
     lam: float = 0.85
     alpha: float = 0.85
@@ -164,6 +169,9 @@ class Moments(Term):
     def mean_weight(self) -> float:
         """What mean^2 is multiplied by."""
         return self.alpha if self.form == "plain" else 1.0 - self.lam
+
+
+Term: TypeAlias = Pixel | Gradient | Moments
 
 
 def Absolute(  # noqa: N802

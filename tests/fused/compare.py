@@ -175,23 +175,22 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     v_abs = valid if abs_mask is None else valid_pixels(g, abs_mask, spec.positive_gt)
     near = torch.zeros_like(valid)
     for t in spec.terms:
-        here = v_abs if isinstance(t, Pixel) and t.mask == "abs_mask" else m
-        align = getattr(t, "align", "none")
+        here = v_abs if t.mask == "abs_mask" else m
         p_d, g_d = (convert(x, here, replace(t.domain, log=None, floor=None)) for x in (p, g))
         near |= _near_bounds(t, p, here, eps)
         difference, size = select(here, p_d - g_d), select(here, p_d.abs() + g_d.abs())
-        if isinstance(t, Pixel) and align == "none" and t.domain.conversion != "identity":
+        if isinstance(t, Pixel) and t.align == "none" and t.domain.conversion != "identity":
             near |= _near(difference, size, eps)
         if isinstance(t, Pixel) and t.penalty.kind in OF_LARGEST:
             c = t.penalty.a * difference.abs().max() if difference.numel() else 0.0
             near |= here & _near(difference.abs() - c, c, eps)
-        if align == "none" and not isinstance(t, Gradient):
+        if t.align == "none" and not isinstance(t, Gradient):
             continue
         keep = m
         if isinstance(t, Gradient) and t.gradient.mask == "centre":
             keep = m | (p_d.isfinite() & g_d.isfinite())
         r, magnitude = difference, size
-        if align == "mean":
+        if t.align == "mean":
             z_p, z_g = (standardise(x, m, t.align_eps, keep) for x in (p_d, g_d))
             dev = select(m, p_d - mean_per_image(p_d, m)[:, None, None])
             near |= _near(dev, select(m, p_d.abs()), eps)

@@ -210,7 +210,7 @@ def hold(case: Case, number: int) -> str:
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
         return "out of range"
-    pair = [t for t in spec.terms if isinstance(t, Gradient) or getattr(t, "align", "none") == "mean"]
+    pair = [t for t in spec.terms if isinstance(t, Gradient) or t.align == "mean"]
     statistics = any(t.align == "mean" for t in pair)
     number_size, gradient_size, steepest = sizes(case)
     result = settled(case, number_size, result, oracle)
