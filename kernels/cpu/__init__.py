@@ -68,15 +68,20 @@ def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> 
     return call, kept
 
 
-def _find_largest(plan: CPlan, call: Call, found: Array, process_group: dist.ProcessGroup | None) -> bool:
-    """The largest residuals of the joined batch, for penalties that need them; False without memory."""
+def _out_of_memory(pred: Tensor) -> MemoryError:
+    return MemoryError(f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}")
+
+
+def _largest(plan: CPlan, call: Call, pred: Tensor, process_group: dist.ProcessGroup | None) -> Array:
+    """The largest residuals of the joined batch, for penalties that need them."""
+    found = (c_double * MOST)()
     if library().dl_largest(plan, call, found):
-        return False
+        raise _out_of_memory(pred)
     if process_group is not None:
         most = torch.tensor(found, dtype=torch.float64, device="cpu")
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=process_group)
         found[:] = most.tolist()
-    return True
+    return found
 
 
 def forward(
@@ -127,14 +132,12 @@ def forward(
     call.weights, call.log_vars = addressof(numbers), addressof(s)
     call.terms, call.total = terms.data_ptr(), total.data_ptr()
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
-    largest = (c_double * MOST)()
-    call.largest = addressof(largest)
-    state = None if plan.largest and not _find_largest(plan, call, largest, process_group) else True
-    state = state and lib.dl_measure(plan, call, totals)
+    if plan.largest:
+        largest = _largest(plan, call, pred, process_group)
+        call.largest = addressof(largest)
+    state = lib.dl_measure(plan, call, totals)
     if not state:
-        raise MemoryError(
-            f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"
-        )
+        raise _out_of_memory(pred)
     if process_group is not None:
         call.world = dist.get_world_size(process_group)
         own = torch.tensor(totals, dtype=torch.float64, device="cpu")
@@ -177,9 +180,7 @@ def backward(
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
     call.grad_output = grad_output.item()
     if library().dl_backward(plan, call):
-        raise MemoryError(
-            f"the CPU engine could not get its working memory for a batch of {tuple(pred.shape)}"
-        )
+        raise _out_of_memory(pred)
     del kept
     return grad, log_vars
 

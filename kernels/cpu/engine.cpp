@@ -32,7 +32,8 @@ DECLARE(avx512)
 
 namespace {
 
-#ifndef DL_MAPS  // tests/cpu/proof/sanitize.py takes less, so that small images are worked on like large ones.
+#ifndef DL_MAPS  // tests/cpu/proof/sanitize.py takes less, so that small images are worked on like large
+                 // ones.
 #define DL_MAPS (4 << 20)
 #endif
 constexpr int64_t CACHE = 3 << 20;  // bytes of inputs of the images in flight
@@ -342,7 +343,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
 // Every function that can run out of memory (std::length_error: of what a vector can count) returns NULL or 1
 // then.
 
-// The largest residuals [MOST] of this rank, and what the penalties that need them make of it is theirs.
+// The largest residuals [MOST] of this rank, for the penalties that need them.
 EXPORT int dl_largest(const Plan* plan, const Call* call, double* found) {
     try {
         auto space = take();

@@ -48,7 +48,8 @@ LevelBand level_sums(const Work& work, int64_t b, int k) {
     return total;
 }
 
-// Of a moments term: its value, the root in it (1 without), and the factor n/(n - 1) that V holds if unbiased.
+// Of a moments term: its value, the root in it (1 without), and the factor n/(n - 1) that V holds if
+// unbiased.
 struct Moment {
     double value, root, factor;
 };
@@ -220,8 +221,7 @@ void image_coefficients(const Work& work, int64_t b, const Numbers& v, const dou
     const double n = static_cast<double>(sums.n_all), images = std::max(v.images, 1.0);
     if (plan.has_absolute) {
         c[ABS_WEIGHT] = f[ABSOLUTE] / v.norm_a;
-        if (plan.absolute_norm == BY_IMAGES)
-            c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
+        if (plan.absolute_norm == BY_IMAGES) c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
     }
     if (plan.codes) {
         double w_r = f[RELATIVE] / v.norm_r;
@@ -283,7 +283,8 @@ void collect(const Work& work, double* totals) {
         totals[T_STATISTICS] += n;
         totals[T_ABSOLUTE] +=
             plan.absolute_norm == BY_IMAGES ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
-        totals[T_RELATIVE] += plan.relative_norm == BY_IMAGES ? sums.relative / std::max(n, 1.0) : sums.relative;
+        totals[T_RELATIVE] +=
+            plan.relative_norm == BY_IMAGES ? sums.relative / std::max(n, 1.0) : sums.relative;
         // 0, or NaN if a valid pixel of the gradient term is.
         totals[T_VISIBLE] += 0 * (plan.standardised ? sums.p + sums.g : sums.visible);
         for (int i = 0; i < plan.moments; i++)

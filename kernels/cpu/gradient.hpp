@@ -191,7 +191,8 @@ struct AgainRow {
                 const Vec<T> given = load(line.p.at(x)), p = to_domain(given, m, domain),
                              g = to_domain(load(line.g.at(x)), m, domain),
                              e = decltype(log_)::value ? log_ratio(p, g, m, domain) : p - g;
-                add(x, through<decltype(log_)::value>((e - from) * by + more, given, p, m, domain), decltype(first)::value);
+                add(x, through<decltype(log_)::value>((e - from) * by + more, given, p, m, domain),
+                    decltype(first)::value);
             }
         };
         with(domain, each);
@@ -202,24 +203,24 @@ struct AgainRow {
         if (weight == 0) return;
         const Pixel term = plan.pixel[i];
         compared.read(term, line, w);
-        if (compared.as_given(term.domain))
+        if (compared.as_given(term.domain)) {
             empty ? slopes<true>(i, row) : slopes<false>(i, row);
-        else {
+            empty = false;
+        } else {
             slopes<true>(i, own);
             const auto each = [&](auto first, auto log_) __attribute__((always_inline)) {
                 const Domain domain = term.domain;  // Local copy: stores cannot alias it.
                 for (int64_t x = 0; x < w; x += LANES) {
                     const Mask<T> m = mask_of<T>(compared.m->at(x));
-                    const Vec<T> given = load(line.p.at(x)),
-                                 p = decltype(log_)::value ? to_domain(given, m, domain)
-                                                           : load(compared.p->at(x));
+                    const Vec<T> given = load(line.p.at(x)), p = decltype(log_)::value
+                                                                     ? to_domain(given, m, domain)
+                                                                     : load(compared.p->at(x));
                     add(x, through<decltype(log_)::value>(load(own + x), given, p, m, domain),
                         decltype(first)::value);
                 }
             };
             with(term.domain, each);
         }
-        empty = false;
     }
 
     // Writes or adds dL/dp of pixel term i, p in its domain, to a row.
@@ -275,8 +276,8 @@ template <class T>
 void gradient(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
     const Plan& plan = *work.plan;
-    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    const int64_t w = call.W;
+    const auto [y0, y1] = BandRows(band, call.H);
     const double* c = call.coefficients + HEAD + b * COEFFICIENTS;
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
@@ -288,7 +289,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;
     const bool converts = has_structure && plan.structure.conversion != IDENTITY;
-    const int reads = plan.gradient_mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
+    const int reads =
+        plan.gradient_mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
     const bool sobel = plan.has_gradient && work.layout->active[0];
     const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
     const int8_t* adjoints =
@@ -329,8 +331,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
         const auto block = [&](int64_t x, auto terms_, auto partial_,
                                auto past_) __attribute__((always_inline)) {
             constexpr int terms = decltype(terms_)::value;
-            constexpr bool simple = terms == PLAIN || terms == CONVERTED,
-                           partial = decltype(partial_)::value, past = decltype(past_)::value;
+            constexpr bool simple = terms == PLAIN || terms == CONVERTED, partial = decltype(partial_)::value,
+                           past = decltype(past_)::value;
             Vec<T> total = zero;
             if (terms != AGAIN && (simple || has_structure)) {
                 const uint8_t* code = codes + y * w + x;

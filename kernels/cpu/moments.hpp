@@ -97,8 +97,8 @@ template <class T>
 void largest(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
     const Plan& plan = *work.plan;
-    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    const int64_t w = call.W;
+    const auto [y0, y1] = BandRows(band, call.H);
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
@@ -135,8 +135,8 @@ template <class T>
 void moments(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
     const Plan& plan = *work.plan;
-    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    const int64_t w = call.W;
+    const auto [y0, y1] = BandRows(band, call.H);
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
@@ -216,8 +216,8 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
 template <class T>
 void deviations(const Work& work, int64_t b, int band, char* memory) {
     const Call& call = *work.call;
-    const int64_t w = call.W, y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < call.H ? y0 + BAND : call.H;
+    const int64_t w = call.W;
+    const auto [y0, y1] = BandRows(band, call.H);
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;

@@ -1,20 +1,20 @@
 // What a residual costs, and the slope of that: one function per kind of penalty, in one place.
 //
-// A function takes r, p, g in the term's domain at the pixels m (r is 0 elsewhere), and the penalty's numbers a,
-// b and c, the last one made of the largest residual of the batch where the penalty needs it.
+// A function takes r, p, g in the term's domain at the pixels m (r is 0 elsewhere), and the penalty's numbers
+// a, b and c, the last one made of the largest residual of the batch where the penalty needs it.
 #pragma once
 #include <cmath>
 
 #include "engine.h"
 
 // Each as depthloss.spec names it, in its order.
-#define PENALTIES(EACH_)               \
-    EACH_(L1, "l1")                    \
-    EACH_(L2, "l2")                    \
-    EACH_(HalfL2, "half-l2")           \
-    EACH_(AbsRel, "abs-rel")           \
+#define PENALTIES(EACH_)                    \
+    EACH_(L1, "l1")                         \
+    EACH_(L2, "l2")                         \
+    EACH_(HalfL2, "half-l2")                \
+    EACH_(AbsRel, "abs-rel")                \
     EACH_(AbsRelPacknet, "abs-rel-packnet") \
-    EACH_(BerHu, "berhu")              \
+    EACH_(BerHu, "berhu")                   \
     EACH_(BerHuPacknet, "berhu-packnet")
 
 #ifdef DL_ISA

@@ -59,7 +59,7 @@ struct Compared {
 
     static bool as_given(const Domain& domain) { return domain.conversion == IDENTITY && !domain.has_log; }
 
-   private:
+private:
     T *const to_p, *const to_g;
     Row<T> made_p, made_g;
 

@@ -27,6 +27,13 @@ struct Row {
     }
 };
 
+// The rows of a band.
+struct BandRows {
+    int64_t begin, end;
+    BandRows(int band, int64_t h)
+        : begin(static_cast<int64_t>(band) * BAND), end(begin + BAND < h ? begin + BAND : h) {}
+};
+
 INLINE int64_t blocks(int64_t w) { return (w + LANES - 1) / LANES * LANES; }
 
 // A row in pieces: its whole blocks, then the rest of it. At their ends the sums of the lanes go on into

@@ -370,8 +370,8 @@ struct FullResolution {
 template <class T>
 void structure(const Work& work, int64_t b, int band, char* memory) {
     const Plan& plan = *work.plan;
-    const int64_t h = work.call->H, w = work.call->W, y0 = static_cast<int64_t>(band) * BAND,
-                  y1 = y0 + BAND < h ? y0 + BAND : h;
+    const int64_t h = work.call->H, w = work.call->W;
+    const auto [y0, y1] = BandRows(band, h);
     Arena arena = arena_of<T>(memory, w);
     FullResolution<T> source(work, b, y0, y1, arena);
     LevelBand& out = work.levels[b * LEVELS * work.bands_per_image + band];
