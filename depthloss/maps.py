@@ -52,14 +52,16 @@ def _converted(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
     """x in `domain` before its logarithm. A conversion selects first: an invalid pixel becomes depth 0, never
     1e6 m.
     """
-    if domain.conversion == "identity":
+    if domain.conversion == "identity" and not domain.clamps:
         return x
     x = select(m, finite_or_nan(x), 1.0)
-    shifted = domain.conversion == "shifted-inverse"
-    depth = 1.0 / (x + INVERSE_DEPTH_FLOOR if shifted else x.clamp(min=INVERSE_DEPTH_FLOOR))
-    if domain.minimum is not None or domain.maximum is not None:
-        depth = depth.clamp(domain.minimum, domain.maximum)
-    return select(m, depth)
+    if domain.conversion == "inverse":
+        x = 1.0 / x.clamp(min=INVERSE_DEPTH_FLOOR)
+    elif domain.conversion == "shifted-inverse":
+        x = 1.0 / (x + INVERSE_DEPTH_FLOOR)
+    if domain.clamps:
+        x = x.clamp(domain.minimum, domain.maximum)
+    return select(m, x)
 
 
 def _argument_of_log(x: Tensor, m: Tensor, domain: Domain) -> Tensor:

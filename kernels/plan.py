@@ -23,11 +23,13 @@ class PixelPlan:
         kind: of the penalty, with its numbers `a` and `b`.
         domain: of p and g.
         norm: what its sum is divided by: ``"pixels"`` (N + eps, or max(N, 1) where eps is 0), ``"images"``
-            (its images by max(n, 1), the sum of them by B), ``"floored"`` (as pixels; N sums max(n, 1)).
+            (its images by max(n, 1), the sum of them by B), ``"images-sum"`` (that sum), ``"floored"`` (as
+            pixels; N sums max(n, 1)).
         eps: of that divisor.
         absolute: it counts the pixels of `abs_mask`.
         largest: its penalty needs the largest residual of the batch.
         counts: its penalty counts some pixels once more.
+        trim: this part of the pixels is left out, of each image or, with `trim_batch`, of the batch.
     """
 
     kind: str
@@ -39,13 +41,15 @@ class PixelPlan:
     absolute: bool
     largest: bool
     counts: bool
+    trim: float
+    trim_batch: bool
 
 
 @dataclass(frozen=True, eq=False)
 class MomentsPlan:
     """A moments term: scale * sqrt(V + mean_weight * mean^2 + eps) if `root`, else V + mean_weight * mean^2.
 
-    `images`: the mean of the images' values.
+    `images`: the mean of the images' values; `images_sum`: their sum.
     """
 
     root: bool
@@ -54,6 +58,7 @@ class MomentsPlan:
     eps: float
     unbiased: bool
     images: bool
+    images_sum: bool
     domain: s.Domain
 
 
@@ -95,11 +100,14 @@ class Plan:
     # The structure terms, whose backward reads codes: phases 2 and 3 run for them.
     codes: bool
     structure: s.Domain | None
-    standardised: bool
-    eps: float  # of the standardisation
+    alignment: s.Alignment
+    standardised: bool  # by the mean or by the median
+    eps: float  # of the alignment
     absolute: PixelPlan | None
     relative: PixelPlan | None
     has_gradient: bool
+    stencil: str
+    gradient_images: bool  # whether each level is the mean of the images' ratios
     sobel_mask: str
     reads_invalid: bool  # whether invalid pixels get a gradient, as finite neighbours under mask centre
     downsample: str
@@ -111,6 +119,8 @@ class Plan:
     parts: bool  # whether the levels are metrics
     counts_cells: bool  # whether the level's own normaliser is wanted
     two_byte_counts: bool  # whether a coarse count can need more than 4 bits
+    # Whether the gradient of the residual is made of codes alone: L1, and an alignment by mean or median.
+    of_signs: bool
     # What the backward reads again.
     reads_pred: bool
     reads_inputs: bool
@@ -149,12 +159,15 @@ def _pixel(t: s.Pixel, all_pixels: bool) -> PixelPlan:
         t.mask == "abs_mask",
         t.penalty.kind in OF_LARGEST,
         t.penalty.kind in COUNTS,
+        t.trim,
+        t.trim_over == "batch",
     )
 
 
 def _moments(t: s.Moments) -> MomentsPlan:
-    images = t.reduction == "images"
-    return MomentsPlan(t.form == "root", t.mean_weight, t.scale, t.eps, t.unbiased, images, t.domain)
+    summed = t.reduction == "images-sum"
+    images = summed or t.reduction == "images"
+    return MomentsPlan(t.form == "root", t.mean_weight, t.scale, t.eps, t.unbiased, images, summed, t.domain)
 
 
 def _groups(
@@ -196,7 +209,10 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         else s.GradientSpec(mask="residual", downsample="nearest", border="zero", num_scales=1)
     )
     aligned = relative or gradient
-    standardised = aligned is not None and aligned.align == "mean"
+    alignment = aligned.alignment if aligned else s.NOT_ALIGNED
+    of_signs = alignment.kind in ("none", "mean", "median") and (
+        relative is None or relative.penalty.kind == "l1"
+    )
     normalizer = "kept" if all_pixels else sobel.normalizer
     slots = {name: i for i, name in enumerate(spec.metric_names)}
     values: list[tuple[s.Term, int]] = [
@@ -205,18 +221,21 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         *((t, PIXELS + i) for i, t in enumerate(roles.pixels)),
     ]
     pixels = tuple(_pixel(t, all_pixels) for t in roles.pixels)
-    reads_inputs = bool(pixels or roles.moments)
+    reads_inputs = bool(pixels or roles.moments or not of_signs)
     return Plan(
         pixels=pixels,
         moments=tuple(_moments(t) for t in roles.moments),
         largest=any(t.largest for t in pixels),
         codes=codes,
         structure=structure,
-        standardised=standardised,
-        eps=aligned.align_eps if aligned is not None and standardised else 0.0,
+        alignment=alignment,
+        standardised=alignment.kind in ("mean", "median"),
+        eps=alignment.eps,
         absolute=_pixel(roles.absolute, all_pixels) if roles.absolute else None,
         relative=_pixel(relative, all_pixels) if relative else None,
         has_gradient=gradient is not None,
+        stencil=sobel.stencil,
+        gradient_images=gradient is not None and gradient.reduction == "images",
         sobel_mask=sobel.mask,
         reads_invalid=sobel.mask == "centre" and structure == s.IDENTITY,
         downsample=sobel.downsample,
@@ -228,7 +247,8 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         parts=gradient is not None and gradient.parts,
         counts_cells=normalizer == "level" and sobel.mask != "support",
         two_byte_counts=sobel.mask == "support" and sobel.downsample == "average",
-        reads_pred=reads_inputs or (structure is not None and structure.conversion != "identity"),
+        of_signs=of_signs,
+        reads_pred=reads_inputs or (structure is not None and structure.converts),
         reads_inputs=reads_inputs,
         all_pixels=all_pixels,
         positive_gt=spec.positive_gt,

@@ -27,6 +27,8 @@ from .golden_cases import (
 )
 from .golden_table import COUNTS, DEVIATIONS, ROWS, structure_options
 
+LEAST_SQUARES = spec.Alignment("least-squares")
+
 
 def _pairs() -> list:
     return [
@@ -128,7 +130,7 @@ def test_gradient_matching_after_alignment(case, dtype):
 def test_gradient_matching_levels(case):
     pred, gt, mask = (x[:, 0] for x in maps(case, torch.float64))
     mask = mask != 0
-    r = aligned_residual(pred, gt, mask) if case.flag("param_align") else pred - gt
+    r = aligned_residual(pred, gt, mask, LEAST_SQUARES) if case.flag("param_align") else pred - gt
     sums = [0.0] + [_matching(r, mask, k).item() for k in (1, 2, 3, 4)]
     for k in range(4):
         expected = float(case[f"comp_scale_{k}"])
@@ -140,7 +142,7 @@ def test_gradient_matching_levels(case):
 def test_images_reduction_of_the_aligned_residual(case, dtype):
     pred, gt, mask = maps(case, dtype)
     mask = mask[:, 0] != 0
-    residual = aligned_residual(pred[:, 0], gt[:, 0], mask)
+    residual = aligned_residual(pred[:, 0], gt[:, 0], mask, LEAST_SQUARES)
     term = spec.Pixel(name="mse", penalty=spec.Penalty("half-l2"), reduction="images")
     assert_golden(case, terms.pixel(residual, pred, gt, mask, term), pred)
     # The module divides by the pixels of the batch: another number.

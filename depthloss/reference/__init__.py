@@ -18,7 +18,7 @@ from ..maps import convert, log_ratio, select, valid_pixels, working_dtype
 from . import pyramid, statistics, terms
 from .alignment import aligned_residual, large_enough
 from .pyramid import gradient_term
-from .statistics import Ranks, count
+from .statistics import Ranks, batch_mean, count
 
 __all__ = ["evaluate", "pyramid", "statistics", "terms"]
 
@@ -72,15 +72,15 @@ class _Batch:
     def residual(self, term: s.Term, m: Tensor) -> Tensor:
         """p - g after what the term's alignment does to both, by the statistics of the pixels `m`."""
         domain, pixels = term.domain, self.pixels(term)
-        align, eps = term.align, term.align_eps
-        if align == "none" and domain.log is not None:
+        align = term.alignment
+        if align.kind == "none" and domain.log is not None:
             compute = lambda: log_ratio(self.pred, self.gt, pixels, domain)  # noqa: E731
-        elif align == "none":
+        elif align.kind == "none":
             compute = lambda: operator.sub(*self.maps(domain, pixels))  # noqa: E731
         else:
-            keep = self.keep(domain) if align == "mean" else None
-            compute = lambda: aligned_residual(*self.maps(domain, pixels), m, align, eps, keep)  # noqa: E731
-        return self._once(("residual", domain, align, eps, pixels is not self.structure), compute)
+            keep = self.keep(domain) if align.kind == "mean" else None
+            compute = lambda: aligned_residual(*self.maps(domain, pixels), m, align, keep)  # noqa: E731
+        return self._once(("residual", domain, align, pixels is not self.structure), compute)
 
 
 def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
@@ -90,10 +90,11 @@ def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
         return (terms.moments(b.residual(t, m), m, t, b.ranks),)
     if isinstance(t, s.Pixel):
         p, g = b.maps(t.domain, m)
-        m = large_enough(m, t.align, b.pred)
+        m = large_enough(m, t.alignment, b.pred)
         return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels),)
+    m = large_enough(m, t.alignment, b.pred)
     value, levels, kept = gradient_term(
-        b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.all_pixels
+        b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.all_pixels, t.reduction
     )
     return (value, *levels.unbind(), *kept.unbind()) if t.parts else (value,)
 
@@ -144,8 +145,8 @@ def evaluate(
         process_group: evaluate the joined batch of these ranks.
 
     Returns:
-        The loss (0-dim, float32 or float64, differentiable) and the detached vector of the numbers that
-        `spec.metric_names` names.
+        The loss (0-dim, or [B] where `spec.by_image`; float32 or float64, differentiable) and the detached
+        vector of the numbers that `spec.metric_names` names; means over the images where `spec.by_image`.
     """
     dtype = working_dtype(pred, gt)
     conditions = spec.positive_gt, spec.gt_range
@@ -178,4 +179,5 @@ def evaluate(
     else:
         total = _kendall(losses, log_vars, active, spec.log_var_bounds, spec, values)
     values["num_valid_pixels"], values["total_loss"] = n, total
-    return total, torch.stack([values[name].detach() for name in spec.metric_names])
+    found = [values[name].detach() for name in spec.metric_names]
+    return total, torch.stack([batch_mean(x, ranks) if x.dim() else x for x in found])

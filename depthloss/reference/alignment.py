@@ -9,26 +9,28 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..maps import finite_or_nan, select
+from ..spec import Alignment
 from .statistics import count, image_sum, least_squares, median_per_image, standardise
 
-TRIM_MIN_VALID = 100
 
-
-def _by_median(x: Tensor, m: Tensor, eps: float) -> Tensor:
-    """(x - t)/max(mean |x - t|, eps), t the lower median; 0 at invalid pixels (Ranftl et al. 2020)."""
+def _by_median(x: Tensor, m: Tensor, align: Alignment, detached: bool) -> Tensor:
+    """(x - t)/S about the lower median t, S = max(mean |x - t|, eps), or the mean + eps; 0 at invalid pixels
+    (Ranftl et al. 2020).
+    """
     x = select(m, x)
-    dev = select(m, x - median_per_image(x, m)[:, None, None])
-    mad = image_sum(dev.abs()) / count(m, x.dtype).clamp(min=1.0)
-    # An infinite MAD would make every pixel 0 and hide its cause.
-    return dev / finite_or_nan(mad).clamp(min=eps)[:, None, None]
+    t = median_per_image(x.detach() if detached else x, m)
+    dev = select(m, x - t[:, None, None])
+    # An infinite scale would make every pixel 0 and hide its cause.
+    scale = finite_or_nan(image_sum(dev.abs()) / count(m, x.dtype).clamp(min=1.0))
+    scale = scale + align.eps if align.scale_floor == "add" else scale.clamp(min=align.eps)
+    return dev / scale[:, None, None]
 
 
 def aligned_residual(
     p: Tensor,
     g: Tensor,
     m: Tensor,
-    align: str = "least-squares",
-    eps: float = 0.0,
+    align: Alignment,
     keep: Tensor | None = None,
 ) -> Tensor:
     """The residual of p and g aligned to each other, image by image.
@@ -38,30 +40,30 @@ def aligned_residual(
         g: target.
         m: the pixels that make the statistics.
         align: ``"mean"``: z_p - z_g, z = (x - mu)/(mean |x - mu| + eps). ``"median"``: likewise about the
-            lower median, with max(mean |x - t|, eps). ``"least-squares"``: s p + b - g with the s, b that
-            minimise its square. ``"packnet-trim"`` (packnet-sfm-resnet-san): a p + b - g with
-            a0 = cov/(var + eps), b = mean g - a0 mean p, a = a0 clamped to [0.1, 10].
-        eps: as said there.
+            lower median, with max(mean |x - t|, eps) or the mean + eps. ``"least-squares"``: s p + b - g
+            with the s, b that minimise its square. ``"packnet-trim"`` (packnet-sfm-resnet-san): a p + b - g
+            with a0 = cov/(var + eps), b = mean g - a0 mean p, a = a0 clamped to [0.1, 10].
         keep: of ``"mean"``, the pixels that are returned, a superset of `m`; default `m`.
 
     Returns:
         [B, H, W], 0 at all other pixels.
     """
-    if align == "mean":
-        return standardise(p, m, eps, keep) - standardise(g, m, eps, keep)
-    if align == "median":
-        return _by_median(p, m, eps) - _by_median(g, m, eps)
+    if align.kind == "mean":
+        return standardise(p, m, align.eps, keep) - standardise(g, m, align.eps, keep)
+    if align.kind == "median":
+        detached = align.grad == "detached"
+        return _by_median(p, m, align, detached) - _by_median(g, m, align, detached)
     p, g = select(m, p), select(m, g)
-    if align == "least-squares":
+    if align.kind == "least-squares":
         scale, shift = least_squares(p, g, m)
     else:
-        scale, shift = least_squares(p, g, m, ridge=eps)
+        scale, shift = least_squares(p, g, m, ridge=align.eps)
         scale = scale.clamp(0.1, 10.0)
     return select(m, scale[:, None, None] * p + shift[:, None, None] - g)
 
 
-def large_enough(m: Tensor, align: str, x: Tensor) -> Tensor:
+def large_enough(m: Tensor, align: Alignment, x: Tensor) -> Tensor:
     """`m` without the images that have too few valid pixels for `align`; they count 0."""
-    if align != "packnet-trim":
+    if not align.min_pixels:
         return m
-    return m & (count(m, x.dtype) >= TRIM_MIN_VALID)[:, None, None]
+    return m & (count(m, x.dtype) >= align.min_pixels)[:, None, None]

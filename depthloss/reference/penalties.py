@@ -7,6 +7,7 @@ returns with phi the pixels [B, H, W] that count once more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,6 +44,41 @@ def _l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ran
 @_penalty("half-l2")
 def _half_l2(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
     return 0.5 * r.square()
+
+
+@_penalty("smooth-l1")
+def _smooth_l1(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """r^2/(2 beta) where |r| < beta, else |r| - beta/2 (Girshick 2015)."""
+    d, beta = r.abs(), penalty.a
+    return torch.where(d < beta, r.square() * (0.5 / beta), d - 0.5 * beta)
+
+
+@_penalty("huber")
+def _huber(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """r^2/2 where |r| <= delta, else delta (|r| - delta/2) (Huber 1964)."""
+    d, delta = r.abs(), penalty.a
+    return torch.where(d <= delta, 0.5 * r.square(), delta * (d - 0.5 * delta))
+
+
+@_penalty("charbonnier")
+def _charbonnier(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """sqrt(r^2 + c^2) - c (Charbonnier et al. 1994), as r^2/(sqrt(r^2 + c^2) + c), which keeps small r."""
+    square, c = r.square(), penalty.a
+    return square / ((square + c * c).sqrt() + c)
+
+
+@_penalty("barron")
+def _barron(r: Tensor, p: Tensor, g: Tensor, m: Tensor, penalty: Penalty, ranks: Ranks) -> Tensor:
+    """The general robust loss of shape alpha and scale c (Barron 2019, equation 8), with its limits."""
+    alpha, half = penalty.a, 0.5 * (r / penalty.b).square()
+    if alpha == 2:
+        return half
+    if alpha == 0:
+        return half.log1p()
+    if alpha == -math.inf:
+        return -(-half).expm1()
+    b = abs(alpha - 2)
+    return (b / alpha) * (0.5 * alpha * (half * (2 / b)).log1p()).expm1()
 
 
 @_penalty("abs-rel")

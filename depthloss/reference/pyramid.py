@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..maps import average, bilinear, nearest, select
 from ..spec import GradientSpec
-from .statistics import LOCAL, Ranks, count, guarded_ratio
+from .statistics import LOCAL, Ranks, count, guarded_ratio, image_sum, reduce_images
 
 
 def downsample(x: Tensor, level: int, method: str) -> Tensor:
@@ -52,25 +52,26 @@ def _cover(spec: GradientSpec, level: int, m: Tensor, cells: Tensor, dtype: torc
     """Cells to take the Sobel of, the responses to keep (None = all) and the level's own normaliser."""
     weight = downsample(m.to(dtype), level, spec.downsample)
     if spec.mask == "residual":
-        return cells, None, weight.sum()
+        return cells, None, image_sum(weight)
     if spec.mask == "centre":
         half = weight > 0.5
-        return cells, half[:, 1:-1, 1:-1] if spec.border == "valid" else half, half.sum().to(dtype)
+        return cells, half[:, 1:-1, 1:-1] if spec.border == "valid" else half, count(half, dtype)
     covered = weight > 0
     cells = select(covered, cells / select(covered, weight, 1.0))
     # Outside the image nothing is covered, except that replicate copies the edge's coverage.
     kept = _all_nine(pad(covered.to(dtype), spec.border) > 0)
-    return cells, kept, kept.sum().to(dtype)
+    return cells, kept, count(kept, dtype)
 
 
 def _sobel(spec: GradientSpec, level: int, m: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the kept responses, the level's own normaliser, number of kept responses."""
+    """Sum of the kept responses, the level's own normaliser, number of kept responses, [B] each."""
     cells, kept, norm = _cover(spec, level, m, cells, cells.dtype)
     gx, gy = sobel(pad(cells, spec.border))
     response = gx.abs() + gy.abs()
     if kept is None:
-        return response.sum(), norm, cells.new_full((), response.numel())
-    return select(kept, response).sum(), norm, kept.sum().to(cells.dtype)
+        number = response.shape[1] * response.shape[2]
+        return image_sum(response), norm, cells.new_full((len(cells),), number)
+    return image_sum(select(kept, response)), norm, count(kept, cells.dtype)
 
 
 def _forward(spec: GradientSpec, level: int, m: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,9 +79,10 @@ def _forward(spec: GradientSpec, level: int, m: Tensor, cells: Tensor) -> tuple[
     v = downsample(m, level, spec.downsample)
     r = select(v, cells)
     pairs_x, pairs_y = v[:, :, 1:] & v[:, :, :-1], v[:, 1:] & v[:, :-1]
-    dx = select(pairs_x, (r[:, :, 1:] - r[:, :, :-1]).abs()).sum()
-    dy = select(pairs_y, (r[:, 1:] - r[:, :-1]).abs()).sum()
-    return dx + dy, count(v, r.dtype).sum(), (pairs_x.sum() + pairs_y.sum()).to(r.dtype)
+    dx = select(pairs_x, (r[:, :, 1:] - r[:, :, :-1]).abs())
+    dy = select(pairs_y, (r[:, 1:] - r[:, :-1]).abs())
+    kept = count(pairs_x, r.dtype) + count(pairs_y, r.dtype)
+    return image_sum(dx) + image_sum(dy), count(v, r.dtype), kept
 
 
 def gradient_term(
@@ -91,6 +93,7 @@ def gradient_term(
     ranks: Ranks = LOCAL,
     keep: Tensor | None = None,
     all_pixels: bool = False,
+    reduction: str = "pixels",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """G = combine over k of (sum |Sx * R_k| + |Sy * R_k|) / normaliser_k; forward differences likewise.
 
@@ -102,15 +105,16 @@ def gradient_term(
         ranks: the process group whose joined batch is evaluated.
         keep: mask ``"centre"`` reads r here (`m` and the finite invalid pixels); default `m`.
         all_pixels: every level is a mean over its responses, without eps (statistics ``"all"``).
+        reduction: ``"pixels"`` adds numerators and normalisers of the images up before they are divided;
+            ``"images"`` takes the mean of the images' ratios; ``"none"`` leaves these.
 
     Returns:
-        The term (0-dim), the levels [K] and the number of kept responses of each level [K].
+        The term (0-dim; [B] where the reduction is ``"none"``), the levels [K] and the number of kept
+        responses of each level [K].
     """
     r = select(m if keep is None or spec.mask != "centre" else keep, residual)
-    zero = r[:, :0].sum()
+    zero = image_sum(r[:, :0])
     values: list[tuple[Tensor, Tensor, Tensor]] = []
-    # A valid NaN must show even where no kept response reads it: 0 * NaN, with zero gradient.
-    visible = 0.0 * ranks.sum(select(m, residual).sum())
     for level in range(spec.num_scales):
         h, w = r.shape[1] >> level, r.shape[2] >> level
         if spec.stencil == "sobel" and min(h, w) < (3 if spec.border == "valid" else 1):
@@ -118,16 +122,25 @@ def gradient_term(
             continue
         cells = downsample(r, level, spec.downsample)
         values.append((_forward if spec.stencil == "forward" else _sobel)(spec, level, m, cells))
-    sums, norms, kepts = (torch.stack(x) for x in zip(*values, strict=True))
-    sums = ranks.sum(sums)
-    norms, kepts = ranks.sum(torch.stack((norms, kepts))).detach()
+    sums, norms, kepts = (torch.stack(x, 1) for x in zip(*values, strict=True))  # [B, K]
+    norms, kepts = norms.detach(), kepts.detach()
+    full = count(m, r.dtype)[:, None]
+    # A valid NaN must show even where no kept response reads it: 0 * NaN, with zero gradient.
+    visible = 0.0 * image_sum(select(m, residual))
+    if reduction == "pixels":
+        sums = ranks.sum(sums.sum(0))
+        norms, kepts, full = (ranks.sum(x.sum(0)) for x in (norms, kepts, full))
+        visible = ranks.sum(visible.sum())
     if all_pixels:
-        levels = guarded_ratio(sums, kepts)
-    else:
-        if spec.normalizer == "full":
-            norms = ranks.sum(count(m, r.dtype).sum()).expand_as(kepts)
-        levels = guarded_ratio(sums, select((norms > 0) & (kepts > 0), norms + eps))
-    if spec.combine == "sum":
-        return levels.sum() + visible, levels, kepts
+        norms, eps = kepts, 0.0
+    elif spec.normalizer == "full":
+        norms = full.expand_as(kepts)
+    levels = guarded_ratio(sums, select((norms > 0) & (kepts > 0), norms + eps))
+    if reduction != "pixels":
+        kepts = ranks.sum(kepts.sum(0))
     counted = (kepts > 0).sum().clamp(min=1) if spec.mask == "support" else spec.num_scales
-    return levels.sum() / counted + visible, levels, kepts
+    value = levels.sum(-1) / (1 if spec.combine == "sum" else counted) + visible
+    if reduction == "pixels":
+        return value, levels, kepts
+    means = torch.stack([reduce_images(x, "images", ranks) for x in levels.unbind(1)])
+    return reduce_images(value, reduction, ranks), means, kepts

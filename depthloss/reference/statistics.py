@@ -36,6 +36,17 @@ class Ranks:
         """Sum of `x` over the ranks, differentiable."""
         return x if self.group is None else _AllReduceSum.apply(x, self.group)
 
+    def gather(self, x: Tensor) -> Tensor:
+        """The numbers [N] of all ranks, detached, in any order, with inf among them."""
+        x = x.detach()
+        if self.group is None:
+            return x
+        size = self.max(x.new_full((), x.numel(), dtype=torch.long))
+        mine = torch.cat((x, x.new_full((int(size) - x.numel(),), torch.inf)))
+        parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(parts, mine, group=self.group)
+        return torch.cat(parts)
+
     def max(self, x: Tensor) -> Tensor:
         """Largest `x` of the ranks, detached."""
         x = x.detach()
@@ -68,6 +79,15 @@ def batch_mean(per_image: Tensor, ranks: Ranks = LOCAL) -> Tensor:
     total = ranks.sum(per_image.sum())
     size = ranks.sum(per_image.new_full((), per_image.shape[0]))
     return total / size.clamp(min=1.0)
+
+
+def reduce_images(per_image: Tensor, reduction: str, ranks: Ranks = LOCAL) -> Tensor:
+    """[B] values as a loss has them: ``"images"`` their mean, ``"images-sum"`` their sum over all ranks;
+    ``"none"`` as they are.
+    """
+    if reduction == "none":
+        return per_image
+    return ranks.sum(per_image.sum()) if reduction == "images-sum" else batch_mean(per_image, ranks)
 
 
 def mean_per_image(x: Tensor, m: Tensor) -> Tensor:
@@ -143,23 +163,54 @@ def least_squares(p: Tensor, g: Tensor, m: Tensor, ridge: float = 0.0) -> tuple[
     return s, g_mean - s * p_mean
 
 
+def _sorted(x: Tensor, m: Tensor) -> Tensor:
+    """The valid pixels of each image in ascending order, then inf, [B, HW]; detached."""
+    return select(m, x.detach(), float("inf")).flatten(1).sort(dim=1).values
+
+
 def kept_after_trim(n: Tensor, trim: float) -> Tensor:
     """floor((1 - trim) n) in double precision, as Python's int((1 - trim) * n)."""
     return torch.floor((1.0 - trim) * n.double()).to(n.dtype)
 
 
-def trimmed_sum(x: Tensor, m: Tensor, kept: Tensor) -> Tensor:
-    """Sum of the `kept` [B] smallest valid values of each image, [B]."""
-    values = select(m, x, float("inf")).flatten(1).sort(dim=1, stable=True).values
-    rank = torch.arange(values.shape[1], device=x.device)
-    return select(rank < kept[:, None], values).sum(1)
+def trim_weights(d: Tensor, m: Tensor, trim: float, over: str, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """How much each pixel counts of which the smallest d are kept, and how many are kept, [B] or 0-dim.
+
+    The weight is 1 below the threshold tau, the largest d kept, and 0 above it; the pixels that equal it
+    share the places that are left, so that nothing depends on their order.
+
+    Args:
+        d: [B, H, W], |r|.
+        m: bool [B, H, W].
+        trim: the part that is not kept.
+        over: ``"image"``, or ``"batch"``: one tau for the joined batch of all ranks.
+        ranks: the process group.
+    """
+    d, n = d.detach(), count(m, d.dtype)
+    values = _sorted(d, m)
+    if over == "batch":
+        n = ranks.sum(n.sum())[None]
+        values = ranks.gather(values.flatten()).sort().values[None]
+    kept = kept_after_trim(n, trim)
+    last = (kept.long() - 1).clamp(min=0)[:, None]
+    tau = values.gather(1, last) if values.shape[1] else values.new_zeros(values.shape[0], 1)
+    below, ties = (values < tau).sum(1).to(d.dtype), (values == tau).sum(1).to(d.dtype)
+    share = (kept - below) / ties.clamp(min=1.0)
+    tau, share = (x.view(-1, 1, 1) for x in (tau, share))
+    weights = select(m & (kept > 0).view(-1, 1, 1), (d < tau).to(d.dtype) + select(d == tau, share))
+    return weights, kept[0] if over == "batch" else kept
 
 
 def median_per_image(x: Tensor, m: Tensor) -> Tensor:
-    """Lower median of the valid pixels of each image, [B]; 0 for an empty image."""
+    """Lower median of the valid pixels of each image, [B]; 0 for an empty image. Pixels that equal it share
+    its gradient.
+    """
     if x[0:1].numel() == 0:
         return image_sum(x)
-    values = select(m, x, float("inf")).flatten(1).sort(dim=1, stable=True).values
     n = m.sum((1, 2))
-    middle = values.gather(1, ((n - 1).clamp(min=0) // 2)[:, None])[:, 0]
-    return select(n > 0, middle)
+    # -0 counts as +0.
+    t = _sorted(x, m).gather(1, ((n - 1).clamp(min=0) // 2)[:, None])[:, 0] + 0.0
+    t = select(n > 0, t)
+    ties = m & (x == t[:, None, None])
+    # Their mean, but exactly t.
+    return t + image_sum(select(ties, x - t[:, None, None])) / count(ties, x.dtype).clamp(min=1.0)

@@ -1,5 +1,5 @@
 """From residuals to the numbers that a loss adds up. Maps are [B, H, W], masks bool [B, H, W]; every function
-returns a 0-dim tensor.
+returns a 0-dim tensor, or [B] where the reduction is ``"none"``.
 
 Each selects the valid pixels before its first non-linear step: behind it, 0 * NaN would poison the gradient.
 Pooled sums run over the batches of all ranks of a process group.
@@ -15,14 +15,13 @@ from .penalties import cost
 from .statistics import (
     LOCAL,
     Ranks,
-    batch_mean,
     count,
     guarded_ratio,
     image_moments,
     image_sum,
-    kept_after_trim,
     pooled_moments,
-    trimmed_sum,
+    reduce_images,
+    trim_weights,
 )
 
 
@@ -47,14 +46,23 @@ def pixel(
     if again is not None:
         n = n + count(again, phi.dtype)
     if term.trim:
-        kept = kept_after_trim(n, term.trim)
-        return batch_mean(guarded_ratio(trimmed_sum(phi, m, kept), kept), ranks)
+        return _trimmed(r, phi, m, term, ranks)
     floored = all_pixels and term.mask == "abs_mask"
-    if term.reduction == "images" and not floored:
-        return batch_mean(image_sum(phi) / n.clamp(min=1.0), ranks)
+    if term.reduction != "pixels" and not floored:
+        return reduce_images(image_sum(phi) / n.clamp(min=1.0), term.reduction, ranks)
     total, number = ranks.sum(phi.sum()), ranks.sum((n.clamp(min=1.0) if floored else n).sum())
     eps = 0.0 if all_pixels and not floored else term.eps
     return total / (number + eps if eps else number.clamp(min=1.0))
+
+
+def _trimmed(r: Tensor, phi: Tensor, m: Tensor, term: Pixel, ranks: Ranks) -> Tensor:
+    """The mean of phi over the pixels that the trim keeps."""
+    weights, kept = trim_weights(r.abs(), m, term.trim, term.trim_over, ranks)
+    # A NaN among the trimmed must show: 0 * NaN, with zero gradient.
+    sums = image_sum(weights * select(weights > 0, phi)) + 0.0 * image_sum(select(m, r))
+    if term.reduction != "pixels":
+        return reduce_images(guarded_ratio(sums, kept), term.reduction, ranks)
+    return guarded_ratio(ranks.sum(sums.sum()), kept if term.trim_over == "batch" else ranks.sum(kept.sum()))
 
 
 def _guarded_root(radicand: Tensor, n: Tensor) -> Tensor:
@@ -70,11 +78,11 @@ def moments(e: Tensor, m: Tensor, term: Moments, ranks: Ranks = LOCAL) -> Tensor
     of a log ratio is SILog (Eigen et al. 2014) in the forms of BTS, AdaBins/ZoeDepth, Depth Anything V2 and
     mmsegmentation.
     """
-    by_image = term.reduction == "images"
+    by_image = term.reduction != "pixels"
     n, mean, var = image_moments(e, m) if by_image else pooled_moments(e, m, ranks)
     if term.unbiased:
         var = var * (n / (n - 1.0).clamp(min=1.0))
     value = var + term.mean_weight * mean.square()
     if term.form == "root":
         value = term.scale * _guarded_root(value + term.eps, n)
-    return batch_mean(value, ranks) if by_image else value
+    return reduce_images(value, term.reduction, ranks) if by_image else value

@@ -14,7 +14,9 @@ from .gradient import GradientPreset, GradientSpec
 from .loss import Backend, Group, GtRange, LossSpec, parse
 from .penalty import PENALTIES, Penalty
 from .terms import (
+    NOT_ALIGNED,
     Absolute,
+    Alignment,
     DifferenceMoments,
     Gradient,
     GradientMatching,
@@ -33,8 +35,10 @@ __all__ = [
     "DEPTH",
     "IDENTITY",
     "INVERSE_DEPTH_FLOOR",
+    "NOT_ALIGNED",
     "PENALTIES",
     "Absolute",
+    "Alignment",
     "Backend",
     "DifferenceMoments",
     "Domain",

@@ -16,15 +16,15 @@ class Domain:
 
     Attributes:
         conversion: ``"identity"``; ``"inverse"`` is 1/max(x, 1e-6); ``"shifted-inverse"`` is 1/(x + 1e-6).
-        minimum: lower clamp in metres after the conversion, or None.
-        maximum: upper clamp in metres after the conversion, or None.
+        minimum: lower clamp after the conversion, or None. The gradient of a clamp is 1 on the closed
+            interval.
+        maximum: upper clamp after the conversion, or None.
         log: offset o of ln(x + o) after the clamps, or None: no logarithm. Between prediction and target that
             are not aligned it is one logarithm, of (p + o)/(g + o).
         floor: x is at least this before the logarithm; None: NaN where x + o < 0 at a valid pixel.
 
     Raises:
-        ValueError: unknown conversion, bounds without a conversion, minimum >= maximum, or a floor without a
-            logarithm.
+        ValueError: unknown conversion, minimum >= maximum, or a floor without a logarithm.
     """
 
     conversion: str = "identity"
@@ -36,11 +36,6 @@ class Domain:
     def __post_init__(self) -> None:
         one_of("conversion", self.conversion, ("identity", "inverse", "shifted-inverse"))
         low, high = self.minimum, self.maximum
-        if self.conversion == "identity" and (low is not None or high is not None):
-            raise ValueError(
-                "bounds need a conversion to depth; got conversion='identity' with "
-                f"minimum={low!r}, maximum={high!r}"
-            )
         if low is not None:
             set_number(self, "minimum", "min_depth", low=0.0)
         if high is not None:
@@ -55,9 +50,14 @@ class Domain:
                 raise ValueError(f"floor needs a logarithm (log=0.0); got floor={self.floor!r} with log=None")
 
     @property
+    def clamps(self) -> bool:
+        """Whether it has a bound."""
+        return self.minimum is not None or self.maximum is not None
+
+    @property
     def converts(self) -> bool:
         """Whether it changes the input."""
-        return self.conversion != "identity" or self.log is not None
+        return self.conversion != "identity" or self.clamps or self.log is not None
 
 
 IDENTITY = Domain()

@@ -61,10 +61,12 @@ class LossSpec:
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
         fused: the fused backends that must be able to run this loss (depthloss/spec/roles.py says which);
             the reference runs every loss.
+        by_image: its value is [B], one number per image: the reduction of every term is ``"none"``.
         text: the whole spec as a string, equal for equal specs; `parse` makes the spec of it.
 
     Raises:
-        ValueError: an unknown statistics mode, a `gt_range` that is none, or two metrics of one name.
+        ValueError: an unknown statistics mode, a `gt_range` that is none, two metrics of one name, or terms
+            with reduction ``"none"`` beside others, or log-variances, or statistics ``"all"``.
     """
 
     groups: tuple[Group, ...]
@@ -76,6 +78,7 @@ class LossSpec:
     num_weights: int = field(init=False, repr=False, compare=False)
     metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     fused: frozenset[str] = field(init=False, repr=False, compare=False)
+    by_image: bool = field(init=False, repr=False, compare=False)
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,14 +95,29 @@ class LossSpec:
         if len(set(names)) != len(names):
             raise ValueError(f"metric names must be unique; got {names}")
         terms = tuple(term for group in self.groups for term in group.terms)
+        self._check_by_image(terms)
         for name, value in (
             ("terms", terms),
             ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
             ("metric_names", tuple(names)),
             ("fused", fused_backends(terms)),
+            ("by_image", terms[0].reduction == "none"),
             ("text", text_of(self)),
         ):
             object.__setattr__(self, name, value)
+
+    def _check_by_image(self, terms: tuple[Term, ...]) -> None:
+        """Raise unless reduction "none" is that of every term or of none."""
+        reductions = [term.reduction for term in terms]
+        if "none" not in reductions:
+            return
+        if set(reductions) != {"none"}:
+            raise ValueError(f"reduction='none' must be that of every term; got {', '.join(reductions)}")
+        if self.log_var_bounds is not None or self.statistics == "all":
+            raise ValueError(
+                "reduction='none' needs statistics='masked' and no log-variances; got "
+                f"statistics={self.statistics!r}, log_var_bounds={self.log_var_bounds}"
+            )
 
     def __reduce__(self) -> tuple:
         """Rebuilt where it is unpickled."""

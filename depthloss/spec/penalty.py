@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ..checks import one_of, set_number
+from ..checks import check_number, one_of, set_number
 
 # Of each kind, the names of its numbers `a` and `b` in errors. The formulas are in
 # depthloss/reference/penalties.py, and in one file of each engine: kernels/cpu/penalty.hpp,
@@ -13,6 +14,10 @@ PENALTIES: dict[str, tuple[str, ...]] = {
     "l1": (),
     "l2": (),
     "half-l2": (),
+    "smooth-l1": ("beta",),
+    "huber": ("delta",),
+    "charbonnier": ("c",),
+    "barron": ("alpha", "c"),
     "abs-rel": (),
     "abs-rel-packnet": (),
     "berhu": ("threshold",),
@@ -31,11 +36,14 @@ class Penalty:
     """phi(r) of a residual r = p - g.
 
     Attributes:
-        kind: ``"l1"`` |r|; ``"l2"`` r^2; ``"half-l2"`` r^2/2; ``"abs-rel"`` |r|/g; ``"abs-rel-packnet"``
-            |r|/p; ``"berhu"`` and ``"berhu-packnet"``, reverse Huber with c = a max |r| (packnet: a max r)
-            over the batch.
-        a: its first number: the threshold of reverse Huber.
-        b: its second number.
+        kind: ``"l1"`` |r|; ``"l2"`` r^2; ``"half-l2"`` r^2/2; ``"smooth-l1"`` r^2/(2a) below a, else
+            |r| - a/2; ``"huber"`` r^2/2 up to a, else a(|r| - a/2); ``"charbonnier"`` sqrt(r^2 + a^2) - a;
+            ``"barron"``, the general robust loss of shape a and scale b (Barron 2019), any a, 0 and -inf
+            included; ``"abs-rel"`` |r|/g; ``"abs-rel-packnet"`` |r|/p; ``"berhu"`` and ``"berhu-packnet"``,
+            reverse Huber with c = a max |r| (packnet: a max r) over the batch.
+        a: its first number: the threshold of smooth L1, Huber and reverse Huber, the constant of
+            Charbonnier, the shape of Barron's loss.
+        b: its second number: the scale of Barron's loss.
 
     Raises:
         ValueError: unknown kind, a number that it has not, or one out of range.
@@ -49,7 +57,11 @@ class Penalty:
         one_of("kind", self.kind, tuple(PENALTIES))
         said = PENALTIES[self.kind]
         for i, name in enumerate(("a", "b")):
-            if i < len(said):
+            if i < len(said) and said[i] == "alpha":
+                if self.a != -math.inf:
+                    check_number("alpha", self.a)
+                object.__setattr__(self, "a", float(self.a))
+            elif i < len(said):
                 set_number(self, name, said[i], low=0.0, strict=True)
             elif getattr(self, name) != 0:
                 raise ValueError(

@@ -9,8 +9,6 @@ from .domain import Domain
 from .penalty import OF_PIXELS
 from .terms import Gradient, Moments, Pixel, Term
 
-NOWHERE: frozenset[str] = frozenset()
-EVERYWHERE = frozenset({"cpu", "triton"})
 # As many pixel terms beside the structure, and as many moments.
 MOST = 4
 
@@ -36,27 +34,19 @@ class Roles(NamedTuple):
 
 
 def roles_of(terms: Iterable[Term]) -> Roles | None:
-    """The roles of these terms, or None for a loss that no fused backend runs."""
+    """The roles of these terms, or None for a loss that has more of one kind than there are roles."""
     terms = tuple(terms)
     moments = tuple(t for t in terms if isinstance(t, Moments))
     gradients = [t for t in terms if isinstance(t, Gradient)]
     pixels = [t for t in terms if isinstance(t, Pixel)]
-    relatives = [t for t in pixels if t.align != "none"]
+    relatives = [t for t in pixels if t.align != "none" or t.trim]
     structure: list[Pixel | Gradient] = [*relatives, *gradients]
-    if any(t.align == "mean" and t.penalty.kind != "l1" or t.align not in ("none", "mean") for t in pixels):
-        return None
-    if any(t.align not in ("none", "mean") or t.gradient.stencil != "sobel" for t in gradients):
-        return None
-    if any(t.trim for t in pixels) or any(t.domain.log is not None for t in structure):
-        return None
     if any(t.penalty.kind in OF_PIXELS and t.domain.log is not None for t in pixels):
         return None
-    if len(relatives) > 1 or len(gradients) > 1 or len({(t.domain, t.align) for t in structure}) > 1:
-        return None
-    if len({t.align_eps for t in structure if t.align == "mean"}) > 1:
+    if len(relatives) > 1 or len(gradients) > 1 or len({(t.domain, t.alignment) for t in structure}) > 1:
         return None
     absolute = None
-    if structure:
+    if structure and structure[0].domain.log is None:
         rides = (t for t in pixels if t.mask == "abs_mask" and t.penalty.kind == "l1")
         absolute = next((t for t in rides if t.domain == structure[0].domain), None)
     others = tuple(t for t in pixels if t is not absolute and t not in relatives)
@@ -71,6 +61,39 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
     )
 
 
+def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
+    """What the Triton engine has."""
+    return _runs_on_both(terms, roles)
+
+
+def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
+    """What the native engine has."""
+    return _runs_on_both(terms, roles)
+
+
+def _runs_on_both(terms: tuple[Term, ...], roles: Roles) -> bool:
+    relative, gradient, structure = roles.relative, roles.gradient, roles.structure
+    if relative and (relative.align != "mean" or relative.trim or relative.penalty.kind != "l1"):
+        return False
+    if gradient and (gradient.align not in ("none", "mean") or gradient.gradient.stencil != "sobel"):
+        return False
+    if gradient and gradient.reduction != "pixels":
+        return False
+    if structure and structure.log is not None:
+        return False
+    if any(t.reduction not in ("pixels", "images") for t in terms):
+        return False
+    if any(isinstance(t, Pixel) and t.penalty.kind in _TO_COME for t in terms):
+        return False
+    return not any(t.domain.conversion == "identity" and t.domain.clamps for t in terms)
+
+
+_TO_COME = ("smooth-l1", "huber", "charbonnier", "barron")
+_ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}
+
+
 def fused_backends(terms: Iterable[Term]) -> frozenset[str]:
     """The fused backends that run a loss of these terms."""
-    return EVERYWHERE if roles_of(terms) else NOWHERE
+    terms = tuple(terms)
+    roles = roles_of(terms)
+    return frozenset(name for name, runs in _ENGINES.items() if roles and runs(terms, roles))

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
-from ..checks import check_flag, check_number, check_scales, one_of, set_number
+from ..checks import check_flag, check_number, check_scales, check_whole, one_of, set_number
 from .domain import IDENTITY, Domain
 from .gradient import GradientSpec
-from .penalty import OF_PIXELS, Penalty
+from .penalty import COUNTS, OF_PIXELS, Penalty
 
 ALIGNMENTS = ("none", "mean", "median", "least-squares", "packnet-trim")
+REDUCTIONS = ("pixels", "images", "images-sum", "none")
+
+
+class Alignment(NamedTuple):
+    """An alignment with its numbers, see `Pixel` and `Gradient`; ``kind`` is their ``align``."""
+
+    kind: str
+    eps: float = 0.0
+    scale_floor: str = "max"
+    grad: str = "full"
+    min_pixels: int = 0
+
+
+NOT_ALIGNED = Alignment("none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,60 +53,119 @@ class _Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixel(_Named):
+class _Aligned(_Named):
+    """What is done to p and g of each image before they are subtracted; docs/losses.md has the formulas.
+
+    Attributes:
+        align: ``"none"``; ``"mean"`` and ``"median"`` standardise both; ``"least-squares"`` and
+            ``"packnet-trim"`` fit p to g.
+        align_eps: of the scale of ``"mean"`` and ``"median"``, added to the variance of ``"packnet-trim"``.
+        scale_floor: of ``"median"``: ``"max"``, its scale is at least align_eps; ``"add"``, which is added.
+        align_grad: of ``"median"``: ``"full"``, or ``"detached"``: the median of p is a constant.
+        min_pixels: of ``"packnet-trim"``: an image with fewer valid pixels counts 0.
+    """
+
+    align: str = "none"
+    align_eps: float = 1e-6
+    scale_floor: str = "max"
+    align_grad: str = "full"
+    min_pixels: int = 100
+
+    def __post_init__(self) -> None:
+        one_of("align", self.align, ALIGNMENTS)
+        set_number(self, "align_eps", low=0.0)
+        one_of("scale_floor", self.scale_floor, ("max", "add"))
+        one_of("align_grad", self.align_grad, ("full", "detached"))
+        object.__setattr__(self, "min_pixels", check_whole("min_pixels", self.min_pixels, 0))
+        for name, default, align in (
+            ("scale_floor", "max", "median"),
+            ("align_grad", "full", "median"),
+            ("min_pixels", 100, "packnet-trim"),
+        ):
+            if self.align != align and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} needs align={align!r}; got align={self.align!r}"
+                )
+
+    @property
+    def alignment(self) -> Alignment:
+        """All of it that counts: two terms with one alignment have one residual."""
+        if self.align in ("none", "least-squares"):
+            return Alignment(self.align)
+        if self.align == "packnet-trim":
+            return Alignment(self.align, self.align_eps, min_pixels=self.min_pixels)
+        return Alignment(self.align, self.align_eps, self.scale_floor, self.align_grad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixel(_Aligned):
     """A mean over valid pixels of a penalty of the residual.
 
     Attributes:
-        align: what is done to p and g of each image before they are subtracted: ``"none"``; ``"mean"`` and
-            ``"median"`` standardise both; ``"least-squares"`` and ``"packnet-trim"`` fit p to g. See
-            docs/losses.md.
-        align_eps: added to the scale of ``"mean"``, the least scale of ``"median"``, added to the variance
-            of ``"packnet-trim"``.
         penalty: of the residual.
-        trim: this part of the pixels of an image, those with the largest residuals, does not count.
+        trim: this part of the valid pixels, those with the largest |residual|, does not count: of n pixels
+            floor((1 - trim) n) do. Pixels at the threshold share the places that are left.
+        trim_over: ``"image"``, or ``"batch"``: one threshold for all images, with reduction ``"pixels"``.
         reduction: ``"pixels"``, sum/(N + eps) over the batch, or max(N, 1) where eps is 0; ``"images"``, the
-            mean over the images of their means.
-        eps: of that divisor.
+            mean over the images of their means; ``"images-sum"``, the sum of these; ``"none"``, the images'
+            means as they are.
+        eps: of the divisor of ``"pixels"``.
         mask: ``"mask"``, or ``"abs_mask"``: the pixels of a mask of its own, where a call brings one.
+        confidence: None, or the weight alpha of -ln c where a call brings a confidence c, by which the
+            penalty is multiplied.
 
     Raises:
         ValueError: an axis has a value that is not listed above, or one that does not go with another.
     """
 
-    align: str = "none"
-    align_eps: float = 1e-6
     penalty: Penalty = field(default_factory=Penalty)
     trim: float = 0.0
+    trim_over: str = "image"
     reduction: str = "pixels"
     eps: float = 0.0
     mask: str = "mask"
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
-        one_of("align", self.align, ALIGNMENTS)
-        one_of("reduction", self.reduction, ("pixels", "images"))
+        super().__post_init__()
+        one_of("reduction", self.reduction, REDUCTIONS)
+        one_of("trim_over", self.trim_over, ("image", "batch"))
         one_of("mask", self.mask, ("mask", "abs_mask"))
-        set_number(self, "align_eps", low=0.0)
         set_number(self, "trim", low=0.0, high=0.99)
         set_number(self, "eps", low=0.0)
-        if self.align != "none" and self.mask == "abs_mask":
-            raise ValueError(f"mask='abs_mask' needs align='none'; got align={self.align!r}")
+        if self.mask == "abs_mask" and (self.align != "none" or self.trim):
+            raise ValueError(
+                f"mask='abs_mask' needs align='none' and trim=0; got align={self.align!r} and "
+                f"trim={self.trim}"
+            )
         if self.penalty.kind in OF_PIXELS and (self.align != "none" or self.trim):
             raise ValueError(
                 f"penalty {self.penalty.kind!r} needs align='none' and trim=0; got align={self.align!r} and "
                 f"trim={self.trim}"
             )
-        if self.trim and self.reduction != "images":
-            raise ValueError(f"trim={self.trim} needs reduction='images'; got reduction={self.reduction!r}")
+        if self.trim and self.eps:
+            raise ValueError(
+                f"trim={self.trim} divides by the pixels it keeps: eps must be 0; got {self.eps}"
+            )
+        if self.trim_over == "batch" and self.reduction != "pixels":
+            raise ValueError(f"trim_over='batch' needs reduction='pixels'; got reduction={self.reduction!r}")
+        if self.confidence is not None:
+            set_number(self, "confidence", low=0.0)
+            if self.trim or self.penalty.kind in COUNTS:
+                raise ValueError(
+                    f"confidence={self.confidence} needs trim=0, and a penalty that counts each pixel once; "
+                    f"got trim={self.trim} and penalty {self.penalty.kind!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(_Named):
+class Gradient(_Aligned):
     """The multi-scale gradient of the residual.
 
     Attributes:
-        align: as of `Pixel`.
-        align_eps: as of `Pixel`.
         gradient: its form.
+        reduction: ``"pixels"``: of each level sum/(normaliser + eps) over the batch; ``"images"``: the mean
+            over the images of such ratios, 0 for an image without; ``"none"``, these as they are.
         eps: added to the normaliser of each level.
         parts: whether each level's value and number of kept responses are reported.
 
@@ -102,14 +175,14 @@ class Gradient(_Named):
 
     mask: ClassVar[str] = "mask"
     align: str = "mean"
-    align_eps: float = 1e-6
     gradient: GradientSpec = field(default_factory=GradientSpec)
+    reduction: str = "pixels"
     eps: float = 1e-6
     parts: bool = True
 
     def __post_init__(self) -> None:
-        one_of("align", self.align, ALIGNMENTS)
-        set_number(self, "align_eps", low=0.0)
+        super().__post_init__()
+        one_of("reduction", self.reduction, ("pixels", "images", "none"))
         set_number(self, "eps", low=0.0, strict=self.gradient.stencil == "sobel")
         object.__setattr__(self, "parts", check_flag("parts", self.parts))
         if self.gradient.mask == "centre" and self.domain.log is not None:
@@ -135,7 +208,8 @@ class Moments(_Named):
         scale: of the root form.
         eps: of the root form.
         unbiased: V is divided by n - 1 rather than n.
-        reduction: ``"pixels"``, over the batch, or ``"images"``, the mean of the images' values.
+        reduction: ``"pixels"``, over the batch; ``"images"``, the mean of the images' values;
+            ``"images-sum"``, their sum; ``"none"``, these values as they are.
 
     Raises:
         ValueError: an axis has a value that is not listed above, or one that belongs to the other form.
@@ -143,7 +217,7 @@ class Moments(_Named):
 
     mask: ClassVar[str] = "mask"
     align: ClassVar[str] = "none"
-    align_eps: ClassVar[float] = 0.0
+    alignment: ClassVar[Alignment] = NOT_ALIGNED
     form: str = "root"
     lam: float = 0.85
     alpha: float = 0.85
@@ -154,7 +228,7 @@ class Moments(_Named):
 
     def __post_init__(self) -> None:
         one_of("form", self.form, ("root", "plain"))
-        one_of("reduction", self.reduction, ("pixels", "images"))
+        one_of("reduction", self.reduction, REDUCTIONS)
         set_number(self, "lam", low=0.0, high=1.0)
         set_number(self, "alpha", low=0.0)
         set_number(self, "scale", low=0.0)
