@@ -31,8 +31,9 @@ _FUSED_FOR_DEVICE: dict[str, Backend] = {"cuda": "triton", "cpu": "cpu"}
 _log = logging.getLogger("depthloss")
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
-_NAMES = ("pred", "gt", "mask", "abs_mask")
+_NAMES = ("pred", "gt", "mask", "abs_mask", "weight", "confidence")
 _STRIDED = torch.strided
+_EXTRAS = "a weight or a confidence of each pixel has no fused form"
 Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pred, gt, mask, abs_mask
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
@@ -184,13 +185,21 @@ def _image_shape(x: Tensor) -> tuple[int, ...] | None:
 
 
 def check_inputs(
-    pred: Tensor, gt: Tensor, mask: Tensor | None = None, abs_mask: Tensor | None = None
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None = None,
+    abs_mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
 ) -> None:
     """Raise a ValueError that prints all shapes and dtypes unless the inputs fit each other (TypeError: not
     dense tensors of one process).
 
-    `pred`, `gt`: [B, 1, H, W] or [B, H, W], equal shapes, floating point. Masks: the same B, H, W, or None.
+    `pred`, `gt`: [B, 1, H, W] or [B, H, W], equal shapes, floating point. Masks, weight and confidence: the
+    same B, H, W, or None; the latter two floating point.
     """
+    if weight is not None or confidence is not None:
+        _check_extras(pred, weight, confidence)
     if not (isinstance(pred, Tensor) and isinstance(gt, Tensor)) or not (
         isinstance(mask, _MASK) and isinstance(abs_mask, _MASK)
     ):
@@ -204,6 +213,27 @@ def check_inputs(
     if problem := _problem(pred, gt, mask, abs_mask):
         found = _describe({"pred": pred, "gt": gt, "mask": mask, "abs_mask": abs_mask})
         raise ValueError(f"{problem}; got {found}")
+
+
+def _check_extras(pred: Tensor, weight: Tensor | None, confidence: Tensor | None) -> None:
+    """Raise unless `weight` and `confidence` fit `pred`, where they are given."""
+    for name, x in (("weight", weight), ("confidence", confidence)):
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor or None; got {type(x).__name__}")
+        transforms.check_plain(name, x)
+        problem = ""
+        if not isinstance(pred, Tensor) or x.shape != pred.shape and _image_shape(x) != _image_shape(pred):
+            problem = f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
+        elif x.dtype not in _DTYPES:
+            problem = f"{name} must be float16, bfloat16, float32 or float64"
+        elif x.device != pred.device:
+            problem = "all inputs must be on one device"
+        elif name == "weight" and x.requires_grad:
+            problem = "weight must not require a gradient, as it gets none; detach it"
+        if problem:
+            raise ValueError(f"{problem}; got {_describe({'pred': pred, name: x})}")
 
 
 def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | None) -> str:
@@ -250,10 +280,13 @@ def _obstacle(maps: Maps, log_vars: Sequence[Tensor]) -> str:
 
 
 def backend_for(
-    maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend
+    maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend, extras: bool = False
 ) -> tuple[Backend, str]:
-    """`choose` for the loss `spec` of (pred, gt, mask, abs_mask)."""
-    return choose(_choice.backend or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
+    """`choose` for the loss `spec` of (pred, gt, mask, abs_mask), with `extras`: and a weight or a
+    confidence.
+    """
+    obstacle = _EXTRAS if extras else _obstacle(maps, log_vars)
+    return choose(_choice.backend or backend, maps[0].device.type, spec.fused, obstacle)
 
 
 def evaluate(
@@ -266,6 +299,8 @@ def evaluate(
     log_vars: Sequence[Tensor] = (),
     process_group: dist.ProcessGroup | None = None,
     backend: Backend = "auto",
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the loss `spec` on [B, 1, H, W] or [B, H, W] inputs with the backend asked for.
 
@@ -277,18 +312,27 @@ def evaluate(
         ValueError: inputs that do not fit, or an unknown backend.
         RuntimeError: a backend asked for by name that cannot run this loss here, with the reason.
     """
-    check_inputs(pred, gt, mask, abs_mask)
+    check_inputs(pred, gt, mask, abs_mask, weight, confidence)
+    if weight is not None:
+        spec.check_weight()
+    if (confidence is not None) != spec.confidence:
+        raise ValueError(
+            "this loss needs confidence=, a map of numbers > 0"
+            if spec.confidence
+            else "no term of this loss takes a confidence; a recipe that does is 'vggt-depth'"
+        )
     if len(weights) != spec.num_weights:
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
     maps = (pred, gt, mask, abs_mask)
-    name, _ = backend_for(maps, spec, log_vars, backend)
+    name, _ = backend_for(maps, spec, log_vars, backend, weight is not None or confidence is not None)
     if name == "reference":
         if process_group is not None and (reason := transforms.differentiation()):
             raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")
         p, g = (transforms.saveable(as_maps(x)) for x in (pred, gt))
         m, a = (transforms.saveable(as_maps(x)) for x in (mask, abs_mask))
-        return reference.evaluate(p, g, m, a, spec, weights, log_vars, process_group)
+        w, c = (transforms.saveable(as_maps(x)) for x in (weight, confidence))
+        return reference.evaluate(p, g, m, a, spec, weights, log_vars, process_group, w, c)
     if spec.gt_range is not None:  # Kernels know it as a part of the masks.
         g = as_maps(gt)
         if abs_mask is not None:

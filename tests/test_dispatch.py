@@ -308,7 +308,8 @@ def test_the_signatures_of_the_functional_twins(name):
     twin = TWINS[cls]
     forward = list(inspect.signature(cls.forward).parameters.values())[1:]
     keywords = [p for p in (*forward, *inspect.signature(cls).parameters.values())]
-    expected = {p.name: (p.default, _type(p)) for p in keywords}
+    # No loss of the registry asks for a confidence.
+    expected = {p.name: (p.default, _type(p)) for p in keywords if p.name != "confidence"}
     for log_var in dict(cls().named_parameters()):
         expected[log_var] = (None, "Tensor | None")
     found = inspect.signature(twin).parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,7 +25,7 @@ _modules: dict[tuple[Any, ...], tuple[str, DepthLoss]] = {}  # With a name for e
 _traced = SimpleNamespace()  # Those of compiled graphs, by that name; of a dict, Dynamo would keep a copy.
 _count = itertools.count()
 _SEQUENCES = (tuple, list)
-_AXES = ("mask", "downsample", "border", "normalizer", "combine", "num_scales")
+_AXES = tuple(field.name for field in fields(GradientSpec))
 
 
 def _keep(kept: dict[_K, _V], key: _K, value: _V) -> None:
@@ -71,7 +72,7 @@ def kept(cls: type[DepthLoss], **arguments: Any) -> DepthLoss:
     axes: tuple[Any, ...] = ()
     g = arguments.get("gradient")
     if isinstance(g, GradientSpec):  # Dynamo makes constants of its axes, not of itself.
-        axes = (g.mask, g.downsample, g.border, g.normalizer, g.combine, g.num_scales)
+        axes = (g.stencil, g.mask, g.downsample, g.border, g.normalizer, g.combine, g.num_scales)
         arguments["gradient"] = None
     if is_compiling():
         return getattr(_traced, _find_traced(cls, axes, arguments))
@@ -87,12 +88,13 @@ def call(
     epoch: int,
     process_group: Ranks,
     return_metrics: bool,
+    weight: Tensor | None = None,
     abs_mask: Tensor | None = None,
     log_vars: tuple[Tensor, ...] = (),
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """What the module returns, with these ranks and log-variances, leaving it as it is."""
     group = dispatch.check_group(process_group)
-    total, found = loss._evaluate(pred, gt, mask, abs_mask, progress, epoch, log_vars, group)
+    total, found = loss._evaluate(pred, gt, mask, abs_mask, progress, epoch, log_vars, group, weight)
     if return_metrics is not False and check_flag("return_metrics", return_metrics):
         return total, loss._named(found)
     return total

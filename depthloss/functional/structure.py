@@ -25,35 +25,39 @@ from .kept import Ranks, call, kept
 @overload
 def g2_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
-    abs_mask: Tensor | None = None, variant: Literal["published", "document"] = "published",
-    num_scales: int | None = None, eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+    weight: Tensor | None = None, abs_mask: Tensor | None = None,
+    variant: Literal["published", "document"] = "published", num_scales: int | None = None,
+    eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
     gradient: GradientSpec | None = None, gt_range: GtRange = None, backend: Backend = "auto",
     process_group: Ranks = None, return_metrics: Literal[False] = False
 ) -> Tensor: ...
 @overload
 def g2_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
-    abs_mask: Tensor | None = None, variant: Literal["published", "document"] = "published",
-    num_scales: int | None = None, eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+    weight: Tensor | None = None, abs_mask: Tensor | None = None,
+    variant: Literal["published", "document"] = "published", num_scales: int | None = None,
+    eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
     gradient: GradientSpec | None = None, gt_range: GtRange = None, backend: Backend = "auto",
     process_group: Ranks = None, return_metrics: Literal[True]
 ) -> tuple[Tensor, Metrics]: ...
 def g2_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
-    abs_mask: Tensor | None = None, variant: Literal["published", "document"] = "published",
-    num_scales: int | None = None, eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
+    weight: Tensor | None = None, abs_mask: Tensor | None = None,
+    variant: Literal["published", "document"] = "published", num_scales: int | None = None,
+    eps: float = 1e-6, weights: tuple[float, float, float] = (1.0, 1.0, 0.5),
     gradient: GradientSpec | None = None, gt_range: GtRange = None, backend: Backend = "auto",
     process_group: Ranks = None, return_metrics: bool = False, **unknown: object
 ) -> Tensor | tuple[Tensor, Metrics]:
     """`depthloss.G2Loss` as a function."""
     loss = kept(G2Loss, variant=variant, num_scales=num_scales, eps=eps, weights=weights,
         gradient=gradient, gt_range=gt_range, backend=backend, **unknown)
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, abs_mask)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight, abs_mask)
 
 
 @overload
 def scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.5, epsilon: float = 1e-8, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, min_depth: float | None = None, max_depth: float | None = None,
     statistics: Literal["masked", "all"] = "masked", gradient: GradientSpec | None = None,
@@ -63,6 +67,7 @@ def scale_adaptive_loss(
 @overload
 def scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.5, epsilon: float = 1e-8, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, min_depth: float | None = None, max_depth: float | None = None,
     statistics: Literal["masked", "all"] = "masked", gradient: GradientSpec | None = None,
@@ -71,6 +76,7 @@ def scale_adaptive_loss(
 ) -> tuple[Tensor, Metrics]: ...
 def scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.5, epsilon: float = 1e-8, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, min_depth: float | None = None, max_depth: float | None = None,
     statistics: Literal["masked", "all"] = "masked", gradient: GradientSpec | None = None,
@@ -81,12 +87,13 @@ def scale_adaptive_loss(
     loss = kept(ScaleAdaptiveLoss, lambda_sg=lambda_sg, epsilon=epsilon, num_scales=num_scales,
         use_absolute=use_absolute, use_inv_depth=use_inv_depth, min_depth=min_depth, max_depth=max_depth,
         statistics=statistics, gradient=gradient, gt_range=gt_range, backend=backend, **unknown)
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight)
 
 
 @overload
 def progressive_scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     min_depth: float | None = 0.1, max_depth: float | None = 100.0, lambda_sg: float = 0.5,
     use_inv_depth: bool = False, alpha_schedule: Literal["linear", "constant", "none"] = "linear",
     scale_schedule: Literal["linear", "constant"] = "linear", num_scales: int = 4, eps: float = 1e-6,
@@ -96,6 +103,7 @@ def progressive_scale_adaptive_loss(
 @overload
 def progressive_scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     min_depth: float | None = 0.1, max_depth: float | None = 100.0, lambda_sg: float = 0.5,
     use_inv_depth: bool = False, alpha_schedule: Literal["linear", "constant", "none"] = "linear",
     scale_schedule: Literal["linear", "constant"] = "linear", num_scales: int = 4, eps: float = 1e-6,
@@ -104,6 +112,7 @@ def progressive_scale_adaptive_loss(
 ) -> tuple[Tensor, Metrics]: ...
 def progressive_scale_adaptive_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     min_depth: float | None = 0.1, max_depth: float | None = 100.0, lambda_sg: float = 0.5,
     use_inv_depth: bool = False, alpha_schedule: Literal["linear", "constant", "none"] = "linear",
     scale_schedule: Literal["linear", "constant"] = "linear", num_scales: int = 4, eps: float = 1e-6,
@@ -115,35 +124,39 @@ def progressive_scale_adaptive_loss(
         lambda_sg=lambda_sg, use_inv_depth=use_inv_depth, alpha_schedule=alpha_schedule,
         scale_schedule=scale_schedule, num_scales=num_scales, eps=eps, downsample=downsample,
         gt_range=gt_range, backend=backend, **unknown)
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight)
 
 
 @overload
 def multi_scale_gradient_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     scales: tuple[int, ...] | None = None, gradient: GradientSpec | None = None, gt_range: GtRange = None,
     backend: Backend = "auto", process_group: Ranks = None, return_metrics: Literal[False] = False
 ) -> Tensor: ...
 @overload
 def multi_scale_gradient_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     scales: tuple[int, ...] | None = None, gradient: GradientSpec | None = None, gt_range: GtRange = None,
     backend: Backend = "auto", process_group: Ranks = None, return_metrics: Literal[True]
 ) -> tuple[Tensor, Metrics]: ...
 def multi_scale_gradient_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     scales: tuple[int, ...] | None = None, gradient: GradientSpec | None = None, gt_range: GtRange = None,
     backend: Backend = "auto", process_group: Ranks = None, return_metrics: bool = False, **unknown: object
 ) -> Tensor | tuple[Tensor, Metrics]:
     """`depthloss.MultiScaleGradientLoss` as a function."""
     loss = kept(MultiScaleGradientLoss, scales=scales, gradient=gradient, gt_range=gt_range,
         backend=backend, **unknown)
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight)
 
 
 @overload
 def adaptive_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.1, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, ssi_weight: float = 0.7, silog_weight: float = 0.3, alpha_ssi: float = 0.85,
     beta_silog: float = 0.15, min_depth: float | None = 0.05, max_depth: float | None = 100.0,
@@ -155,6 +168,7 @@ def adaptive_multi_domain_loss(
 @overload
 def adaptive_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.1, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, ssi_weight: float = 0.7, silog_weight: float = 0.3, alpha_ssi: float = 0.85,
     beta_silog: float = 0.15, min_depth: float | None = 0.05, max_depth: float | None = 100.0,
@@ -165,6 +179,7 @@ def adaptive_multi_domain_loss(
 ) -> tuple[Tensor, Metrics]: ...
 def adaptive_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     lambda_sg: float = 0.1, num_scales: int | None = None, use_absolute: bool = True,
     use_inv_depth: bool = False, ssi_weight: float = 0.7, silog_weight: float = 0.3, alpha_ssi: float = 0.85,
     beta_silog: float = 0.15, min_depth: float | None = 0.05, max_depth: float | None = 100.0,
@@ -180,12 +195,14 @@ def adaptive_multi_domain_loss(
         max_depth=max_depth, min_valid=min_valid, log_var_bounds=log_var_bounds, gradient=gradient,
         gt_range=gt_range, backend=backend, **unknown)
     log_vars = tuple(pred.new_zeros(()) if v is None else v for v in (log_var_structure, log_var_scale))
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, None, log_vars)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight,
+        log_vars=log_vars)
 
 
 @overload
 def fixed_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     w_structure: float = 0.4, w_scale: float = 0.6, lambda_sg: float = 0.1, num_scales: int | None = None,
     use_absolute: bool = True, use_inv_depth: bool = False, ssi_weight: float = 0.7,
     silog_weight: float = 0.3, alpha_ssi: float = 0.85, beta_silog: float = 0.15,
@@ -196,6 +213,7 @@ def fixed_multi_domain_loss(
 @overload
 def fixed_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     w_structure: float = 0.4, w_scale: float = 0.6, lambda_sg: float = 0.1, num_scales: int | None = None,
     use_absolute: bool = True, use_inv_depth: bool = False, ssi_weight: float = 0.7,
     silog_weight: float = 0.3, alpha_ssi: float = 0.85, beta_silog: float = 0.15,
@@ -205,6 +223,7 @@ def fixed_multi_domain_loss(
 ) -> tuple[Tensor, Metrics]: ...
 def fixed_multi_domain_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, *, progress: float | None = 0.0, epoch: int = 0,
+    weight: Tensor | None = None,
     w_structure: float = 0.4, w_scale: float = 0.6, lambda_sg: float = 0.1, num_scales: int | None = None,
     use_absolute: bool = True, use_inv_depth: bool = False, ssi_weight: float = 0.7,
     silog_weight: float = 0.3, alpha_ssi: float = 0.85, beta_silog: float = 0.15,
@@ -218,4 +237,4 @@ def fixed_multi_domain_loss(
         ssi_weight=ssi_weight, silog_weight=silog_weight, alpha_ssi=alpha_ssi, beta_silog=beta_silog,
         min_depth=min_depth, max_depth=max_depth, min_valid=min_valid, gradient=gradient, gt_range=gt_range,
         backend=backend, **unknown)
-    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics)
+    return call(loss, pred, gt, mask, progress, epoch, process_group, return_metrics, weight)

@@ -1,14 +1,30 @@
-"""Losses after an alignment per image: least squares, median, and the trimmed form. They run on the reference
-backend.
-"""
+"""Losses after an alignment per image: least squares, median, and the trimmed form."""
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch.distributed as dist
 
-from ..checks import check_number
-from ..spec import Backend, GradientMatching, GtRange, LeastSquares, MedianAlignment, TrimmedAlignment
+from ..checks import check_number, check_scales, one_of
+from ..spec import Backend, Gradient, GradientSpec, GtRange, Penalty, Pixel, TrimmedAlignment
 from .base import DepthLoss, single_group
+
+Reduction: TypeAlias = Literal["pixels", "images", "none"]
+
+
+def _matching(data: Pixel, num_scales: int) -> Gradient:
+    """MiDaS gradient matching of the residual of `data`: forward differences over pairs of valid pixels."""
+    return Gradient(
+        name="gradient_matching",
+        align=data.align,
+        align_eps=data.align_eps,
+        align_grad=data.align_grad,
+        gradient=GradientSpec.preset("midas", num_scales=num_scales),
+        reduction=data.reduction,
+        eps=0.0,
+        parts=False,
+    )
 
 
 class SSITrimLoss(DepthLoss):
@@ -46,7 +62,7 @@ class SSITrimLoss(DepthLoss):
 
 
 class ScaleShiftInvariantLoss(DepthLoss):
-    """The scale- and shift-invariant loss: least-squares alignment per image, half MSE, plus gradient
+    """The scale- and shift-invariant loss: least-squares alignment per image, half MSE or L1, plus gradient
     matching.
 
     Source: Ranftl et al., Towards Robust Monocular Depth Estimation (MiDaS), 2020. ``sum m (s p + b - g)^2 /
@@ -57,27 +73,37 @@ class ScaleShiftInvariantLoss(DepthLoss):
     Args:
         alpha: weight of the gradient matching.
         num_scales: its levels.
+        data: ``"half-l2"``, half the mean square, or ``"l1"``, the mean of |R| (diffusion-e2e-ft).
+        reduction: ``"pixels"``, sums of the batch by counts of the batch; ``"images"``, the mean of the
+            images' values, an empty one 0; ``"none"``, these values, [B].
         gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
-    Metrics: ``ssi_mse``, ``gradient_matching``, ``num_valid_pixels``, ``total_loss``.
+    Metrics: ``ssi_mse`` (``ssi_l1``), ``gradient_matching``, ``num_valid_pixels``, ``total_loss``.
     """
 
     def __init__(
         self,
         alpha: float = 0.5,
         num_scales: int = 4,
+        data: Literal["half-l2", "l1"] = "half-l2",
+        reduction: Reduction = "pixels",
         *,
         gt_range: GtRange = None,
         backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        spec = single_group(
-            LeastSquares(name="ssi_mse"), GradientMatching(name="gradient_matching", num_scales=num_scales)
+        one_of("data", data, ("half-l2", "l1"))
+        one_of("reduction", reduction, ("pixels", "images", "none"))
+        term = Pixel(
+            name="ssi_l1" if data == "l1" else "ssi_mse",
+            align="least-squares",
+            penalty=Penalty(data),
+            reduction=reduction,
         )
         super().__init__(
-            spec,
+            single_group(term, _matching(term, check_scales("num_scales", num_scales))),
             (1.0, check_number("alpha", alpha, low=0.0), 1.0),
             gt_range=gt_range,
             backend=backend,
@@ -86,31 +112,56 @@ class ScaleShiftInvariantLoss(DepthLoss):
 
 
 class AffineInvariantLoss(DepthLoss):
-    """L1 of the maps standardised by median and mean absolute deviation over valid pixels.
+    """L1 of the maps standardised by median and mean absolute deviation over valid pixels, with gradient
+    matching.
 
     Source: Ranftl et al. 2020, with the median over *valid* pixels and a trim that does trim: per image the
     smallest floor((1 - trim) n) residuals are averaged; then the mean over the images, an empty image
-    counting as 0.
+    counting as 0. The gradient matching is that of `ScaleShiftInvariantLoss`, not trimmed.
 
     Args:
         trim: fraction of the pixels left out, in [0, 0.99].
+        trim_over: ``"image"``, or ``"batch"``: one threshold for the whole batch, with reduction
+            ``"pixels"``.
+        alpha: weight of the gradient matching; 0 leaves it out. DPT and Depth Anything V1/V2 take 0.5.
+        num_scales: its levels.
+        align_grad: ``"full"``, or ``"detached"``: the median of the prediction is a constant (Metric3D v2).
+        reduction: ``"images"``, the mean of the images' values; ``"pixels"``, sums of the batch by counts of
+            the batch; ``"none"``, the images' values, [B].
         gt_range: see `DepthLoss`.
         backend: see `DepthLoss`.
         process_group: see `DepthLoss`.
 
-    Metrics: ``affine_invariant``, ``num_valid_pixels``, ``total_loss``.
+    Metrics: ``affine_invariant``, ``gradient_matching`` with alpha > 0, ``num_valid_pixels``, ``total_loss``.
     """
 
     def __init__(
         self,
         trim: float = 0.0,
+        trim_over: Literal["image", "batch"] = "image",
+        alpha: float = 0.0,
+        num_scales: int = 4,
+        align_grad: Literal["full", "detached"] = "full",
+        reduction: Reduction = "images",
         *,
         gt_range: GtRange = None,
         backend: Backend = "auto",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        one_of("reduction", reduction, ("pixels", "images", "none"))
+        term = Pixel(
+            name="affine_invariant",
+            align="median",
+            align_grad=align_grad,
+            trim=trim,
+            trim_over=trim_over,
+            reduction=reduction,
+        )
+        matching = _matching(term, check_scales("num_scales", num_scales))
+        terms = (term, matching) if check_number("alpha", alpha, low=0.0) else (term,)
         super().__init__(
-            single_group(MedianAlignment(name="affine_invariant", trim=trim)),
+            single_group(*terms),
+            (1.0, alpha, 1.0) if alpha else (),
             gt_range=gt_range,
             backend=backend,
             process_group=process_group,

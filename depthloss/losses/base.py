@@ -196,6 +196,8 @@ class DepthLoss(nn.Module):
             *,
             progress: float | None = 0.0,
             epoch: int = 0,
+            weight: Tensor | None = None,
+            confidence: Tensor | None = None,
             return_metrics: Literal[False] = False,
         ) -> Tensor: ...
         @overload
@@ -207,6 +209,8 @@ class DepthLoss(nn.Module):
             *,
             progress: float | None = 0.0,
             epoch: int = 0,
+            weight: Tensor | None = None,
+            confidence: Tensor | None = None,
             return_metrics: Literal[True],
         ) -> tuple[Tensor, Metrics]: ...
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
@@ -219,6 +223,8 @@ class DepthLoss(nn.Module):
         *,
         progress: float | None = 0.0,
         epoch: int = 0,
+        weight: Tensor | None = None,
+        confidence: Tensor | None = None,
         return_metrics: bool = False,
     ) -> Tensor | tuple[Tensor, Metrics]:
         """Evaluate the loss.
@@ -229,18 +235,25 @@ class DepthLoss(nn.Module):
             mask: [B, 1, H, W] or [B, H, W] bool, uint8 or float, non-zero = valid; None = every pixel.
             progress: fraction of the training done, 0 to 1, a plain number.
             epoch: epoch of the training.
+            weight: [B, 1, H, W] or [B, H, W] floating point, >= 0: how much a pixel counts; it gets no
+                gradient. A pixel of weight 0 is invalid. Means, and the statistics of an alignment by mean or
+                least squares, are weighted; gradient terms count pixels. Not with a median, a trim,
+                statistics ``"all"`` or an unbiased variance.
+            confidence: [B, 1, H, W] or [B, H, W] floating point, > 0, for a loss that asks for it (the
+                recipes ``"vggt-depth"`` and ``"dust3r-confidence"``); gets a gradient.
             return_metrics: return the metrics beside the loss, and leave `metrics` as it is: the call then
                 changes nothing of the module, which graphs, checkpoints and transforms like better.
 
         Returns:
-            The loss, 0-dim; with `return_metrics` (loss, metrics), the latter detached 0-dim tensors under
-            their names.
+            The loss, 0-dim ([B] where its reduction is ``"none"``); with `return_metrics` (loss, metrics),
+            the latter detached 0-dim tensors under their names.
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit.
             RuntimeError: a backend asked for by name that cannot run this loss here.
         """
-        result = self._evaluate(pred, gt, mask, None, progress, epoch, self.log_vars(), self.process_group)
+        own = self.log_vars(), self.process_group
+        result = self._evaluate(pred, gt, mask, None, progress, epoch, *own, weight, confidence)
         return self._finish(result, return_metrics)
 
     def _finish(
@@ -264,6 +277,8 @@ class DepthLoss(nn.Module):
         epoch: int,
         log_vars: tuple[Tensor, ...],
         process_group: dist.ProcessGroup | None,
+        weight: Tensor | None = None,
+        confidence: Tensor | None = None,
     ) -> tuple[Tensor, Metrics | Tensor]:
         """The loss, and its metrics: named, or the vector that `spec.metric_names` names. Writes nothing."""
         return dispatch.evaluate(
@@ -276,4 +291,6 @@ class DepthLoss(nn.Module):
             log_vars,
             process_group,
             self.backend,
+            weight,
+            confidence,
         )

@@ -74,6 +74,8 @@ class G2Loss(DepthLoss):
             progress: float | None = 0.0,
             epoch: int = 0,
             abs_mask: Tensor | None = None,
+            weight: Tensor | None = None,
+            confidence: Tensor | None = None,
             return_metrics: Literal[False] = False,
         ) -> Tensor: ...
         @overload
@@ -86,6 +88,8 @@ class G2Loss(DepthLoss):
             progress: float | None = 0.0,
             epoch: int = 0,
             abs_mask: Tensor | None = None,
+            weight: Tensor | None = None,
+            confidence: Tensor | None = None,
             return_metrics: Literal[True],
         ) -> tuple[Tensor, Metrics]: ...
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
@@ -99,12 +103,15 @@ class G2Loss(DepthLoss):
         progress: float | None = 0.0,
         epoch: int = 0,
         abs_mask: Tensor | None = None,
+        weight: Tensor | None = None,
+        confidence: Tensor | None = None,
         return_metrics: bool = False,
     ) -> Tensor | tuple[Tensor, Metrics]:
         """As `DepthLoss.forward`, with `abs_mask`: the pixels of A (upstream: where the sparse *input* has
         depth).
         """
-        result = self._evaluate(pred, gt, mask, abs_mask, progress, epoch, (), self.process_group)
+        own = (), self.process_group
+        result = self._evaluate(pred, gt, mask, abs_mask, progress, epoch, *own, weight, confidence)
         return self._finish(result, return_metrics)
 
 

@@ -139,7 +139,14 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         epoch: int,
         log_vars: tuple[Tensor, ...],
         process_group: dist.ProcessGroup | None,
+        weight: Tensor | None = None,
+        confidence: Tensor | None = None,
     ) -> tuple[Tensor, Metrics]:
+        if weight is not None or confidence is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no weight and no confidence: its scales resample the maps. Use "
+                "scale-adaptive"
+            )
         dispatch.check_inputs(pred, gt, mask)
         alpha, shares = self.schedules(progress)
         dtype = working_dtype(pred, gt)

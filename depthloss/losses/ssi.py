@@ -100,8 +100,10 @@ class SILogLoss(DepthLoss):
         offset: added inside the logarithms. None = the preset's, else 0.
         unbiased: V with n - 1. None = the preset's, else false.
         reduction: ``"pixels"``: one root of the pooled batch; ``"images"``: mean of the images' roots, empty
-            = 0. None = the preset's, else ``"pixels"``.
+            = 0; ``"none"``: the images' roots, [B]. None = the preset's, else ``"pixels"``.
         clamp: floor of p and t, or None; ``"preset"`` = the preset's, else None.
+        root: False: ``V + (1 - lam) * mean(l)^2``, where scale defaults to 1 and eps to 0 (Metric3D, with
+            lam 0.5).
         preset: the form of a published project: ``"packnet"``, ``"bts"``, ``"adabins"``, ``"zoedepth"``,
             ``"depth-anything-v2"``, ``"mmseg"``, ``"toolbox-sig"`` or ``"unidepth"``. ``"mmseg"`` and
             ``"toolbox-sig"`` count only pixels with a positive, finite gt, as their originals do.
@@ -110,7 +112,7 @@ class SILogLoss(DepthLoss):
         process_group: see `DepthLoss`.
 
     Raises:
-        ValueError: unknown preset.
+        ValueError: unknown preset, or a scale other than 1 or an eps other than 0 without a root.
 
     Metrics: ``silog_component``, ``num_valid_pixels``, ``total_loss``.
     """
@@ -130,8 +132,9 @@ class SILogLoss(DepthLoss):
         eps: float | None = None,
         offset: float | None = None,
         unbiased: bool | None = None,
-        reduction: Literal["pixels", "images"] | None = None,
+        reduction: Literal["pixels", "images", "none"] | None = None,
         clamp: float | Literal["preset"] | None = "preset",
+        root: bool = True,
         *,
         preset: SILogPreset | None = None,
         gt_range: GtRange = None,
@@ -146,8 +149,10 @@ class SILogLoss(DepthLoss):
         form |= {key: value for key, value in given.items() if value is not None}
         form |= {} if clamp == "preset" else {"clamp": clamp}
         positive_gt = form.pop("positive_gt")
+        if not check_flag("root", root):
+            form |= {"scale": 1.0 if scale is None else scale, "eps": 0.0 if eps is None else eps}
         super().__init__(
-            single_group(LogMoments(name="silog_component", **form)),
+            single_group(LogMoments(name="silog_component", root=root, **form)),
             gt_range=gt_range,
             backend=backend,
             process_group=process_group,

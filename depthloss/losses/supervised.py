@@ -131,6 +131,7 @@ class SupervisedLoss(nn.Module):
             masks: Tensor | None = None,
             *,
             epoch: int = 0,
+            weight: Sequence[Tensor] | Tensor | None = None,
         ) -> Supervised: ...
 
     def forward(
@@ -142,6 +143,7 @@ class SupervisedLoss(nn.Module):
         masks: Tensor | None = None,
         *,
         epoch: int = 0,
+        weight: Sequence[Tensor] | Tensor | None = None,
     ) -> Supervised:
         """Evaluate the loss.
 
@@ -153,6 +155,8 @@ class SupervisedLoss(nn.Module):
                 `progressive_scaling`.
             masks: [B, 1, H, W], non-zero = valid; None = every pixel.
             epoch: epoch of the training.
+            weight: [B, 1, H, W], how much each pixel counts, matched to each scale by nearest; or a list of
+                one map per scale. See `DepthLoss.forward`.
 
         Returns:
             ``{"loss": 0-dim tensor ([1] in the convention of packnet), "metrics": {name: detached 0-dim
@@ -163,6 +167,10 @@ class SupervisedLoss(nn.Module):
             raise ValueError("inv_depths must hold at least one prediction; got an empty list")
         if masks is not None and not isinstance(masks, Tensor):
             raise TypeError(f"masks must be one tensor for all scales, or None; got {type(masks).__name__}")
+        if weight is not None and not isinstance(weight, Tensor) and len(weight) != len(inv_depths):
+            raise ValueError(
+                f"weight must be one tensor, or one per prediction: got {len(weight)} for {len(inv_depths)}"
+            )
         losses: list[Tensor] = []
         metrics: Metrics = {}
         scales = min(self.num_scales(progress), len(inv_depths))
@@ -172,7 +180,9 @@ class SupervisedLoss(nn.Module):
             size = pred.shape[-2:]
             gt = _at_size(gt_inv_depth, size)
             mask = None if masks is None else _at_size(masks, size)
-            losses.append(self.loss_func(pred, gt, mask, progress=progress, epoch=epoch))
+            one = weight if weight is None or isinstance(weight, Tensor) else weight[i]
+            w = one if one is None else _at_size(one, size)
+            losses.append(self.loss_func(pred, gt, mask, progress=progress, epoch=epoch, weight=w))
             metrics.update((f"scale_{i}/{name}", value) for name, value in self.loss_func.metrics.items())
         loss = torch.stack(losses).mean()
         metrics["supervised_loss"] = loss.detach()

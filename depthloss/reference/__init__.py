@@ -34,8 +34,11 @@ class _Batch:
         abs_mask: Tensor,
         spec: s.LossSpec,
         ranks: Ranks,
+        weight: Tensor | None,
+        confidence: Tensor | None,
     ) -> None:
         self.pred, self.gt, self.mask, self.abs_mask = pred, gt, mask, abs_mask
+        self.weight, self.confidence = weight, confidence
         self.spec, self.ranks = spec, ranks
         self.all_pixels = spec.statistics == "all"
         # The pixels of every term but the absolute one.
@@ -51,7 +54,8 @@ class _Batch:
     def gated(self, open_: Tensor) -> _Batch:
         """The same batch, empty unless `open_`."""
         masks = self.mask & open_, self.abs_mask & open_
-        return _Batch(self.pred, self.gt, *masks, self.spec, self.ranks)
+        extra = self.weight, self.confidence
+        return _Batch(self.pred, self.gt, *masks, self.spec, self.ranks, *extra)
 
     def pixels(self, term: s.Term) -> Tensor:
         """The pixels that the term compares."""
@@ -79,24 +83,31 @@ class _Batch:
             compute = lambda: operator.sub(*self.maps(domain, pixels))  # noqa: E731
         else:
             keep = self.keep(domain) if align.kind == "mean" else None
-            compute = lambda: aligned_residual(*self.maps(domain, pixels), m, align, keep)  # noqa: E731
+            compute = lambda: aligned_residual(  # noqa: E731
+                *self.maps(domain, pixels), m, align, keep, self.weight
+            )
         return self._once(("residual", domain, align, pixels is not self.structure), compute)
 
 
 def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:
-    """The term's value, then its parts."""
+    """The term's value, what its metric says, then its parts."""
     m = b.pixels(t)
     if isinstance(t, s.Moments):
-        return (terms.moments(b.residual(t, m), m, t, b.ranks),)
+        value = terms.moments(b.residual(t, m), m, t, b.ranks, b.weight)
+        return value, value
     if isinstance(t, s.Pixel):
         p, g = b.maps(t.domain, m)
         m = large_enough(m, t.alignment, b.pred)
-        return (terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels),)
+        value = plain = terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels, b.weight)
+        if t.confidence is not None:
+            of_c = b.weight, b.confidence
+            value = terms.pixel(b.residual(t, m), p, g, m, t, b.ranks, b.all_pixels, *of_c)
+        return value, plain
     m = large_enough(m, t.alignment, b.pred)
     value, levels, kept = gradient_term(
         b.residual(t, m), m, t.gradient, t.eps, b.ranks, b.keep(t.domain), b.all_pixels, t.reduction
     )
-    return (value, *levels.unbind(), *kept.unbind()) if t.parts else (value,)
+    return (value, value, *levels.unbind(), *kept.unbind()) if t.parts else (value, value)
 
 
 def _kendall(
@@ -130,6 +141,8 @@ def evaluate(
     weights: Sequence[float],
     log_vars: Sequence[Tensor] = (),
     process_group: dist.ProcessGroup | None = None,
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate one loss.
 
@@ -143,6 +156,9 @@ def evaluate(
             it.
         log_vars: 0-dim tensors, one per group, where `spec.log_var_bounds` is set.
         process_group: evaluate the joined batch of these ranks.
+        weight: [B, H, W] floating point, how much each pixel counts; 0 as an invalid pixel, a negative one
+            or NaN makes the loss NaN.
+        confidence: [B, H, W] floating point, the c of the terms that have one.
 
     Returns:
         The loss (0-dim, or [B] where `spec.by_image`; float32 or float64, differentiable) and the detached
@@ -153,9 +169,15 @@ def evaluate(
     valid = valid_pixels(gt, mask, *conditions)
     absolute = valid if abs_mask is None else valid_pixels(gt, abs_mask, *conditions)
     pred, gt = pred.to(dtype), gt.to(dtype)
+    if weight is not None:
+        weight = weight.detach().to(dtype)
+        valid, absolute = valid & (weight != 0), absolute & (weight != 0)
+        weight = select(weight >= 0, weight, torch.nan)
+    if confidence is not None:
+        confidence = confidence.to(dtype)
     ranks = Ranks(process_group)
     n = ranks.sum(count(valid, dtype).sum())
-    batch = _Batch(pred, gt, valid, absolute, spec, ranks)
+    batch = _Batch(pred, gt, valid, absolute, spec, ranks, weight, confidence)
 
     values: dict[str, Tensor] = {}
     term_weights = iter(weights)
@@ -164,20 +186,22 @@ def evaluate(
         gated = batch.gated(n >= group.min_valid) if group.min_valid > 0 else batch
         loss = pred.new_zeros(())
         for term in group.terms:
-            weight, (value, *parts) = next(term_weights), _evaluate_term(term, gated)
+            factor, (value, shown, *parts) = next(term_weights), _evaluate_term(term, gated)
             # Not new_full: torch.compile would make a graph for each value of a schedule.
-            reported = (pred.new_ones(()) * weight,) if term.weight_name else ()
-            values.update(zip(term.metric_names, (value, *reported, *parts), strict=True))
-            loss = loss + weight * value
+            reported = (pred.new_ones(()) * factor,) if term.weight_name else ()
+            values.update(zip(term.metric_names, (shown, *reported, *parts), strict=True))
+            loss = loss + factor * value
         if group.name:
             values[group.name] = loss
         losses.append(loss)
         active.append(n >= max(group.min_valid, 1))
     if spec.log_var_bounds is None:
-        first, *others = [weight * loss for weight, loss in zip(term_weights, losses, strict=True)]
+        first, *others = [factor * loss for factor, loss in zip(term_weights, losses, strict=True)]
         total = sum(others, first)
     else:
         total = _kendall(losses, log_vars, active, spec.log_var_bounds, spec, values)
     values["num_valid_pixels"], values["total_loss"] = n, total
+    if confidence is not None:
+        values["confidence"] = terms.pooled_mean(confidence, valid, ranks)
     found = [values[name].detach() for name in spec.metric_names]
     return total, torch.stack([batch_mean(x, ranks) if x.dim() else x for x in found])

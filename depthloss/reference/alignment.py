@@ -32,6 +32,7 @@ def aligned_residual(
     m: Tensor,
     align: Alignment,
     keep: Tensor | None = None,
+    w: Tensor | None = None,
 ) -> Tensor:
     """The residual of p and g aligned to each other, image by image.
 
@@ -44,20 +45,21 @@ def aligned_residual(
             with the s, b that minimise its square. ``"packnet-trim"`` (packnet-sfm-resnet-san): a p + b - g
             with a0 = cov/(var + eps), b = mean g - a0 mean p, a = a0 clamped to [0.1, 10].
         keep: of ``"mean"``, the pixels that are returned, a superset of `m`; default `m`.
+        w: weights of the pixels in the statistics, not of ``"median"``; default 1.
 
     Returns:
         [B, H, W], 0 at all other pixels.
     """
     if align.kind == "mean":
-        return standardise(p, m, align.eps, keep) - standardise(g, m, align.eps, keep)
+        return standardise(p, m, align.eps, keep, w) - standardise(g, m, align.eps, keep, w)
     if align.kind == "median":
         detached = align.grad == "detached"
         return _by_median(p, m, align, detached) - _by_median(g, m, align, detached)
     p, g = select(m, p), select(m, g)
     if align.kind == "least-squares":
-        scale, shift = least_squares(p, g, m)
+        scale, shift = least_squares(p, g, m, w=w)
     else:
-        scale, shift = least_squares(p, g, m, ridge=align.eps)
+        scale, shift = least_squares(p, g, m, align.eps, w)
         scale = scale.clamp(0.1, 10.0)
     return select(m, scale[:, None, None] * p + shift[:, None, None] - g)
 

@@ -90,19 +90,36 @@ def reduce_images(per_image: Tensor, reduction: str, ranks: Ranks = LOCAL) -> Te
     return ranks.sum(per_image.sum()) if reduction == "images-sum" else batch_mean(per_image, ranks)
 
 
-def mean_per_image(x: Tensor, m: Tensor) -> Tensor:
-    """Mean over the valid pixels of each image, [B]; 0 for an empty image.
+def weighed(x: Tensor, m: Tensor, w: Tensor | None = None) -> Tensor:
+    """x at the pixels m, times the weights w [B, H, W] where there are any; 0 elsewhere."""
+    return select(m, x) if w is None else select(m, w) * select(m, x)
+
+
+def weight_sum(m: Tensor, dtype: torch.dtype, w: Tensor | None = None) -> Tensor:
+    """What the means of each image are divided by, [B]: its valid pixels, or the sum of their weights."""
+    return count(m, dtype) if w is None else image_sum(select(m, w))
+
+
+def at_least_one(n: Tensor, w: Tensor | None) -> Tensor:
+    """`n`, but 1 where there is nothing; a sum of weights may be any positive number."""
+    return n.clamp(min=1.0) if w is None else torch.where(n == 0, 1.0, n)
+
+
+def mean_per_image(x: Tensor, m: Tensor, w: Tensor | None = None) -> Tensor:
+    """Mean over the valid pixels of each image, [B], weighted by w if given; 0 for an empty image.
 
     The second pass takes the rounding of the first away, so that a constant image has its constant as mean.
     """
-    n = count(m, x.dtype).clamp(min=1.0)
-    mean = image_sum(select(m, x)) / n
+    n = at_least_one(weight_sum(m, x.dtype, w), w)
+    mean = image_sum(weighed(x, m, w)) / n
     with torch.no_grad():
-        correction = image_sum(select(m, x - mean[:, None, None])) / n
+        correction = image_sum(weighed(x - mean[:, None, None], m, w)) / n
     return mean + correction
 
 
-def standardise(x: Tensor, m: Tensor, eps: float, keep: Tensor | None = None) -> Tensor:
+def standardise(
+    x: Tensor, m: Tensor, eps: float, keep: Tensor | None = None, w: Tensor | None = None
+) -> Tensor:
     """Robust standardisation per image: (x - mu)/S with mu = mean, S = mean |x - mu| + eps over valid pixels.
 
     Args:
@@ -110,35 +127,45 @@ def standardise(x: Tensor, m: Tensor, eps: float, keep: Tensor | None = None) ->
         m: the pixels that make the statistics.
         eps: added to the mean absolute deviation.
         keep: the pixels that are returned, a superset of `m`; all others are 0. Default `m`.
+        w: weights of the pixels in both means; default 1.
 
     Returns:
         z [B, H, W]; 0 everywhere in an image without valid pixels. Gradient flows through mu and S.
     """
     keep = m if keep is None else keep
-    n = count(m, x.dtype)
-    mu = mean_per_image(x, m)
-    dev = select(keep & (n > 0)[:, None, None], x - mu[:, None, None])
-    mad = image_sum(select(m, dev.abs())) / n.clamp(min=1.0)
+    n = weight_sum(m, x.dtype, w)
+    mu = mean_per_image(x, m, w)
+    dev = select(keep & (n != 0)[:, None, None], x - mu[:, None, None])
+    mad = image_sum(weighed(dev.abs(), m, w)) / at_least_one(n, w)
     return dev / (mad + eps)[:, None, None]
 
 
-def pooled_moments(e: Tensor, m: Tensor, ranks: Ranks = LOCAL) -> tuple[Tensor, Tensor, Tensor]:
-    """N, mean and centred (biased) variance of the valid e over the whole batch."""
-    n = ranks.sum(count(m, e.dtype).sum())
-    mean = ranks.sum(select(m, e).sum()) / n.clamp(min=1.0)
-    var = ranks.sum(select(m, e - mean).square().sum()) / n.clamp(min=1.0)
+def pooled_moments(
+    e: Tensor, m: Tensor, ranks: Ranks = LOCAL, w: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """N (the sum of the weights if given), mean and centred (biased) variance of the valid e over the whole
+    batch.
+    """
+    n = ranks.sum(weight_sum(m, e.dtype, w).sum())
+    divisor = at_least_one(n, w)
+    mean = ranks.sum(weighed(e, m, w).sum()) / divisor
+    var = ranks.sum(weighed(select(m, e - mean).square(), m, w).sum()) / divisor
     return n, mean, var
 
 
-def image_moments(e: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """n, mean and centred (biased) variance of the valid e of each image, [B] each."""
-    n = count(m, e.dtype)
-    mean = mean_per_image(e, m)
-    var = image_sum(select(m, e - mean[:, None, None]).square()) / n.clamp(min=1.0)
+def image_moments(e: Tensor, m: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """n (the sum of the weights if given), mean and centred (biased) variance of the valid e of each image,
+    [B] each.
+    """
+    n = weight_sum(m, e.dtype, w)
+    mean = mean_per_image(e, m, w)
+    var = image_sum(weighed(select(m, e - mean[:, None, None]).square(), m, w)) / at_least_one(n, w)
     return n, mean, var
 
 
-def least_squares(p: Tensor, g: Tensor, m: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+def least_squares(
+    p: Tensor, g: Tensor, m: Tensor, ridge: float = 0.0, w: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Scale s and shift b per image that minimise sum m (s p + b - g)^2, from centred sums.
 
     Args:
@@ -147,14 +174,15 @@ def least_squares(p: Tensor, g: Tensor, m: Tensor, ridge: float = 0.0) -> tuple[
         m: bool [B, H, W].
         ridge: added to the variance of p (`SSITrimLoss`). Without it an image whose p does not vary beyond
             its rounding gets s = 0 and b = mean g.
+        w: weights of the pixels; default 1.
 
     Returns:
         s and b, [B] each; gradient flows through both.
     """
-    _, p_mean, p_var = image_moments(p, m)
-    g_mean = mean_per_image(g, m)
+    _, p_mean, p_var = image_moments(p, m, w)
+    g_mean = mean_per_image(g, m, w)
     centred = select(m, (p - p_mean[:, None, None])) * select(m, g - g_mean[:, None, None])
-    cov = image_sum(centred) / count(m, p.dtype).clamp(min=1.0)
+    cov = image_sum(weighed(centred, m, w)) / at_least_one(weight_sum(m, p.dtype, w), w)
     if ridge:
         s = cov / (p_var + ridge)
     else:

@@ -10,7 +10,7 @@ from ..checks import check_bounds, check_range, check_whole, one_of
 from ..text import dataclass_of, text_of
 from .domain import Domain
 from .gradient import GradientSpec
-from .penalty import Penalty
+from .penalty import COUNTS, Penalty
 from .roles import fused_backends
 from .terms import Gradient, Moments, Pixel, Term
 
@@ -61,6 +61,7 @@ class LossSpec:
         metric_names: the names of the numbers in the `terms` vector that a backend returns, in its order.
         fused: the fused backends that must be able to run this loss (depthloss/spec/roles.py says which);
             the reference runs every loss.
+        confidence: whether a term asks for a confidence with each call.
         by_image: its value is [B], one number per image: the reduction of every term is ``"none"``.
         text: the whole spec as a string, equal for equal specs; `parse` makes the spec of it.
 
@@ -78,6 +79,7 @@ class LossSpec:
     num_weights: int = field(init=False, repr=False, compare=False)
     metric_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     fused: frozenset[str] = field(init=False, repr=False, compare=False)
+    confidence: bool = field(init=False, repr=False, compare=False)
     by_image: bool = field(init=False, repr=False, compare=False)
     text: str = field(init=False, repr=False, compare=False)
 
@@ -91,20 +93,40 @@ class LossSpec:
             object.__setattr__(self, "log_var_bounds", bounds)
             names += [f"sigma_{group.short_name}" for group in self.groups]
             names += [f"weight_{group.short_name}" for group in self.groups]
+        confidence = any(isinstance(t, Pixel) and t.confidence is not None for t in self._all_terms())
+        names += ["confidence"] if confidence else []
         names += ["num_valid_pixels", "total_loss"]
         if len(set(names)) != len(names):
             raise ValueError(f"metric names must be unique; got {names}")
-        terms = tuple(term for group in self.groups for term in group.terms)
+        terms = self._all_terms()
         self._check_by_image(terms)
         for name, value in (
             ("terms", terms),
             ("num_weights", len(terms) + (len(self.groups) if self.log_var_bounds is None else 0)),
             ("metric_names", tuple(names)),
             ("fused", fused_backends(terms)),
+            ("confidence", confidence),
             ("by_image", terms[0].reduction == "none"),
             ("text", text_of(self)),
         ):
             object.__setattr__(self, name, value)
+
+    def _all_terms(self) -> tuple[Term, ...]:
+        return tuple(term for group in self.groups for term in group.terms)
+
+    def check_weight(self) -> None:
+        """Raise a ValueError unless a call may weight the pixels of this loss."""
+        for t in self.terms:
+            refused = {
+                "align='median'": t.align == "median",
+                "trim": isinstance(t, Pixel) and t.trim > 0,
+                "unbiased": isinstance(t, Moments) and t.unbiased,
+                "penalty='berhu-packnet'": isinstance(t, Pixel) and t.penalty.kind in COUNTS,
+                "statistics='all'": self.statistics == "all",
+            }
+            for axis, holds in refused.items():
+                if holds:
+                    raise ValueError(f"weight does not go with {axis}, which term {t.name!r} has")
 
     def _check_by_image(self, terms: tuple[Term, ...]) -> None:
         """Raise unless reduction "none" is that of every term or of none."""

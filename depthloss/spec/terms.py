@@ -301,15 +301,19 @@ def LogMoments(  # noqa: N802
     unbiased: bool = False,
     reduction: str = "pixels",
     clamp: float | None = None,
+    root: bool = True,
 ) -> Moments:
-    """scale * sqrt(Var(l) + (1 - lam) * mean(l)^2 + eps) of l = ln(p + offset) - ln(g + offset) (SILog)."""
+    """scale * sqrt(Var(l) + (1 - lam) * mean(l)^2 + eps) of l = ln(p + offset) - ln(g + offset) (SILog);
+    without `root` that radicand, scale 1 and eps 0.
+    """
+    if not root and (scale != 1 or eps != 0):
+        raise ValueError(f"root=False needs scale=1 and eps=0; got scale={scale!r}, eps={eps!r}")
+    numbers = {"lam": lam, "scale": scale, "eps": eps}
     return Moments(
         name=name,
         weight_name=weight_name,
         domain=replace(domain, log=offset, floor=clamp),
-        lam=lam,
-        scale=scale,
-        eps=eps,
+        **numbers if root else {"form": "plain", "alpha": 1.0 - check_number("lam", lam, low=0.0, high=1.0)},
         unbiased=unbiased,
         reduction=reduction,
     )
