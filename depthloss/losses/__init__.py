@@ -6,6 +6,7 @@ from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
 from .progressive import ProgressiveScaleAdaptiveLoss
+from .recipes import available_recipes, recipe
 from .registry import available_losses, build_loss
 from .scale_adaptive import ScaleAdaptiveLoss
 from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
@@ -33,5 +34,7 @@ __all__ = [
     "ScaleShiftInvariantLoss",
     "SupervisedLoss",
     "available_losses",
+    "available_recipes",
     "build_loss",
+    "recipe",
 ]

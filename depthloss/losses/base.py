@@ -6,7 +6,7 @@ import copy
 import difflib
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
@@ -31,19 +31,27 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
 
 
+def check_known(
+    owner: str, known: Iterable[str], given: Iterable[str], other_names: Mapping[str, str] | None = None
+) -> None:
+    """Raise a TypeError that names the keywords which `owner` does not have, and those it has."""
+    known = list(known)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        found = ((other_names or {}).get(key) or _nearest(key, known) for key in unknown)
+        near = ", ".join(dict.fromkeys(filter(None, found)))
+        raise TypeError(
+            f"{owner} has no keyword {', '.join(map(repr, unknown))}"
+            f"{f'; did you mean {near}?' if near else '.'} It has: {', '.join(known)}"
+        )
+
+
 def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> None:
     """Raise a TypeError that names the keywords which a loss does not have, and those it has."""
     known = inspect.signature(cls).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         return  # A subclass that checks them itself.
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        found = (cls._other_names.get(key) or _nearest(key, known) for key in unknown)
-        near = ", ".join(dict.fromkeys(filter(None, found)))
-        raise TypeError(
-            f"{loss} has no keyword {', '.join(map(repr, unknown))}"
-            f"{f'; did you mean {near}?' if near else '.'} It has: {', '.join(known)}"
-        )
+    check_known(loss, known, given, cls._other_names)
 
 
 def resolve_gradient(

@@ -67,6 +67,11 @@ def find_loss(name: str) -> tuple[str, str]:
     return prefix, base
 
 
+def loss_class(name: str) -> type[DepthLoss]:
+    """The class of a loss by its registry name."""
+    return LOSSES[find_loss(name)[1]]
+
+
 def build_loss(name: str, **kwargs: Any) -> DepthLoss:
     """Build a loss by its registry name.
 

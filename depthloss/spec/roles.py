@@ -83,12 +83,9 @@ def _runs_on_both(terms: tuple[Term, ...], roles: Roles) -> bool:
         return False
     if any(t.reduction not in ("pixels", "images") for t in terms):
         return False
-    if any(isinstance(t, Pixel) and t.penalty.kind in _TO_COME for t in terms):
-        return False
     return not any(t.domain.conversion == "identity" and t.domain.clamps for t in terms)
 
 
-_TO_COME = ("smooth-l1", "huber", "charbonnier", "barron")
 _ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}
 
 

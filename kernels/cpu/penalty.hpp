@@ -4,6 +4,7 @@
 // a, b and c, the last one made of the largest residual of the batch where the penalty needs it.
 #pragma once
 #include <cmath>
+#include <limits>
 
 #include "engine.h"
 
@@ -12,6 +13,10 @@
     EACH_(L1, "l1")                         \
     EACH_(L2, "l2")                         \
     EACH_(HalfL2, "half-l2")                \
+    EACH_(SmoothL1, "smooth-l1")            \
+    EACH_(Huber, "huber")                   \
+    EACH_(Charbonnier, "charbonnier")       \
+    EACH_(Barron, "barron")                 \
     EACH_(AbsRel, "abs-rel")                \
     EACH_(AbsRelPacknet, "abs-rel-packnet") \
     EACH_(BerHu, "berhu")                   \
@@ -73,6 +78,57 @@ struct HalfL2 : Penalty {
     template <class T>
     static INLINE Cost<T> of(const Given<T>& x, const Numbers<T>&) {
         return {all(T(0.5)) * x.r * x.r, x.r, {}};
+    }
+};
+
+// r^2/(2 beta) below beta, else d - beta/2.
+struct SmoothL1 : Penalty {
+    template <class T>
+    static INLINE Cost<T> of(const Given<T>& x, const Numbers<T>& n) {
+        const Vec<T> d = abs(x.r), beta = all(n.a);
+        const Mask<T> small = d < beta;
+        return {select(small, x.r * x.r * all(T(0.5) / n.a), d - all(T(0.5) * n.a)),
+                select(small, x.r / beta, sign_of(x.r)),
+                {}};
+    }
+};
+
+// r^2/2 up to delta, else delta (d - delta/2).
+struct Huber : Penalty {
+    template <class T>
+    static INLINE Cost<T> of(const Given<T>& x, const Numbers<T>& n) {
+        const Vec<T> d = abs(x.r), delta = all(n.a);
+        const Mask<T> small = d <= delta;
+        return {select(small, all(T(0.5)) * x.r * x.r, delta * (d - all(T(0.5) * n.a))),
+                select(small, x.r, delta * sign_of(x.r)),
+                {}};
+    }
+};
+
+// sqrt(r^2 + c^2) - c.
+struct Charbonnier : Penalty {
+    template <class T>
+    static INLINE Cost<T> of(const Given<T>& x, const Numbers<T>& n) {
+        const Vec<T> square = x.r * x.r, root = sqrt(square + all(n.a * n.a));
+        return {square / (root + all(n.a)), x.r / root, {}};
+    }
+};
+
+// The general robust loss of shape alpha and scale c; h = (r/c)^2/2.
+struct Barron : Penalty {
+    template <class T>
+    static INLINE Cost<T> of(const Given<T>& x, const Numbers<T>& n) {
+        const Vec<T> one = all(T(1)), scaled = x.r / all(n.b), h = all(T(0.5)) * scaled * scaled;
+        const Vec<T> slope = scaled / all(n.b);  // of h
+        if (n.a == 2) return {h, slope, {}};
+        if (n.a == 0) return {log1p(h), slope / (one + h), {}};
+        if (n.a < -std::numeric_limits<T>::max()) {
+            const Vec<T> y = all(T(0)) - h;
+            return {all(T(0)) - expm1(y), slope * exp(y), {}};
+        }
+        const T b = std::fabs(n.a - 2);
+        const Vec<T> ln = log1p(h * all(2 / b));
+        return {expm1(ln * all(n.a / 2)) * all(b / n.a), slope * exp(ln * all(n.a / 2 - 1)), {}};
     }
 };
 

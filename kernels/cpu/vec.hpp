@@ -2,6 +2,7 @@
 // types of GCC and Clang. Lane i of a sum holds the pixels i, i + LANES, ... whatever the width
 // of a register is, so that every instruction set gives the same bits.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -722,6 +723,68 @@ INLINE Vec<T> log(const Vec<T>& given) {
     y = select(given == zero, all(-inf), y);
     y = select((given < zero) | (given != given), all(T(__builtin_nan(""))), y);
     return select(given == all(inf), given, y);
+}
+
+// Square root, correctly rounded. The plain intrinsics of AVX-512 read a register that GCC calls
+// uninitialised.
+template <class T>
+INLINE Vec<T> sqrt(const Vec<T>& x) {
+    Vec<T> y;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        EACH y.r[i] = (typename Vec<T>::Register)_mm512_maskz_sqrt_ps(0xffff, (__m512)x.r[i]);
+    else
+        EACH y.r[i] = (typename Vec<T>::Register)_mm512_maskz_sqrt_pd(0xff, (__m512d)x.r[i]);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+        EACH y.r[i] = (typename Vec<T>::Register)_mm256_sqrt_ps((__m256)x.r[i]);
+    else
+        EACH y.r[i] = (typename Vec<T>::Register)_mm256_sqrt_pd((__m256d)x.r[i]);
+#else
+    EACH for (int j = 0; j < Vec<T>::PER; j++) y.r[i][j] = std::sqrt(x.r[i][j]);
+#endif
+    return y;
+}
+
+// e^x - LESS, LESS 0 or 1, to about 2 ulp: x = k ln 2 + r, 2^k (e^r - 1) + (2^k - LESS), e^r - 1 by its
+// series.
+template <int LESS, class T>
+INLINE Vec<T> exp_less(const Vec<T>& x) {
+    using I = Int<T>;
+    constexpr bool wide = sizeof(T) == 8;
+    constexpr int mantissa = wide ? 52 : 23, terms = wide ? 13 : 7;
+    const T limit = wide ? T(709.0) : T(88.0);
+    const Vec<T> most = all(limit), least = all(-limit);
+    const Vec<T> y = select(x > most, most, select(x < least, least, x));
+    // Of a number that was added to it, the last bits are the rounded integer.
+    const Vec<T> magic = all(T(wide ? 6755399441055744.0 : 12582912.0));
+    const Vec<T> rounded = y * all(T(1.4426950408889634)) + magic, k = rounded - magic;
+    const Vec<I> integer = bits<I>(rounded) - bits<I>(magic);
+    const T high = wide ? T(6.93147180369123816490e-01) : T(6.9313812256e-01);
+    const T low = wide ? T(1.90821492927058770002e-10) : T(9.0580006145e-06);
+    const Vec<T> r = (y - k * all(high)) - k * all(low);
+    Vec<T> series = all(T(1));
+    for (int j = terms; j >= 2; j--) series = all(T(1)) + r * series * all(T(1.0 / j));
+    const Vec<T> scale = bits<T>(shifted(integer + all(I(wide ? 1023 : 127)), mantissa));
+    const Vec<T> value = scale * (r * series) + (scale - all(T(LESS)));
+    return select(x > most, all(T(__builtin_inf())), select(x == x, value, x));
+}
+
+template <class T>
+INLINE Vec<T> exp(const Vec<T>& x) {
+    return exp_less<0>(x);
+}
+template <class T>
+INLINE Vec<T> expm1(const Vec<T>& x) {
+    return exp_less<1>(x);
+}
+
+// ln(1 + x) of x >= 0: the rounding of 1 + x is taken out again.
+template <class T>
+INLINE Vec<T> log1p(const Vec<T>& x) {
+    const Vec<T> one = all(T(1)), u = one + x, added = u - one;
+    const Mask<T> plain = (added > all(T(0))) & (x < all(T(__builtin_inf())));
+    return select(plain, log(u) * (x / select(plain, added, one)), x);
 }
 
 #undef EACH

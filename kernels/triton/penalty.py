@@ -32,6 +32,68 @@ def _half_l2(r, p, g, m, c, T: tl.constexpr):
 
 
 @triton.jit
+def _smooth_l1(r, p, g, m, c, T: tl.constexpr):
+    d = tl.abs(r)
+    phi = tl.where(d < T.a, r * r * (0.5 / T.a), d - 0.5 * T.a)
+    return phi, tl.where(d < T.a, r * (1.0 / T.a), _sign(r)), r != r
+
+
+@triton.jit
+def _huber(r, p, g, m, c, T: tl.constexpr):
+    d = tl.abs(r)
+    phi = tl.where(d <= T.a, 0.5 * r * r, (d - 0.5 * T.a) * T.a)
+    return phi, tl.where(d <= T.a, r, _sign(r) * T.a), r != r
+
+
+@triton.jit
+def _charbonnier(r, p, g, m, c, T: tl.constexpr):
+    square = r * r
+    root = tl.sqrt(square + T.a * T.a)
+    return divide(square, root + T.a), divide(r, root), r != r
+
+
+@triton.jit
+def _expm1(x):
+    """e^x - 1: by its series where e^x would cancel."""
+    series = x * (
+        1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040))))))
+    )
+    if x.dtype == tl.float64:
+        tail = 1 / 40320 + x * (1 / 362880 + x * (1 / 3628800 + x * (1 / 39916800 + x * (1 / 479001600))))
+        square = x * x
+        fourth = square * square
+        series = series + fourth * fourth * tail
+    return tl.where(tl.abs(x) < 0.25, series, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def _log1p(x):
+    """ln(1 + x) of x >= 0: the rounding of 1 + x is taken out again."""
+    u = 1.0 + x
+    added = u - 1.0
+    plain = (added > 0) & (x < float("inf"))
+    return tl.where(plain, tl.log(u) * divide(x, tl.where(plain, added, 1.0)), x)
+
+
+@triton.jit
+def _barron(r, p, g, m, c, T: tl.constexpr):
+    scaled = divide(r, tl.zeros_like(r) + T.b)
+    h = 0.5 * scaled * scaled
+    slope = divide(scaled, tl.zeros_like(r) + T.b)
+    if T.a == 2:
+        return h, slope, r != r
+    elif T.a == 0:
+        return _log1p(h), divide(slope, 1.0 + h), r != r
+    elif T.a == float("-inf"):
+        return -_expm1(-h), slope * tl.exp(-h), r != r
+    else:
+        b: tl.constexpr = abs(T.a - 2)
+        ln = _log1p(h * (2 / b))
+        phi = _expm1(ln * (T.a / 2)) * (b / T.a)
+        return phi, slope * tl.exp(ln * (T.a / 2 - 1)), r != r
+
+
+@triton.jit
 def _abs_rel(r, p, g, m, c, T: tl.constexpr):
     g = tl.where(m, g, 1.0)
     return divide(tl.abs(r), g), divide(_sign(r), g), r != r
@@ -67,6 +129,14 @@ def penalty(r, p, g, m, c, T: tl.constexpr):
         return _l2(r, p, g, m, c, T)
     elif T.kind == "half-l2":
         return _half_l2(r, p, g, m, c, T)
+    elif T.kind == "smooth-l1":
+        return _smooth_l1(r, p, g, m, c, T)
+    elif T.kind == "huber":
+        return _huber(r, p, g, m, c, T)
+    elif T.kind == "charbonnier":
+        return _charbonnier(r, p, g, m, c, T)
+    elif T.kind == "barron":
+        return _barron(r, p, g, m, c, T)
     elif T.kind == "abs-rel":
         return _abs_rel(r, p, g, m, c, T)
     elif T.kind == "abs-rel-packnet":
