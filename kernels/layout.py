@@ -35,11 +35,12 @@ LIMITS = {
 WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Dtype": ("", ("float32", "float64", "float16", "bfloat16", "bool", "byte", "none")),
     "Conversion": ("", ("identity", "inverse", "shifted-inverse")),
-    "GradientMask": ("", ("residual", "centre", "support")),
-    "Downsample": ("", ("nearest", "average", "bilinear")),
+    "Alignment": ("ALIGN_", ("none", "mean", "median", "least-squares", "packnet-trim")),
+    "GradientMask": ("", ("residual", "centre", "support", "pair")),
+    "Downsample": ("", ("nearest", "average", "bilinear", "strided")),
     "Border": ("", ("valid", "zero", "replicate")),
     "Normalizer": ("", ("full", "level", "kept")),
-    "Norm": ("BY_", ("pixels", "images", "floored")),
+    "Norm": ("BY_", ("pixels", "images", "images-sum", "floored")),
 }
 
 
@@ -54,17 +55,23 @@ def _places(**lengths: int) -> dict[str, int]:
 
 # The values of the terms of a loss.
 VALUE = _places(ABSOLUTE=1, RELATIVE=1, GRADIENT=1, MOMENTS=MOST, PIXELS=MOST)
-# The totals of a rank's batch. MEAN of a moments term by images: the sum of the images' values.
+# The totals of a rank's batch. MEAN of a moments term by images: the sum of the images' values. ALIGNED: the
+# pixels that the relative term counts; FITTED: those of images that are large enough. RESPONSE of a gradient
+# term by images: the sum of the images' ratios.
 TOTAL = _places(
     IMAGES=1, COUNT=1, ABS_COUNT=1, ABS_FLOORED=1, STATISTICS=1, ABSOLUTE=1, RELATIVE=1, VISIBLE=1,
+    ALIGNED=1, FITTED=1,
     MEAN=MOST, SPREAD=MOST, PIXEL=MOST, AGAIN=MOST,
     RESPONSE=_LEVEL_PLACES, KEPT=_LEVEL_PLACES, CELLS=_LEVEL_PLACES,
 )  # fmt: skip
-# The coefficients of the backward: numbers of the batch, then of each image.
+# The coefficients of the backward: numbers of the batch, then of each image. What the residual of an image is
+# made with, (p - MU_P) INV_P - (g - MU_G) INV_G, and of a trim its threshold and the share of a pixel there.
 HEAD = _places(KAPPA=_LEVEL_PLACES, LOG_VAR=_OPEN_TERMS, LARGEST=MOST)
 COEFFICIENT = _places(
     ABS_WEIGHT=1, REL_WEIGHT=1, SCALE=1, MEAN_WEIGHT=1, SIGN_WEIGHT=1,
     MOMENTS_SLOPE=MOST, MOMENTS_CENTRE=MOST, MOMENTS_SHIFT=MOST, PIXEL_WEIGHT=MOST,
+    TIE_WEIGHT=1, BY_P=1, BY_G=1, MU_P=1, MU_G=1, INV_P=1, INV_G=1, TAU=1, SHARE=1,
+    LEVEL_WEIGHT=_LEVEL_PLACES,
 )  # fmt: skip
 _PLACES = {
     "Value": ("", VALUE, "VALUES"),
@@ -120,8 +127,8 @@ STRUCTS = (
         "Pixel",
         "A pixel term. A penalty is numbered by its place in penalty.hpp.",
         (
-            ("int32_t", "penalty norm absolute largest counts unused"),
-            ("double", "a b eps"),
+            ("int32_t", "penalty norm absolute largest counts trim_batch"),
+            ("double", "a b eps trim"),
             ("Domain", "domain"),
         ),
     ),
@@ -129,7 +136,7 @@ STRUCTS = (
         "Moments",
         "A moments term.",
         (
-            ("int32_t", "root unbiased images unused"),
+            ("int32_t", "root unbiased images images_sum"),
             ("double", "mean_weight scale eps"),
             ("Domain", "domain"),
         ),
@@ -149,14 +156,17 @@ STRUCTS = (
     ),
     Struct(
         "Plan",
-        "A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances.",
+        "A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances. of_signs:\n"
+        "the backward makes the gradient of the residual of codes alone.",
         (
             ("int32_t", "codes has_absolute has_relative has_gradient pixels moments largest"),
-            ("int32_t", "standardised all_pixels positive_gt absolute_norm relative_norm"),
+            ("int32_t", "alignment scale_floor_max detached min_pixels of_signs all_pixels positive_gt"),
+            ("int32_t", "absolute_norm forward gradient_images unused"),
             ("int32_t", "gradient_mask downsample border normalizer mean levels parts"),
             ("int32_t", "groups num_log_vars num_metrics count_slot total_slot"),
-            ("double", "eps absolute_eps relative_eps gradient_eps low high"),
+            ("double", "eps absolute_eps gradient_eps low high"),
             ("Domain", "structure"),
+            ("Pixel", "relative"),
             ("Pixel", "pixel[MOST]"),
             ("Moments", "moment[MOST]"),
             ("Group", "group[GROUPS]"),
@@ -166,7 +176,8 @@ STRUCTS = (
         "Call",
         "One call. in_double: the arithmetic. saves: a backward will follow, for which codes and\n"
         "coefficients are kept. largest [MOST]: residuals of the batch, where a penalty needs them.\n"
-        "totals [world, TOTALS]. terms [num_metrics] and total, one number: in the type of the arithmetic.",
+        "totals [world, TOTALS]. terms [num_metrics] and total, one number: in the type of the arithmetic.\n"
+        "reduce(numbers, n), if not NULL, adds up what the ranks count.",
         (
             ("Map", "pred gt mask abs_mask grad"),
             ("int64_t", "B H W"),
@@ -174,6 +185,7 @@ STRUCTS = (
             ("const double*", "weights log_vars largest"),
             ("double*", "totals"),
             ("void*", "terms total"),
+            ("Reduce*", "reduce"),
             ("uint8_t*", "codes"),
             ("double*", "coefficients"),
             ("double", "grad_output"),
@@ -206,7 +218,7 @@ def _declarations() -> str:
         lines += [f"enum {name} {{", *items, "};"]
     lines += ["", "// The codes: bits of a pixel's, and the fields of a coarse cell's."]
     lines += [f"constexpr int {name} = {value};" for name, value in CODE.items()]
-    lines += ["", 'extern "C" {']
+    lines += ["", 'extern "C" {', "", "typedef void Reduce(int64_t* numbers, int64_t n);"]
     for struct in STRUCTS:
         lines += ["", *(f"// {line}" for line in struct.about.splitlines()), f"struct {struct.name} {{"]
         for kind, names in struct.rows:

@@ -82,7 +82,7 @@ class _Batch:
         elif align.kind == "none":
             compute = lambda: operator.sub(*self.maps(domain, pixels))  # noqa: E731
         else:
-            keep = self.keep(domain) if align.kind == "mean" else None
+            keep = self.keep(domain)
             compute = lambda: aligned_residual(  # noqa: E731
                 *self.maps(domain, pixels), m, align, keep, self.weight
             )

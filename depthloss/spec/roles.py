@@ -61,17 +61,16 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
     )
 
 
+def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
+    """What the native engine has: all but a trim beside mask "centre", whose codes need its bit."""
+    if any(t.reduction == "none" for t in terms):
+        return False
+    centre = roles.gradient is not None and roles.gradient.gradient.mask == "centre"
+    return not (centre and (roles.relative is not None and roles.relative.trim > 0))
+
+
 def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
     """What the Triton engine has."""
-    return _runs_on_both(terms, roles)
-
-
-def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
-    """What the native engine has."""
-    return _runs_on_both(terms, roles)
-
-
-def _runs_on_both(terms: tuple[Term, ...], roles: Roles) -> bool:
     relative, gradient, structure = roles.relative, roles.gradient, roles.structure
     if relative and (relative.align != "mean" or relative.trim or relative.penalty.kind != "l1"):
         return False

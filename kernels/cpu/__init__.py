@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from ctypes import Array, addressof, c_double
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from depthloss.spec import LossSpec, parse
 
 from ..plan import MOST, make_plan
 from . import memory
-from .binding import COEFFICIENTS, HEAD, LOG_VAR, TOTALS, Call, CPlan, c_plan, library, set_map
+from .binding import COEFFICIENTS, HEAD, LOG_VAR, TOTALS, Call, CPlan, Reduce, c_plan, library, set_map
 
 DEVICES = ("cpu",)
 
@@ -46,8 +47,8 @@ def code_count(spec: LossSpec, b: int, h: int, w: int) -> int:
     plan = _plan(spec.text)
     if not plan.codes:
         return 0
-    levels = plan.levels
-    cells = [(h // 2**k) * (w // 2**k) for k in range(levels)]
+    levels, rest = plan.levels, plan.forward
+    cells = [((h + rest * (2**k - 1)) // 2**k) * ((w + rest * (2**k - 1)) // 2**k) for k in range(levels)]
     size = 2 * h * w + sum(cells[1:2]) + 2 * sum(cells[2:])
     return b * ((size + 1) // 2 * 2)
 
@@ -82,6 +83,16 @@ def _largest(plan: CPlan, call: Call, pred: Tensor, process_group: dist.ProcessG
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=process_group)
         found[:] = most.tolist()
     return found
+
+
+def _add_up(group: dist.ProcessGroup, failed: list[BaseException], numbers: Any, n: int) -> None:
+    """Adds up n counts of all ranks in place. What goes wrong is raised when the engine has returned."""
+    try:
+        mine = torch.tensor(numbers[:n], dtype=torch.int64, device="cpu")
+        dist.all_reduce(mine, group=group)
+        numbers[0:n] = mine.tolist()
+    except Exception as error:
+        failed.append(error)
 
 
 def forward(
@@ -135,7 +146,12 @@ def forward(
     if plan.largest:
         largest = _largest(plan, call, pred, process_group)
         call.largest = addressof(largest)
+    failed: list[BaseException] = []
+    if process_group is not None:
+        call.reduce = Reduce(functools.partial(_add_up, process_group, failed))
     state = lib.dl_measure(plan, call, totals)
+    if failed:
+        raise failed[0]
     if not state:
         raise _out_of_memory(pred)
     if process_group is not None:

@@ -18,7 +18,8 @@ from depthloss.version import __version__
 from .. import layout
 from ..plan import GroupPlan, MomentsPlan, PixelPlan, Plan
 
-_SCALARS = {"int32_t": c_int32, "int64_t": c_int64, "double": c_double}
+Reduce = ctypes.CFUNCTYPE(None, POINTER(c_int64), c_int64)
+_SCALARS = {"int32_t": c_int32, "int64_t": c_int64, "double": c_double, "Reduce*": Reduce}
 
 
 def _structures() -> dict[str, type[ctypes.Structure]]:
@@ -26,7 +27,7 @@ def _structures() -> dict[str, type[ctypes.Structure]]:
     for described in layout.STRUCTS:
         fields = []
         for name, kind, length in layout.fields(described):
-            of = c_void_p if kind.endswith("*") else _SCALARS.get(kind) or built[kind]
+            of = _SCALARS.get(kind) or (c_void_p if kind.endswith("*") else built[kind])
             fields.append((name, of * length if length else of))
         built[described.name] = type(described.name, (ctypes.Structure,), {"_fields_": fields})
     return built
@@ -98,13 +99,16 @@ def _domain(d: s.Domain | None) -> ctypes.Structure:
     )
 
 
+_PIXEL = ("absolute", "largest", "counts", "a", "b", "eps", "trim", "trim_batch")
+
+
 def _pixel(t: PixelPlan) -> ctypes.Structure:
     return filled(
         "Pixel",
         penalty=tuple(s.PENALTIES).index(t.kind),
         norm=_number("Norm", t.norm),
         domain=_domain(t.domain),
-        **{name: getattr(t, name) for name in ("absolute", "largest", "counts", "a", "b", "eps")},
+        **{name: getattr(t, name) for name in _PIXEL},
     )
 
 
@@ -121,20 +125,27 @@ def c_plan(plan: Plan) -> ctypes.Structure:
     """The plan as the engine reads it."""
     low, high = plan.log_var_bounds or (0.0, 0.0)
     given = (
-        "codes", "has_gradient", "largest", "standardised", "positive_gt", "parts", "num_log_vars",
-        "num_metrics", "count_slot", "total_slot", "eps", "gradient_eps",
+        "codes", "has_gradient", "largest", "positive_gt", "parts", "num_log_vars", "of_signs",
+        "num_metrics", "count_slot", "total_slot", "eps", "gradient_eps", "gradient_images",
     )  # fmt: skip
     values: dict[str, object] = {name: getattr(plan, name) for name in given}
-    for name, term in (("absolute", plan.absolute), ("relative", plan.relative)):
-        values[f"has_{name}"] = term is not None
-        values[f"{name}_norm"] = _number("Norm", term.norm) if term else 0
-        values[f"{name}_eps"] = term.eps if term else 0.0
+    absolute, relative, align = plan.absolute, plan.relative, plan.alignment
     return filled(
         "Plan",
         **values,
         pixels=len(plan.pixels),
         moments=len(plan.moments),
+        has_absolute=absolute is not None,
+        absolute_norm=_number("Norm", absolute.norm) if absolute else 0,
+        absolute_eps=absolute.eps if absolute else 0.0,
+        has_relative=relative is not None,
+        relative=_pixel(relative) if relative else STRUCTURES["Pixel"](),
+        alignment=_number("Alignment", align.kind),
+        scale_floor_max=align.scale_floor == "max",
+        detached=align.grad == "detached",
+        min_pixels=align.min_pixels,
         all_pixels=plan.all_pixels,
+        forward=plan.stencil == "forward",
         gradient_mask=_number("GradientMask", plan.sobel_mask),
         downsample=_number("Downsample", plan.downsample),
         border=_number("Border", plan.border),

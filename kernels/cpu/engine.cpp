@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -110,6 +111,8 @@ struct Workspace {
     std::vector<Band> bands;
     std::vector<LevelBand> levels;
     std::vector<Pyramid> maps;
+    std::vector<Selection> selections;
+    std::vector<int64_t> histograms;
     std::vector<int> columns[LEVELS];
     Layout layout;
     Work work;
@@ -138,10 +141,12 @@ void give_back(std::unique_ptr<Workspace> space) {
 Layout layout_of(const Plan& plan, int64_t h, int64_t w) {
     Layout layout{};
     if (!plan.codes) return layout;
-    const int smallest = plan.border == VALID ? 3 : 1;
+    const int smallest = plan.border == VALID && !plan.forward ? 3 : 1;
     int64_t o = 0;
     for (int k = 0; k < plan.levels; k++) {
-        layout.h[k] = h >> k, layout.w[k] = w >> k;
+        // A strided level has a cell for what is left of a row too.
+        const int64_t rest = plan.downsample == STRIDED ? (int64_t(1) << k) - 1 : 0;
+        layout.h[k] = (h + rest) >> k, layout.w[k] = (w + rest) >> k;
         layout.active[k] = std::min(layout.h[k], layout.w[k]) >= smallest;
         if (k < 2) continue;
         layout.cells[k] = o;
@@ -187,7 +192,7 @@ struct Division {
 Division division_of(const Plan& plan, const Call& call, int64_t bands) {
     const int64_t threads = std::clamp(call.threads, 1, MOST_THREADS), own = call.B / threads * threads,
                   pixels = call.H * call.W, cell = cell_bytes(call);
-    const int64_t maps = pixels * ((plan.standardised ? 2 : 1) * cell + 3) / 3;
+    const int64_t maps = pixels * ((plan.alignment != ALIGN_NONE ? 2 : 1) * cell + 3) / 3;
     if (has_levels(plan) && maps > MAPS && bands >= 2 * threads) return {threads, own, 1, threads, true};
     const int64_t fit = CACHE / std::max<int64_t>(pixels * (2 * cell + 1), 1),
                   busy = (3 * threads + bands - 1) / std::max<int64_t>(bands, 1),
@@ -216,7 +221,7 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
                     return p;
                 };
                 maps.residual[k] = piece(n * cell);
-                if (plan.standardised) maps.centred[k] = piece(n * cell);
+                if (plan.alignment != ALIGN_NONE) maps.centred[k] = piece(n * cell);
                 maps.count[k] = reinterpret_cast<uint16_t*>(piece(2 * n));
                 maps.half[k] = reinterpret_cast<uint8_t*>(piece(n));
             }
@@ -239,8 +244,12 @@ void set_means(Workspace& space, int64_t b) {
         n += here;
     }
     Image& image = space.images[static_cast<size_t>(b)];
-    image = Image{0, 0, 1, 1};
-    if (work.plan->standardised && n > 0) image.mu_p = base_p + p / n, image.mu_g = base_g + g / n;
+    image = Image{};
+    image.inv_p = image.inv_g = 1;
+    image.kept = n;
+    const int align = work.plan->alignment;
+    if (align != ALIGN_NONE && align != ALIGN_MEDIAN && n > 0)
+        image.mu_p = base_p + p / n, image.mu_g = base_g + g / n;
 }
 
 void set_scales(Workspace& space, int64_t b) {
@@ -251,8 +260,88 @@ void set_scales(Workspace& space, int64_t b) {
         p += band.dev_p, g += band.dev_g, n += static_cast<double>(band.n_all);
     }
     Image& image = space.images[static_cast<size_t>(b)];
-    image.inv_p = n > 0 ? 1 / (p / n + work.plan->eps) : 0;
-    image.inv_g = n > 0 ? 1 / (g / n + work.plan->eps) : 0;
+    const Plan& plan = *work.plan;
+    const auto scale = [&](double x) {
+        // An infinite scale would make every pixel 0 and hide its cause.
+        if (plan.alignment == ALIGN_MEDIAN && !std::isfinite(x)) return x - x;
+        return plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max ? (x < plan.eps ? plan.eps : x)
+                                                                      : x + plan.eps;
+    };
+    image.inv_p = n > 0 ? 1 / scale(p / n) : 0;
+    image.inv_g = n > 0 ? 1 / scale(g / n) : 0;
+    image.fixed = plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max && n > 0 && p / n < plan.eps;
+}
+
+// Slope and offset of a fit, as statistics of a residual.
+void set_fit(Workspace& space, int64_t b) {
+    const Work& work = space.work;
+    const Plan& plan = *work.plan;
+    double p = 0, g = 0, pg = 0, pp = 0, n = 0;
+    for (int i = 0; i < work.bands_per_image; i++) {
+        const Band& band = work.bands[b * work.bands_per_image + i];
+        p += band.dev_p, g += band.dev_g, pg += band.covariance, pp += band.variance;
+        n += static_cast<double>(band.n_all);
+    }
+    Image& image = space.images[static_cast<size_t>(b)];
+    image.off = n < plan.min_pixels;
+    image.inv_p = image.inv_g = 0;
+    if (image.off || n == 0) {
+        image.kept = 0;
+        return;
+    }
+    const auto rounded = [&](double x) { return work.call->in_double ? x : double(static_cast<float>(x)); };
+    const double covariance = pg - p * g / n, variance = std::max(pp - p * p / n, 0.0);
+    const double mean_p = rounded(image.mu_p) + p / n, mean_g = rounded(image.mu_g) + g / n;
+    image.mu_p = mean_p, image.mu_g = image.mean_g = mean_g;
+    image.inv_g = 1;
+    if (plan.alignment == ALIGN_LEAST_SQUARES) {
+        const double eps = work.call->in_double ? std::numeric_limits<double>::epsilon()
+                                                : double(std::numeric_limits<float>::epsilon()),
+                     least = 4 * eps * mean_p;
+        // A prediction that varies by no more than rounding; NaN goes on.
+        image.fixed = variance / n <= least * least;
+        image.spread = variance;
+        image.inv_p = image.fixed ? 0 : covariance / variance;
+    } else {
+        image.spread = variance + plan.eps * n;
+        image.slope = covariance / image.spread;
+        const double slope = image.slope < 0.1 ? 0.1 : image.slope > 10 ? 10 : image.slope;
+        image.inv_p = slope;
+        image.mu_g = mean_g + (slope - image.slope) * mean_p;
+    }
+}
+
+// The number that a key of the selection stands for.
+double number_of(uint64_t key, bool in_double) {
+    if (in_double) {
+        const uint64_t raw = key >> 63 ? key ^ (uint64_t(1) << 63) : ~key;
+        double x;
+        memcpy(&x, &raw, sizeof x);
+        return x;
+    }
+    const uint32_t k = static_cast<uint32_t>(key), raw = k >> 31 ? k ^ 0x80000000u : ~k;
+    float x;
+    memcpy(&x, &raw, sizeof x);
+    return x;
+}
+
+// Goes on with the bin in which the number of that rank lies, and clears the bins.
+void refine(Selection& s, int i, const Radix& radix, int64_t* bins) {
+    int64_t at = 0, below = 0;
+    for (; at < (1 << radix.width) - 1 && below + bins[at] <= s.rank[i]; at++) below += bins[at];
+    s.rank[i] -= below, s.below[i] += below, s.ties[i] = bins[at];
+    s.prefix[i] = s.prefix[i] << radix.width | static_cast<uint64_t>(at);
+    std::fill(bins, bins + BINS, 0);
+}
+
+// Pixels that a trim keeps of n, as Python's int((1 - trim) * n).
+double kept_of(double n, double trim) { return std::floor((1 - trim) * n); }
+
+// The threshold of a trim, from the selection of the largest |r| that it keeps.
+void set_trim(Image& image, const Selection& s, double kept, double image_kept, bool in_double) {
+    image.kept = image_kept;
+    image.tau = s.wanted ? number_of(s.prefix[0], in_double) : -1;
+    image.share = s.wanted ? (kept - static_cast<double>(s.below[0])) / static_cast<double>(s.ties[0]) : 0;
 }
 
 // Threads and their memory.
@@ -272,20 +361,73 @@ struct Crew {
     }
 };
 
-// All phases over so many images from `work.first` on; levels follow after so many bands.
-void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t images, int64_t few,
-              const Crew& crew) {
+// The selections of so many images from `work.first` on; of the medians both, else of |r|.
+void select(const Phases& run, Workspace& space, Work work, int64_t images, bool of_residual,
+            const Crew& crew) {
+    const int passes = radix_passes(work.call->in_double);
+    work.of_residual = of_residual;
+    for (work.pass = 0; work.pass < passes; work.pass++) {
+        crew.run(work, work.first * work.bands_per_image, images * work.bands_per_image, work.pass % 2 == 0,
+                 run.count);
+        for (int64_t b = 0; b < images; b++)
+            for (int i = 0; i < (of_residual ? 1 : 2); i++)
+                refine(space.selections[static_cast<size_t>(work.first + b)], i,
+                       radix_of(work.call->in_double, work.pass), work.histograms + (2 * b + i) * BINS);
+    }
+}
+
+// Phases 1 and 2 over so many images from `work.first` on: what their residuals are made with.
+void align(const Phases& run, Workspace& space, const Work& work, int64_t images, const Crew& crew) {
     const Plan& plan = *work.plan;
     const int64_t first = work.first * work.bands_per_image, all = images * work.bands_per_image;
     // Each pass begins where the last one ended: what it reads first is still in the cache. That of the
     // structure goes down, as a level needs the band above, and the backward goes up.
-    crew.run(work, first, all, plan.codes && !plan.standardised, run.moments);
+    crew.run(work, first, all, plan.codes && plan.alignment == ALIGN_NONE, run.moments);
     if (!plan.codes) return;
     for (int64_t b = 0; b < images; b++) set_means(space, work.first + b);
-    if (plan.standardised) {
+    const auto image_of = [&](int64_t b) -> Image& {
+        return space.images[static_cast<size_t>(work.first + b)];
+    };
+    const auto selection_of = [&](int64_t b) -> Selection& {
+        return space.selections[static_cast<size_t>(work.first + b)];
+    };
+    if (plan.alignment == ALIGN_MEDIAN) {
+        for (int64_t b = 0; b < images; b++) {
+            const auto n = static_cast<int64_t>(image_of(b).kept), middle = n > 0 ? (n - 1) / 2 : 0;
+            selection_of(b) = Selection{{0, 0}, {middle, middle}, {0, 0}, {0, 0}, n > 0};
+        }
+        select(run, space, work, images, false, crew);
+        for (int64_t b = 0; b < images; b++) {
+            const Selection& found = selection_of(b);
+            if (!found.wanted) continue;
+            image_of(b).mu_p = number_of(found.prefix[0], work.call->in_double);
+            image_of(b).mu_g = number_of(found.prefix[1], work.call->in_double);
+            image_of(b).ties = static_cast<double>(found.ties[0]);
+        }
+    }
+    if (plan.alignment == ALIGN_MEAN || plan.alignment == ALIGN_MEDIAN) {
         crew.run(work, first, all, true, run.deviations);
         for (int64_t b = 0; b < images; b++) set_scales(space, work.first + b);
+    } else if (plan.alignment != ALIGN_NONE) {
+        crew.run(work, first, all, true, run.products);
+        for (int64_t b = 0; b < images; b++) set_fit(space, work.first + b);
     }
+    if (plan.relative.trim == 0 || plan.relative.trim_batch) return;
+    for (int64_t b = 0; b < images; b++) {
+        const double kept = kept_of(image_of(b).kept, plan.relative.trim);
+        selection_of(b) = Selection{{0, 0}, {static_cast<int64_t>(kept) - 1, 0}, {0, 0}, {0, 0}, kept > 0};
+    }
+    select(run, space, work, images, true, crew);
+    for (int64_t b = 0; b < images; b++) {
+        const double kept = kept_of(image_of(b).kept, plan.relative.trim);
+        set_trim(image_of(b), selection_of(b), kept, kept, work.call->in_double);
+    }
+}
+
+// Phase 3 over so many images from `work.first` on; levels follow after so many bands.
+void measure_structure(const Phases& run, const Work& work, int64_t images, int64_t few, const Crew& crew) {
+    const Plan& plan = *work.plan;
+    const int64_t first = work.first * work.bands_per_image, all = images * work.bands_per_image;
     const auto levels = [&](const Work&, int64_t b, int band, char* arena) {
         for (int k = 1; k < plan.levels; k++) run.level(work, b, k, band, arena);
     };
@@ -294,6 +436,39 @@ void evaluate(const Phases& run, Workspace& space, const Work& work, int64_t ima
         crew.run(work, first + begin, count, false, run.structure);
         if (has_levels(plan)) crew.run(work, first + begin, count, true, levels);
     }
+}
+
+// The one threshold of all images of all ranks.
+void trim_batch(const Phases& run, Workspace& space, const Crew& crew) {
+    Work work = space.work;
+    const Call& call = *work.call;
+    const double trim = work.plan->relative.trim;
+    int64_t all = 0;
+    for (const Image& image : space.images) all += static_cast<int64_t>(image.kept);
+    if (call.reduce) call.reduce(&all, 1);
+    const double kept = kept_of(static_cast<double>(all), trim);
+    Selection found{{0, 0}, {static_cast<int64_t>(kept) - 1, 0}, {0, 0}, {0, 0}, kept > 0};
+    work.first = 0;
+    work.of_residual = true;
+    std::vector<int64_t> bins(BINS);
+    for (work.pass = 0; found.wanted && work.pass < radix_passes(call.in_double); work.pass++) {
+        const Radix radix = radix_of(call.in_double, work.pass);
+        std::fill(space.selections.begin(), space.selections.end(), found);
+        for (int64_t b = 0; b < call.B; b++)
+            space.selections[static_cast<size_t>(b)].wanted = space.images[static_cast<size_t>(b)].kept > 0;
+        crew.run(work, 0, call.B * work.bands_per_image, work.pass % 2 == 0, run.count);
+        std::fill(bins.begin(), bins.end(), 0);
+        for (int64_t b = 0; b < call.B; b++)
+            for (int i = 0; i < BINS; i++) {
+                int64_t& n = work.histograms[2 * b * BINS + i];
+                bins[static_cast<size_t>(i)] += n, n = 0;
+            }
+        if (call.reduce) call.reduce(bins.data(), BINS);
+        refine(found, 0, radix, bins.data());
+    }
+    for (Image& image : space.images)
+        set_trim(image, found, kept, image.kept > 0 ? image.kept : 0, call.in_double);
+    space.work.batch_kept = kept;
 }
 
 // Everything that the phases write, empty.
@@ -317,20 +492,41 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     const int64_t arena = up(run.arena_bytes(call.W));
     const Division division = division_of(plan, call, bands);
     char* const arenas = space.arenas.take(arena * division.threads);
+    const bool batch = plan.relative.trim > 0 && plan.relative.trim_batch,
+               selects = plan.alignment == ALIGN_MEDIAN || plan.relative.trim > 0;
+    if (selects) {
+        const int64_t at_once = batch ? call.B : std::max(division.threads, division.images);
+        space.selections.assign(static_cast<size_t>(call.B), Selection{});
+        space.histograms.assign(static_cast<size_t>(at_once * 2 * BINS), 0);
+        work.selections = space.selections.data();
+        work.histograms = space.histograms.data();
+    }
+    // A trim over the batch needs the residuals of all images before any structure.
+    if (batch) {
+        const Crew crew{call.threads, false, arenas, arena};
+        align(run, space, work, call.B, crew);
+        trim_batch(run, space, crew);
+    }
     if (division.own) {
         if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.threads, 1);
         parallel(division.own, false, call.threads, false, [&](int64_t b, int worker) {
             Work mine = work;
             mine.first = b;
             if (has_levels(plan)) mine.pyramids += worker;
-            evaluate(run, space, mine, 1, 1, {1, false, arenas + worker * arena, arena});
+            if (selects && !batch) mine.histograms += worker * 2 * BINS;
+            const Crew alone{1, false, arenas + worker * arena, arena};
+            if (!batch) align(run, space, mine, 1, alone);
+            if (plan.codes) measure_structure(run, mine, 1, 1, alone);
         });
     }
     if (division.own < call.B) {
         if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.images, division.bands);
-        for (work.first = division.own; work.first < call.B; work.first += division.images)
-            evaluate(run, space, work, std::min(division.images, call.B - work.first), division.bands,
-                     {call.threads, division.turns, arenas, arena});
+        const Crew crew{call.threads, division.turns, arenas, arena};
+        for (work.first = division.own; work.first < call.B; work.first += division.images) {
+            const int64_t images = std::min(division.images, call.B - work.first);
+            if (!batch) align(run, space, work, images, crew);
+            if (plan.codes) measure_structure(run, work, images, division.bands, crew);
+        }
     }
     // With few images these are large: the gradient reuses their memory.
     if (4 * space.pyramids.size > 5 * call.B * call.H * call.W) space.pyramids.release();

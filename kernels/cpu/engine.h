@@ -2,6 +2,11 @@
 #pragma once
 #include "layout.h"
 
+// Whether the quantity of a domain is the input.
+static inline bool as_given(const Domain& d) {
+    return d.conversion == IDENTITY && !d.has_minimum && !d.has_maximum && !d.has_log;
+}
+
 // Whether nearest cells of levels up to k sample every second one of the level below, along both axes.
 static inline bool nests(const Call& call, int k) {
     const int64_t f = int64_t(1) << k;
@@ -25,9 +30,11 @@ struct alignas(APART) Band {
     double absolute, p, g, visible;
     Spread moment[MOST];
     double pixel[MOST], largest[MOST];
-    int64_t again[MOST];  // pixels that count once more
-    double dev_p, dev_g;
+    int64_t again[MOST];          // pixels that count once more
+    double dev_p, dev_g;          // of a fit: sums of p - mu and g - mu, which rounding leaves
+    double covariance, variance;  // sums of (p - mu)(g - mu), (p - mu)^2
     double relative, sign_dev_r;  // sum |r|, sum sign(r) (p - mu)
+    double slope, slope_dev;      // sum phi'(r), sum phi'(r) (p - mu), where signs do not say it
     int64_t sign_r, sign_p;
 };
 
@@ -36,9 +43,35 @@ struct alignas(APART) LevelBand {
     int64_t kept, u_one;
 };
 
-// Statistics of one image, in the order in which the phases need them.
+// What an image's residual is made with, (p - mu_p) inv_p - (g - mu_g) inv_g, and what the backward needs of
+// its alignment and its trim.
 struct Image {
     double mu_p, mu_g, inv_p, inv_g;
+    double ties;            // pixels at the median of p
+    double mean_g, spread;  // of a fit: mean of g, what its slope was divided by
+    double slope;           // of packnet-trim: before its clamp
+    double tau, share;      // the largest |r| that a trim keeps, and how much a pixel there counts
+    double kept;            // the pixels that the relative term counts
+    bool fixed, off;        // S is its floor; too few pixels
+};
+
+// Bits of the keys that a pass of the selection looks at.
+constexpr int BINS = 2048;
+struct Radix {
+    int shift, width;
+};
+static inline Radix radix_of(bool in_double, int pass) {
+    constexpr Radix single[] = {{21, 11}, {10, 11}, {0, 10}};
+    constexpr Radix twice[] = {{53, 11}, {42, 11}, {31, 11}, {20, 11}, {10, 10}, {0, 10}};
+    return in_double ? twice[pass] : single[pass];
+}
+static inline int radix_passes(bool in_double) { return in_double ? 6 : 3; }
+
+// Where the selection of an image is: of p and g, or of |r|.
+struct Selection {
+    uint64_t prefix[2];
+    int64_t rank[2], below[2], ties[2];
+    bool wanted;
 };
 
 // Where the parts of `codes` of an image lie: one byte a pixel, the adjoint of level 0, the coarse levels.
@@ -77,6 +110,11 @@ struct Work {
     Pyramid* pyramids;  // of the images in flight
     int64_t first;      // the first of them
     int bands_per_image;
+    Selection* selections;
+    int64_t* histograms;  // of the images in flight, two each
+    int pass;
+    bool of_residual;
+    double batch_kept;  // pixels that a trim over the batch keeps, of all ranks
 };
 
 // The phases for one instruction set and one arithmetic type; `arena` is memory of the thread.
@@ -84,6 +122,8 @@ struct Phases {
     void (*largest)(const Work&, int64_t b, int band, char* arena);
     void (*moments)(const Work&, int64_t b, int band, char* arena);
     void (*deviations)(const Work&, int64_t b, int band, char* arena);
+    void (*products)(const Work&, int64_t b, int band, char* arena);
+    void (*count)(const Work&, int64_t b, int band, char* arena);
     void (*structure)(const Work&, int64_t b, int band, char* arena);
     void (*level)(const Work&, int64_t b, int k, int band, char* arena);
     void (*gradient)(const Work&, int64_t b, int band, char* arena);

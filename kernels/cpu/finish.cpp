@@ -33,6 +33,7 @@ Band band_sums(const Work& work, int64_t b) {
         }
         total.dev_p += x.dev_p, total.dev_g += x.dev_g;
         total.relative += x.relative, total.sign_dev_r += x.sign_dev_r;
+        total.slope += x.slope, total.slope_dev += x.slope_dev;
         total.sign_r += x.sign_r, total.sign_p += x.sign_p;
     }
     return total;
@@ -70,8 +71,24 @@ double unit(const Plan& plan, int k) {
 // What the sum of a pixel term is divided by.
 double norm_of(int norm, double eps, double n, double floored, double images) {
     if (norm == BY_IMAGES) return std::max(images, 1.0);
+    if (norm == BY_IMAGES_SUM) return 1;
     if (norm == BY_FLOORED) n = floored;
     return eps > 0 ? n + eps : std::max(n, 1.0);
+}
+
+bool by_image(int norm) { return norm == BY_IMAGES || norm == BY_IMAGES_SUM; }
+
+// What a level of the gradient term is divided by, but for its eps.
+double normaliser(const Plan& plan, int k, double n, double kept, double cells) {
+    if (plan.normalizer == FULL) return n;
+    if (plan.normalizer == LEVEL && plan.gradient_mask != SUPPORT)
+        return cells * (plan.gradient_mask == RESIDUAL ? unit(plan, k) : 1);
+    return kept;
+}
+// With it; infinite for a level that counts nothing.
+double divisor(const Plan& plan, double norm, double kept) {
+    if (!(norm > 0 && kept > 0)) return INFINITY;
+    return plan.normalizer == KEPT ? norm : norm + plan.gradient_eps;
 }
 
 double clamped(double v, const Plan& plan) { return std::min(std::max(v, plan.low), plan.high); }
@@ -101,19 +118,15 @@ Spread joined_spread(const Call& call, int mean, int spread) {
 }
 
 void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
+    const double fitted = joined(call, T_FITTED);
     double counted = 0, sum = 0;
     for (int k = 0; k < plan.levels; k++) {
         const double kept = joined(call, T_KEPT + k);
-        double norm = kept;
-        if (plan.normalizer == FULL)
-            norm = v.n_all;
-        else if (plan.normalizer == LEVEL && plan.gradient_mask != SUPPORT)
-            norm = joined(call, T_CELLS + k) * (plan.gradient_mask == RESIDUAL ? unit(plan, k) : 1);
-        const bool on = norm > 0 && kept > 0;
-        if (plan.normalizer != KEPT) norm += plan.gradient_eps;
         v.kept[k] = kept;
-        v.kappa[k] = on ? 1 / norm : 0;
-        v.level[k] = on ? joined(call, T_RESPONSE + k) / norm : 0;
+        const double norm = normaliser(plan, k, fitted, kept, joined(call, T_CELLS + k)),
+                     by = plan.gradient_images ? std::max(v.images, 1.0) : divisor(plan, norm, kept);
+        v.kappa[k] = 1 / by;
+        v.level[k] = std::isinf(by) ? 0 : joined(call, T_RESPONSE + k) / by;
         sum += v.level[k];
         counted += kept > 0;
     }
@@ -125,7 +138,9 @@ void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
     v.term[GRADIENT] = sum + joined(call, T_VISIBLE);
 }
 
-Numbers numbers_of(const Plan& plan, const Call& call) {
+Numbers numbers_of(const Work& work) {
+    const Plan& plan = *work.plan;
+    const Call& call = *work.call;
     Numbers v;
     v.n = joined(call, T_COUNT), v.n_all = joined(call, T_STATISTICS), v.images = joined(call, T_IMAGES);
     const double n_abs = joined(call, T_ABS_COUNT), floored = joined(call, T_ABS_FLOORED);
@@ -134,14 +149,16 @@ Numbers numbers_of(const Plan& plan, const Call& call) {
         v.term[ABSOLUTE] = joined(call, T_ABSOLUTE) / v.norm_a;
     }
     if (plan.has_relative) {
-        v.norm_r = norm_of(plan.relative_norm, plan.relative_eps, v.n_all, floored, v.images);
+        const bool batch = plan.relative.trim > 0 && plan.relative.trim_batch;
+        const double n = batch ? work.batch_kept : joined(call, T_ALIGNED);
+        v.norm_r = norm_of(plan.relative.norm, plan.relative.eps, n, floored, v.images);
         v.term[RELATIVE] = joined(call, T_RELATIVE) / v.norm_r;
     }
     if (plan.has_gradient) gradient_term(plan, call, v);
     for (int i = 0; i < plan.moments; i++) {
         const Moments& term = plan.moment[i];
         if (term.images) {
-            v.term[MOMENTS + i] = joined(call, T_MEAN + i) / std::max(v.images, 1.0);
+            v.term[MOMENTS + i] = joined(call, T_MEAN + i) / (term.images_sum ? 1 : std::max(v.images, 1.0));
             continue;
         }
         v.spread[i] = joined_spread(call, T_MEAN + i, T_SPREAD + i);
@@ -212,48 +229,82 @@ double pixels_of(const Band& sums, const Pixel& term, int i) {
     return std::max(static_cast<double>((term.absolute ? sums.n_abs : sums.n_all) + sums.again[i]), 1.0);
 }
 
+// What the structure terms' backward needs: U0 = sum u, U1 = sum u (p - mu), u = dL/dr.
+void structure_coefficients(const Work& work, int64_t b, const Band& sums, const Numbers& v, const double* f,
+                            const double* kappa, double* c) {
+    const Plan& plan = *work.plan;
+    const Image& image = work.images[b];
+    const double n = static_cast<double>(sums.n_all);
+    const bool aligned = plan.alignment != ALIGN_NONE;
+    double w_r = f[RELATIVE] / v.norm_r;
+    if (by_image(plan.relative.norm)) w_r /= std::max(image.kept, 1.0);
+    if (image.off) return;
+    c[REL_WEIGHT] = w_r;
+    // Selected, not multiplied: a term that is left out must not add its NaN.
+    if (w_r == 0 && f[GRADIENT] == 0) return;
+    c[SCALE] = image.inv_p;
+    c[MU_P] = image.mu_p, c[MU_G] = image.mu_g, c[INV_P] = image.inv_p, c[INV_G] = image.inv_g;
+    c[TAU] = image.tau, c[SHARE] = image.share;
+    double one = 0, z = 0;
+    for (int k = 0; plan.has_gradient && k < plan.levels; k++) {
+        if (kappa[k] == 0) continue;
+        const LevelBand level = level_sums(work, b, k);
+        double weight = kappa[k];
+        if (plan.gradient_images) {
+            const double kept = static_cast<double>(level.kept);
+            weight /= divisor(plan, normaliser(plan, k, n, kept, level.cells), kept);
+        }
+        c[LEVEL_WEIGHT + k] = weight;
+        z += weight * level.u_z;
+        one += weight * unit(plan, k) * static_cast<double>(level.u_one);
+    }
+    if (!aligned || n == 0) return;
+    if (w_r != 0) {
+        const bool weighed = !plan.of_signs || plan.relative.trim > 0;
+        one += w_r * (weighed ? sums.slope : static_cast<double>(sums.sign_r));
+        z += w_r * (weighed ? sums.slope_dev : sums.sign_dev_r);
+    }
+    if (plan.alignment == ALIGN_MEAN || plan.alignment == ALIGN_MEDIAN) {
+        z *= image.inv_p;
+        if (image.fixed) z = 0;
+        c[SIGN_WEIGHT] = z / n;
+        const double shift = one - static_cast<double>(sums.sign_p) / n * z;
+        if (plan.alignment == ALIGN_MEAN)
+            c[MEAN_WEIGHT] = shift / n;
+        else if (!plan.detached)
+            c[TIE_WEIGHT] = shift / image.ties;
+        return;
+    }
+    const bool fit = plan.alignment == ALIGN_LEAST_SQUARES;
+    if (image.fixed) return;  // The slope is 0, and so is the gradient.
+    const double a0 = fit ? image.inv_p : image.slope;
+    const bool free = fit || (a0 >= 0.1 && a0 <= 10);
+    const double by = (fit ? z : (free ? z : 0) - (free ? 0 : image.mu_p * one)) / image.spread;
+    c[BY_G] = by, c[BY_P] = -2 * a0 * by;
+    // The backward takes g - mu_g, and multiplies by the slope.
+    c[MEAN_WEIGHT] = image.inv_p != 0 ? (a0 * one / n - by * (image.mu_g - image.mean_g)) / image.inv_p : 0;
+}
+
 void image_coefficients(const Work& work, int64_t b, const Numbers& v, const double* f, const double* kappa) {
     const Plan& plan = *work.plan;
     const Call& call = *work.call;
     double* c = call.coefficients + HEAD + b * COEFFICIENTS;
     std::fill(c, c + COEFFICIENTS, 0.0);
     const Band sums = band_sums(work, b);
-    const double n = static_cast<double>(sums.n_all), images = std::max(v.images, 1.0);
+    const double images = std::max(v.images, 1.0);
     if (plan.has_absolute) {
         c[ABS_WEIGHT] = f[ABSOLUTE] / v.norm_a;
-        if (plan.absolute_norm == BY_IMAGES) c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
+        if (by_image(plan.absolute_norm)) c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
     }
-    if (plan.codes) {
-        double w_r = f[RELATIVE] / v.norm_r;
-        if (plan.relative_norm == BY_IMAGES) w_r /= std::max(n, 1.0);
-        c[REL_WEIGHT] = w_r;
-        // Selected, not multiplied: a term that is left out must not add its NaN.
-        const bool wanted = w_r != 0 || f[GRADIENT] != 0;
-        c[SCALE] = wanted ? work.images[b].inv_p : 0;
-        if (plan.standardised && wanted && n > 0) {
-            double one = 0, z = 0;
-            for (int k = 0; plan.has_gradient && k < plan.levels; k++) {
-                if (kappa[k] == 0) continue;
-                const LevelBand level = level_sums(work, b, k);
-                z += kappa[k] * level.u_z;
-                one += kappa[k] * unit(plan, k) * static_cast<double>(level.u_one);
-            }
-            if (w_r != 0) {
-                one += w_r * static_cast<double>(sums.sign_r);
-                z += w_r * sums.sign_dev_r;
-            }
-            z *= work.images[b].inv_p;
-            c[SIGN_WEIGHT] = z / n;
-            c[MEAN_WEIGHT] = (one - static_cast<double>(sums.sign_p) / n * z) / n;
-        }
-    }
+    if (plan.codes) structure_coefficients(work, b, sums, v, f, kappa, c);
     for (int i = 0; i < plan.moments; i++) {
         const Moments& term = plan.moment[i];
         const double factor = f[MOMENTS + i];
         if (factor == 0) continue;
         const Spread& spread = term.images ? sums.moment[i] : v.spread[i];
         const Moment moment = term.images ? moment_of(spread, term) : v.moment[i];
-        const double whole = factor * (term.root ? term.scale : 2) / (term.images ? images : 1);
+        const double whole =
+            factor * (term.root ? term.scale : 2) / (term.images && !term.images_sum ? images : 1);
         const double slope = over(over(whole, spread.n), moment.root);
         c[MOMENTS_SLOPE + i] = slope * moment.factor;
         c[MOMENTS_CENTRE + i] = spread.mean;
@@ -262,7 +313,7 @@ void image_coefficients(const Work& work, int64_t b, const Numbers& v, const dou
     for (int i = 0; i < plan.pixels; i++) {
         const Pixel& term = plan.pixel[i];
         c[PIXEL_WEIGHT + i] = f[PIXELS + i] / v.norm[i];
-        if (term.norm == BY_IMAGES) c[PIXEL_WEIGHT + i] /= pixels_of(sums, term, i);
+        if (by_image(term.norm)) c[PIXEL_WEIGHT + i] /= pixels_of(sums, term, i);
     }
 }
 
@@ -282,11 +333,16 @@ void collect(const Work& work, double* totals) {
         totals[T_ABS_FLOORED] += std::max(n_abs, 1.0);
         totals[T_STATISTICS] += n;
         totals[T_ABSOLUTE] +=
-            plan.absolute_norm == BY_IMAGES ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
-        totals[T_RELATIVE] +=
-            plan.relative_norm == BY_IMAGES ? sums.relative / std::max(n, 1.0) : sums.relative;
+            by_image(plan.absolute_norm) ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
+        const Image& image = work.images[b];
+        if (plan.has_relative && !image.off)
+            totals[T_RELATIVE] +=
+                by_image(plan.relative.norm) ? sums.relative / std::max(image.kept, 1.0) : sums.relative;
+        totals[T_ALIGNED] += image.kept;
+        totals[T_FITTED] += image.off ? 0 : n;
         // 0, or NaN if a valid pixel of the gradient term is.
-        totals[T_VISIBLE] += 0 * (plan.standardised ? sums.p + sums.g : sums.visible);
+        if (!image.off)
+            totals[T_VISIBLE] += 0 * (plan.alignment != ALIGN_NONE ? sums.p + sums.g : sums.visible);
         for (int i = 0; i < plan.moments; i++)
             if (plan.moment[i].images)
                 totals[T_MEAN + i] += moment_of(sums.moment[i], plan.moment[i]).value;
@@ -295,13 +351,18 @@ void collect(const Work& work, double* totals) {
         for (int i = 0; i < plan.pixels; i++) {
             const Pixel& term = plan.pixel[i];
             totals[T_PIXEL + i] +=
-                term.norm == BY_IMAGES ? sums.pixel[i] / pixels_of(sums, term, i) : sums.pixel[i];
+                by_image(term.norm) ? sums.pixel[i] / pixels_of(sums, term, i) : sums.pixel[i];
             totals[T_AGAIN + i] += static_cast<double>(sums.again[i]);
         }
         for (int k = 0; k < plan.levels; k++) {
             const LevelBand level = level_sums(work, b, k);
-            totals[T_RESPONSE + k] += level.response;
-            totals[T_KEPT + k] += static_cast<double>(level.kept);
+            const double kept = static_cast<double>(level.kept);
+            const double by =
+                plan.gradient_images ? divisor(plan, normaliser(plan, k, n, kept, level.cells), kept) : 1;
+            if (image.off && plan.gradient_mask != RESIDUAL) continue;
+            totals[T_KEPT + k] += kept;
+            if (image.off) continue;
+            totals[T_RESPONSE + k] += std::isinf(by) ? 0 : level.response / by;
             totals[T_CELLS + k] += level.cells;
         }
     }
@@ -313,7 +374,7 @@ void collect(const Work& work, double* totals) {
 void combine(const Work& work) {
     const Plan& plan = *work.plan;
     const Call& call = *work.call;
-    const Numbers v = numbers_of(plan, call);
+    const Numbers v = numbers_of(work);
     double factor[VALUES] = {};
     add_groups(plan, call, v, factor);
     if (!call.saves) return;

@@ -19,18 +19,18 @@ struct CoarseRows {
     const Work& work;
     const Plan& plan;
     const uint8_t* codes;
-    const double* kappa;
+    const double* kappa;  // of the image
     const double scale;
     const int64_t w;
     T *extra, *zeros, *cell[LEVELS];
     bool any = false, nested;
 
-    CoarseRows(const Work& work_, int64_t b, double scale_, Arena& arena)
+    CoarseRows(const Work& work_, int64_t b, const double* of_image, Arena& arena)
         : work(work_),
           plan(*work_.plan),
           codes(work_.call->codes + b * work_.layout->size),
-          kappa(work_.call->coefficients + KAPPA),
-          scale(scale_),
+          kappa(of_image + LEVEL_WEIGHT),
+          scale(of_image[SCALE]),
           w(work_.call->W),
           extra(arena.row<T>()),
           zeros(arena.row<T>()) {
@@ -39,7 +39,7 @@ struct CoarseRows {
             any = any || on(k);
         }
         for (int64_t x = 0; x < blocks(w); x++) extra[x] = zeros[x] = 0;
-        nested = plan.downsample == AVERAGE ||
+        nested = plan.downsample == AVERAGE || plan.downsample == STRIDED ||
                  (plan.downsample == NEAREST && plan.levels > 0 && nests(*work.call, plan.levels - 1));
     }
     bool on(int k) const { return work.layout->active[k] && kappa[k] != 0; }
@@ -47,9 +47,9 @@ struct CoarseRows {
     // kappa_k a / pixels of one row of cells, times the scale of the image.
     void cells(int k, int64_t row) {
         const int64_t n = work.layout->w[k];
-        const double unit = plan.downsample == NEAREST    ? 1
-                            : plan.downsample == BILINEAR ? 4
-                                                          : double(int64_t(1) << (2 * k));
+        const double unit = plan.downsample == BILINEAR  ? 4
+                            : plan.downsample == AVERAGE ? double(int64_t(1) << (2 * k))
+                                                         : 1;
         const T weight = static_cast<T>(kappa[k] * scale), share = static_cast<T>(kappa[k] * scale / unit);
         T* __restrict__ to = cell[k];
         const bool support = plan.gradient_mask == SUPPORT;
@@ -203,7 +203,7 @@ struct AgainRow {
         if (weight == 0) return;
         const Pixel term = plan.pixel[i];
         compared.read(term, line, w);
-        if (compared.as_given(term.domain)) {
+        if (as_given(term.domain)) {
             empty ? slopes<true>(i, row) : slopes<false>(i, row);
             empty = false;
         } else {
@@ -269,6 +269,37 @@ INLINE void put(void* data, int dtype, int64_t o, T x) {
         static_cast<uint16_t*>(data)[o] = to_bfloat(static_cast<float>(x));
 }
 
+// What the codes of an aligned residual do not say: of a fit BY_P (p - mu_p) + BY_G (g - mu_g), of a penalty
+// other than L1 its slope.
+template <class T>
+void fit_row(const Plan& plan, const double* c, const Line<T>& line, int64_t w, T* to) {
+    const Fit<T> fit(c);
+    const Trim<T> trim(plan.relative.trim > 0, c[TAU], c[SHARE]);
+    const Vec<T> by_p = all(T(c[BY_P])), by_g = all(T(c[BY_G])), by = all(T(c[REL_WEIGHT] * c[SCALE])),
+                 zero = all(T(0));
+    const Numbers<T> numbers{static_cast<T>(plan.relative.a), static_cast<T>(plan.relative.b), T(0)};
+    const bool linear = c[BY_P] != 0 || c[BY_G] != 0, aligned = plan.alignment != ALIGN_NONE;
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Vec<T> d =
+            (load(line.p_d->at(x)) - fit.mu_p) * by_p + (load(line.g_d->at(x)) - fit.mu_g) * by_g;
+        store(to + x, linear ? select(mask_of<T>(line.m->at(x)), d) : zero);
+    }
+    if (!plan.has_relative || c[REL_WEIGHT] == 0) return;
+    with_penalty(plan.relative.penalty, [&](auto kind) {
+        if constexpr (std::is_same<decltype(kind), L1>::value)
+            return;
+        else
+            for (int64_t x = 0; x < w; x += LANES) {
+                const Mask<T> m = mask_of<T>(line.m->at(x));
+                const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x)),
+                             r = select(m, aligned ? fit.residual(p, g) : p - g);
+                const auto part = trim.of(r, m);
+                const Vec<T> slope = decltype(kind)::of(Given<T>{r, r, zero, m}, numbers).slope;
+                store(to + x, load(to + x) + select(part.kept, slope * (part.weight * by)));
+            }
+    });
+}
+
 // Bytes. A larger gradient would leave the cache before it is read, and evict other data.
 constexpr int64_t KEPT_IN_CACHE = 8 << 20;
 
@@ -282,45 +313,54 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
-    CoarseRows<T> coarse(work, b, c[SCALE], arena);
+    CoarseRows<T> coarse(work, b, c, arena);
     T* out = arena.row<T>();
     AgainRow<T> again(plan, c, call.coefficients + LARGEST, w, arena);
     uint8_t* code_tail = arena.row<uint8_t>();
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;
-    const bool converts = has_structure && plan.structure.conversion != IDENTITY;
-    const int reads =
-        plan.gradient_mask == CENTRE && plan.structure.conversion == IDENTITY ? READ_BIT : VALID_BIT;
+    const bool converts = has_structure && !as_given(plan.structure);
+    const bool fitted = has_structure && !plan.of_signs, trimmed = has_structure && plan.relative.trim > 0;
+    const int reads = plan.gradient_mask == CENTRE && as_given(plan.structure) ? READ_BIT : VALID_BIT;
     const bool sobel = plan.has_gradient && work.layout->active[0];
     const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
     const int8_t* adjoints =
         reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
-    const Vec<T> kappa = all(T(call.coefficients[KAPPA] * c[SCALE])), upstream = all(T(call.grad_output)),
+    T* of_fit = arena.row<T>();
+    const Vec<T> kappa = all(T(c[LEVEL_WEIGHT] * c[SCALE])), upstream = all(T(call.grad_output)),
                  zero = all(T(0));
     enum Terms { ANY, PLAIN, CONVERTED, AGAIN };
     const std::integral_constant<int, ANY> any;
     const std::integral_constant<int, AGAIN> only_again;
     const std::true_type yes;
     const std::false_type no;
+    bool is_l1 = false;
+    with_penalty(plan.relative.penalty, [&](auto kind) { is_l1 = std::is_same<decltype(kind), L1>::value; });
     const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
     // Tables indexed by half a code. Lower half: the signs of r and p - g. Upper half: the sign of p - mu_p
     // and validity.
-    Table<T> lower, upper;
+    Table<T> lower, upper, ties;  // ties: what a pixel at the threshold of a trim has less of
     for (int i = 0; i < 16; i++) {
         const int first = (i & 3) - 1, second = (i >> 2 & 3) - 1;
-        const double r = first ? first * c[REL_WEIGHT] * c[SCALE] : 0,
+        const double r = first && !(fitted && !is_l1) ? first * c[REL_WEIGHT] * c[SCALE] : 0,
                      d = second ? second * c[ABS_WEIGHT] : 0;
-        const double mean = first ? c[MEAN_WEIGHT] + first * c[SIGN_WEIGHT] : c[MEAN_WEIGHT];
+        const double mean = first ? c[MEAN_WEIGHT] + first * c[SIGN_WEIGHT] : c[MEAN_WEIGHT] + c[TIE_WEIGHT];
         lower.value[i] = static_cast<T>(r + d);
-        upper.value[i] = static_cast<T>(plan.standardised && i & VALID_BIT >> 4 ? -mean * c[SCALE] : 0);
+        ties.value[i] = static_cast<T>(r * (c[SHARE] - 1));
+        upper.value[i] =
+            static_cast<T>(plan.alignment != ALIGN_NONE && i & VALID_BIT >> 4 ? -mean * c[SCALE] : 0);
     }
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
-        if (reads_again) {
+        if (fitted)
+            read_line(work, b, y, buffers, line);
+        else if (reads_again)
             read_given(work, b, y, buffers, line);
+        if (fitted) fit_row(plan, c, line, w, of_fit);
+        if (reads_again)
             again.make(line);
-        } else if (converts)
+        else if (converts && !fitted)
             read(call.pred, b, y, w, buffers.p, line.p);
         const T* given = converts ? line.p.main : nullptr;  // as far as whole blocks go
         const T* extra = sobel ? coarse.row(y) : nullptr;
@@ -352,14 +392,20 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
                     total = total + select(mask_of<T>(code, reads), u);
                 }
+                if (!simple && trimmed)
+                    total = total + select(mask_of<T>(code, READ_BIT), look_up<0>(ties, field));
+                if (!simple && fitted) total = total + load(of_fit + x);
                 if (simple ? terms == CONVERTED : converts) {
                     // A sign of p - g, or valid.
                     uint8_t touched[LANES];
                     store_as<Bytes>(touched, field ^ all_bytes(1 << SIGN_D));
                     // Selected, not multiplied: the slope of a pixel that no term reads may be NaN.
                     const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
+                    const Vec<T> p = load(simple ? given + x : line.p.at(x));
                     total = select(total != zero,
-                                   total * slope(load(simple ? given + x : line.p.at(x)), some, domain));
+                                   !simple && domain.has_log
+                                       ? through<true>(total, p, to_domain(p, some, domain), some, domain)
+                                       : total * slope(p, some, domain));
                 }
             }
             if (terms == AGAIN)
@@ -386,7 +432,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             row_of(only_again, yes);
         else if (!has_structure)
             row_of(only_again, no);
-        else if (!sobel || reads_again)
+        else if (!sobel || reads_again || fitted || trimmed || domain.has_log)
             row_of(any, no);
         else if (converts)
             row_of(std::integral_constant<int, CONVERTED>(), no);

@@ -11,11 +11,12 @@ constexpr int BAND = 64;
 // Numbers of words in the structures.
 enum Dtype { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, BOOL, BYTE, NONE };
 enum Conversion { IDENTITY, INVERSE, SHIFTED_INVERSE };
-enum GradientMask { RESIDUAL, CENTRE, SUPPORT };
-enum Downsample { NEAREST, AVERAGE, BILINEAR };
+enum Alignment { ALIGN_NONE, ALIGN_MEAN, ALIGN_MEDIAN, ALIGN_LEAST_SQUARES, ALIGN_PACKNET_TRIM };
+enum GradientMask { RESIDUAL, CENTRE, SUPPORT, PAIR };
+enum Downsample { NEAREST, AVERAGE, BILINEAR, STRIDED };
 enum Border { VALID, ZERO, REPLICATE };
 enum Normalizer { FULL, LEVEL, KEPT };
-enum Norm { BY_PIXELS, BY_IMAGES, BY_FLOORED };
+enum Norm { BY_PIXELS, BY_IMAGES, BY_IMAGES_SUM, BY_FLOORED };
 
 // Where values of terms, totals of a rank, coefficients of a batch and an image lie.
 enum Value {
@@ -35,14 +36,16 @@ enum Total {
     T_ABSOLUTE = 5,
     T_RELATIVE = 6,
     T_VISIBLE = 7,
-    T_MEAN = 8,
-    T_SPREAD = 12,
-    T_PIXEL = 16,
-    T_AGAIN = 20,
-    T_RESPONSE = 24,
-    T_KEPT = 32,
-    T_CELLS = 40,
-    TOTALS = 48,
+    T_ALIGNED = 8,
+    T_FITTED = 9,
+    T_MEAN = 10,
+    T_SPREAD = 14,
+    T_PIXEL = 18,
+    T_AGAIN = 22,
+    T_RESPONSE = 26,
+    T_KEPT = 34,
+    T_CELLS = 42,
+    TOTALS = 50,
 };
 enum HeadCoefficient {
     KAPPA = 0,
@@ -60,7 +63,17 @@ enum Coefficient {
     MOMENTS_CENTRE = 9,
     MOMENTS_SHIFT = 13,
     PIXEL_WEIGHT = 17,
-    COEFFICIENTS = 21,
+    TIE_WEIGHT = 21,
+    BY_P = 22,
+    BY_G = 23,
+    MU_P = 24,
+    MU_G = 25,
+    INV_P = 26,
+    INV_G = 27,
+    TAU = 28,
+    SHARE = 29,
+    LEVEL_WEIGHT = 30,
+    COEFFICIENTS = 38,
 };
 
 // The codes: bits of a pixel's, and the fields of a coarse cell's.
@@ -73,6 +86,8 @@ constexpr int ADJOINT_BITS = 6;
 constexpr int ADJOINT_ZERO = 16;
 
 extern "C" {
+
+typedef void Reduce(int64_t* numbers, int64_t n);
 
 // A map [B, H, W]; strides in elements. BOOL bytes are 0 or 1, BYTE anything; NONE is no mask.
 struct Map {
@@ -89,14 +104,14 @@ struct Domain {
 
 // A pixel term. A penalty is numbered by its place in penalty.hpp.
 struct Pixel {
-    int32_t penalty, norm, absolute, largest, counts, unused;
-    double a, b, eps;
+    int32_t penalty, norm, absolute, largest, counts, trim_batch;
+    double a, b, eps, trim;
     Domain domain;
 };
 
 // A moments term.
 struct Moments {
-    int32_t root, unbiased, images, unused;
+    int32_t root, unbiased, images, images_sum;
     double mean_weight, scale, eps;
     Domain domain;
 };
@@ -112,14 +127,17 @@ struct Group {
     Entry entry[ENTRIES];
 };
 
-// A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances.
+// A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances. of_signs:
+// the backward makes the gradient of the residual of codes alone.
 struct Plan {
     int32_t codes, has_absolute, has_relative, has_gradient, pixels, moments, largest;
-    int32_t standardised, all_pixels, positive_gt, absolute_norm, relative_norm;
+    int32_t alignment, scale_floor_max, detached, min_pixels, of_signs, all_pixels, positive_gt;
+    int32_t absolute_norm, forward, gradient_images, unused;
     int32_t gradient_mask, downsample, border, normalizer, mean, levels, parts;
     int32_t groups, num_log_vars, num_metrics, count_slot, total_slot;
-    double eps, absolute_eps, relative_eps, gradient_eps, low, high;
+    double eps, absolute_eps, gradient_eps, low, high;
     Domain structure;
+    Pixel relative;
     Pixel pixel[MOST];
     Moments moment[MOST];
     Group group[GROUPS];
@@ -128,6 +146,7 @@ struct Plan {
 // One call. in_double: the arithmetic. saves: a backward will follow, for which codes and
 // coefficients are kept. largest [MOST]: residuals of the batch, where a penalty needs them.
 // totals [world, TOTALS]. terms [num_metrics] and total, one number: in the type of the arithmetic.
+// reduce(numbers, n), if not NULL, adds up what the ranks count.
 struct Call {
     Map pred, gt, mask, abs_mask, grad;
     int64_t B, H, W;
@@ -135,6 +154,7 @@ struct Call {
     const double *weights, *log_vars, *largest;
     double* totals;
     void *terms, *total;
+    Reduce* reduce;
     uint8_t* codes;
     double* coefficients;
     double grad_output;
@@ -142,4 +162,4 @@ struct Call {
 }
 
 // Of all the above: binding.py takes no library that was built with another.
-constexpr uint64_t FINGERPRINT = 0x05306c7f61ee1834;
+constexpr uint64_t FINGERPRINT = 0x59ded15ad6bc57dc;

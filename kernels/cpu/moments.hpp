@@ -144,7 +144,7 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     Compared<T> compared(arena);
     const Vec<T> zero = all(T(0));
     const bool has_absolute = plan.has_absolute, gradient = plan.has_gradient, structure = plan.codes,
-               standardised = plan.standardised;
+               standardised = plan.alignment != ALIGN_NONE;
     Total<T> pixels[MOST];
     T c[MOST] = {};
     for (int i = 0; i < plan.pixels; i++) c[i] = from_largest<T>(plan.pixel[i], call.largest, i);
@@ -243,6 +243,42 @@ void deviations(const Work& work, int64_t b, int band, char* memory) {
     Band& out = work.bands[b * work.bands_per_image + band];
     out.dev_p = total_p;
     out.dev_g = total_g;
+}
+
+// Phase 2 of a fit by least squares.
+template <class T>
+void products(const Work& work, int64_t b, int band, char* memory) {
+    const int64_t w = work.call->W;
+    const auto [y0, y1] = BandRows(band, work.call->H);
+    Arena arena = arena_of<T>(memory, w);
+    LineBuffers<T> buffers(arena);
+    Line<T> line;
+    const Image& image = work.images[b];
+    const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g)),
+                 zero = all(T(0));
+    Total<T> total_p, total_g, total_pg, total_pp;
+    for (int64_t y = y0; y < y1; y++) {
+        read_line(work, b, y, buffers, line);
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            const uint8_t* on = line.m->at(o) - o;
+            const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
+            Vec<T> sum_p = zero, sum_g = zero, sum_pg = zero, sum_pp = zero;
+            for (int64_t x = o; x < end; x += LANES) {
+                const Mask<T> m = mask_of<T>(on + x);
+                const Vec<T> p = select(m, load(p_d + x) - mu_p), g = select(m, load(g_d + x) - mu_g);
+                sum_p = sum_p + p;
+                sum_g = sum_g + g;
+                sum_pg = sum_pg + p * g;
+                sum_pp = sum_pp + p * p;
+            }
+            total_p.add(sum_p);
+            total_g.add(sum_g);
+            total_pg.add(sum_pg);
+            total_pp.add(sum_pp);
+        }
+    }
+    Band& out = work.bands[b * work.bands_per_image + band];
+    out.dev_p = total_p, out.dev_g = total_g, out.covariance = total_pg, out.variance = total_pp;
 }
 
 }  // namespace DL_ISA

@@ -1,13 +1,15 @@
 // The phases for one instruction set: compiled once for each, with its flags and its DL_ISA.
 #include "gradient.hpp"
 #include "moments.hpp"
+#include "select.hpp"
 #include "sobel.hpp"
 
 namespace DL_ISA {
 
 template <class T>
 constexpr Phases phases() {
-    return {largest<T>, moments<T>, deviations<T>, structure<T>, level<T>, gradient<T>, arena_bytes<T>};
+    return {largest<T>,   moments<T>, deviations<T>, products<T>,   count<T>,
+            structure<T>, level<T>,   gradient<T>,   arena_bytes<T>};
 }
 
 extern const Phases single, twice;

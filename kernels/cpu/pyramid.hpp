@@ -38,7 +38,7 @@ struct Cells {
           band(band_) {
         for (int k = 1; k < plan.levels; k++) {
             cells[k] = all(0);
-            nested[k] = nests(*work.call, k);
+            nested[k] = plan.downsample == STRIDED || nests(*work.call, k);
             for (int odd = 0; odd < 2; odd++) {
                 sum_r[k][odd] = arena.row<T>(), sum_z[k][odd] = arena.row<T>();
                 sum_m[k][odd] = arena.row<uint16_t>(), sum_read[k][odd] = arena.row<uint16_t>();
@@ -62,7 +62,9 @@ struct Cells {
     int64_t completes(int k, int64_t y) const {
         const int64_t f = int64_t(1) << k, H = work.call->H, h_k = work.layout->h[k];
         int64_t row = y >> k;
-        if (plan.downsample != NEAREST) {
+        if (plan.downsample == STRIDED) {
+            if (y & (f - 1)) return -1;
+        } else if (plan.downsample != NEAREST) {
             if ((y & (f - 1)) != (plan.downsample == BILINEAR ? f / 2 : f - 1)) return -1;
         } else if (nested[k]) {
             if (y & (f - 1)) return -1;
@@ -76,10 +78,11 @@ struct Cells {
     // Computes the row of cells of level k that row y, below `above`, completes.
     void pool(int k, int64_t row, const PixelRow<T>& above, const PixelRow<T>& from) {
         const int64_t f = int64_t(1) << k;
-        if (plan.downsample == NEAREST) {
+        if (plan.downsample == NEAREST || plan.downsample == STRIDED) {
             if (k > 1 && nested[k])
-                pick(k, row, residual(k - 1, 2 * row), plan.standardised ? centred(k - 1, 2 * row) : nullptr,
-                     sum_m[k - 1][0], sum_read[k - 1][0]);
+                pick(k, row, residual(k - 1, 2 * row),
+                     plan.alignment != ALIGN_NONE ? centred(k - 1, 2 * row) : nullptr, sum_m[k - 1][0],
+                     sum_read[k - 1][0]);
             else
                 pick(k, row, from.r, from.z, from.m, from.read);
             return finish(k, row, 1);
@@ -100,8 +103,8 @@ struct Cells {
         const int odd = row & 1;
         pick(k, r, residual(k, row));
         pick(k, m, sum_m[k][odd]);
-        if (plan.standardised) pick(k, z, centred(k, row));
-        if (plan.standardised && plan.gradient_mask == CENTRE) pick(k, read, sum_read[k][odd]);
+        if (plan.alignment != ALIGN_NONE) pick(k, z, centred(k, row));
+        if (plan.alignment != ALIGN_NONE && plan.gradient_mask == CENTRE) pick(k, read, sum_read[k][odd]);
     }
     template <class From, class To>
     void pick(int k, const From* __restrict__ from, To* __restrict__ to) const {
@@ -134,7 +137,7 @@ struct Cells {
         };
         quads(m0, m1, m, step, n);
         maps(r0, r1, sum_r[k][odd], residual(k, row));
-        if (!plan.standardised) return;
+        if (!plan.alignment != ALIGN_NONE) return;
         maps(z0, z1, sum_z[k][odd], centred(k, row));
         if (plan.gradient_mask == CENTRE) quads(read0, read1, sum_read[k][odd], step, n);
     }
@@ -203,9 +206,10 @@ struct Cells {
         uint16_t* to_count = maps->count[k] + maps->place(k, row);
         uint8_t* half = maps->half[k] + maps->place(k, row);
         uint16_t* const m = sum_m[k][row & 1];
-        uint16_t* const read = plan.gradient_mask == CENTRE && plan.standardised ? sum_read[k][row & 1] : m;
+        uint16_t* const read =
+            plan.gradient_mask == CENTRE && plan.alignment != ALIGN_NONE ? sum_read[k][row & 1] : m;
         clear_end(to_r, n), clear_end(m, n), clear_end(read, n);
-        if (plan.standardised) clear_end(centred(k, row), n);
+        if (plan.alignment != ALIGN_NONE) clear_end(centred(k, row), n);
         const bool centre = plan.gradient_mask == CENTRE;
         Vec<int32_t> total = cells[k];
         const uint16_t most = static_cast<uint16_t>(centre ? area / 2 : 0);

@@ -9,6 +9,37 @@
 
 namespace DL_ISA {
 
+// The aligned residual of an image: the same bits wherever it is made again.
+template <class T>
+struct Fit {
+    Vec<T> mu_p, mu_g, inv_p, inv_g;
+    explicit Fit(const Image& i)
+        : mu_p(all(T(i.mu_p))), mu_g(all(T(i.mu_g))), inv_p(all(T(i.inv_p))), inv_g(all(T(i.inv_g))) {}
+    explicit Fit(const double* c)
+        : mu_p(all(T(c[MU_P]))), mu_g(all(T(c[MU_G]))), inv_p(all(T(c[INV_P]))), inv_g(all(T(c[INV_G]))) {}
+    INLINE Vec<T> residual(const Vec<T>& p, const Vec<T>& g) const {
+        return (p - mu_p) * inv_p - (g - mu_g) * inv_g;
+    }
+};
+
+// How much the pixels of a trim count: 1 below its threshold, `share` at it.
+template <class T>
+struct Trim {
+    const bool on;
+    const Vec<T> tau, share;
+    Trim(bool on_, double tau_, double share_) : on(on_), tau(all(T(tau_))), share(all(T(share_))) {}
+    struct Part {
+        Mask<T> kept, tie;
+        Vec<T> weight;
+    };
+    INLINE Part of(const Vec<T>& r, const Mask<T>& m) const {
+        const Vec<T> d = abs(r), one = all(T(1));
+        if (!on) return {m, m, select(m, one)};
+        const Mask<T> below = m & (d < tau), tie = m & (d == tau);
+        return {below | tie, tie, select(below, one, select(tie, share))};
+    }
+};
+
 // The residual of a term that is not aligned, of one row.
 template <class T>
 void residual_row(const Domain& domain, const Line<T>& line, const Row<uint8_t>& mask, int64_t w, T* to) {
@@ -56,8 +87,6 @@ struct Compared {
         made_p.padded(to_p), made_g.padded(to_g);
         p = &made_p, g = &made_g;
     }
-
-    static bool as_given(const Domain& domain) { return domain.conversion == IDENTITY && !domain.has_log; }
 
 private:
     T *const to_p, *const to_g;

@@ -237,24 +237,36 @@ INLINE Vec<T> depth(const Vec<T>& x, const Domain& d) {
 }
 
 template <class T>
-INLINE Vec<T> to_domain(const Vec<T>& x, const Mask<T>& m, const Domain& d) {
-    if (d.conversion == IDENTITY) return x;
-    Vec<T> y = depth(select(m, x, all(T(1))), d);
+INLINE Vec<T> finite_or_nan(const Vec<T>& x) {
+    return select(abs(x) < all(T(__builtin_inf())), x, all(T(__builtin_nan(""))));
+}
+
+template <class T>
+INLINE Vec<T> clamped(Vec<T> y, const Domain& d) {
     if (d.has_minimum) y = select(y < all(T(d.minimum)), all(T(d.minimum)), y);
     if (d.has_maximum) y = select(y > all(T(d.maximum)), all(T(d.maximum)), y);
-    return select(m, y);
+    return y;
+}
+
+// x in the domain at m, before a logarithm.
+template <class T>
+INLINE Vec<T> to_domain(const Vec<T>& x, const Mask<T>& m, const Domain& d) {
+    if (d.conversion != IDENTITY) return select(m, clamped(depth(select(m, x, all(T(1))), d), d));
+    if (!d.has_minimum && !d.has_maximum) return x;
+    return select(m, clamped(finite_or_nan(select(m, x, all(T(1)))), d));
 }
 
 // Derivative of `to_domain`: 1 on the closed interval of the bounds; 0 outside m.
 template <class T>
 INLINE Vec<T> slope(const Vec<T>& given, const Mask<T>& m, const Domain& d) {
-    if (d.conversion == IDENTITY) return select(m, all(T(1)));
-    const Vec<T> x = select(m, given, all(T(1))), y = depth(x, d);
+    const bool identity = d.conversion == IDENTITY;
+    if (identity && !d.has_minimum && !d.has_maximum) return select(m, all(T(1)));
+    const Vec<T> x = select(m, given, all(T(1))), y = identity ? x : depth(x, d);
     Mask<T> inside = m;
     if (d.conversion == INVERSE) inside = inside & (x >= all(T(1e-6)));
     if (d.has_minimum) inside = inside & (y >= all(T(d.minimum)));
     if (d.has_maximum) inside = inside & (y <= all(T(d.maximum)));
-    return select(inside, all(T(0)) - y * y);
+    return select(inside, identity ? all(T(1)) : all(T(0)) - y * y);
 }
 
 // The same, where the converted value is known: it spares a division if no clamp hides what it was.
@@ -308,14 +320,42 @@ INLINE Vec<T> log_ratio(Vec<T> p, Vec<T> g, const Mask<T>& m, const Domain& d) {
     return log(p / select(g >= all(T(0)), g, nan));
 }
 
+// ln(x + offset) at m; 0 elsewhere.
+template <class T>
+INLINE Vec<T> log_of(const Vec<T>& given, const Mask<T>& m, const Domain& d) {
+    Vec<T> x = select(m, given, all(T(1)));
+    if (d.has_floor) {
+        const Vec<T> low = all(T(d.floor));
+        x = finite_or_nan(x);
+        x = select(x < low, low, x);
+    }
+    return select(m, log(x + all(T(d.log))));
+}
+
+// The quantity of the structure terms. Of a logarithm that is not aligned p is the residual and g is 0.
 template <class T>
 void convert_line(const Plan& plan, int64_t w, LineBuffers<T>& to, Line<T>& line) {
-    const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
-    for (int64_t x = 0; x < w; x += LANES) {
-        const Mask<T> on = mask_of<T>(line.m->at(x)) | mask_of<T>(line.m_abs->at(x));
-        store(to.p_d + x, to_domain(load(line.p.at(x)), on, domain));
-        store(to.g_d + x, to_domain(load(line.g.at(x)), on, domain));
-    }
+    const Domain domain = plan.structure;  // Local copy: stores cannot alias it.
+    const auto each = [&](const auto& then) __attribute__((always_inline)) {
+        for (int64_t x = 0; x < w; x += LANES) {
+            const Mask<T> m = mask_of<T>(line.m->at(x)), on = m | mask_of<T>(line.m_abs->at(x));
+            Vec<T> p = to_domain(load(line.p.at(x)), on, domain),
+                   g = to_domain(load(line.g.at(x)), on, domain);
+            then(p, g, m);
+            store(to.p_d + x, p);
+            store(to.g_d + x, g);
+        }
+    };
+    if (!domain.has_log)
+        each([](Vec<T>&, Vec<T>&, const Mask<T>&) {});
+    else if (plan.alignment == ALIGN_NONE)
+        each([&](Vec<T>& p, Vec<T>& g, const Mask<T>& m) {
+            p = select(m, log_ratio(p, g, m, domain)), g = all(T(0));
+        });
+    else
+        each([&](Vec<T>& p, Vec<T>& g, const Mask<T>& m) {
+            p = log_of(p, m, domain), g = log_of(g, m, domain);
+        });
     line.converted_p.padded(to.p_d);
     line.converted_g.padded(to.g_d);
     line.p_d = &line.converted_p, line.g_d = &line.converted_g;
@@ -345,7 +385,7 @@ INLINE void read_given(const Work& work, int64_t b, int64_t y, LineBuffers<T>& t
 template <class T>
 INLINE void read_line(const Work& work, int64_t b, int64_t y, LineBuffers<T>& to, Line<T>& line) {
     read_given(work, b, y, to, line);
-    if (work.plan->structure.conversion != IDENTITY) convert_line(*work.plan, work.call->W, to, line);
+    if (!as_given(work.plan->structure)) convert_line(*work.plan, work.call->W, to, line);
 }
 
 }  // namespace DL_ISA

@@ -8,6 +8,7 @@
 // bytes/pixel.
 #pragma once
 #include "pyramid.hpp"
+#include "residual.hpp"
 
 namespace DL_ISA {
 
@@ -199,6 +200,68 @@ void sobel_rows(Source& source, const Plan& plan, int64_t y0, int64_t y1, int64_
     out.response = response, out.u_z = u_z, out.u_one = u_one;
 }
 
+// The same of forward differences, kept where both cells are valid; their adjoint is (signs of the pairs to
+// the left and above) - (signs to the right and below), which adds up to 0.
+template <class T, class Source>
+void forward_rows(Source& source, int64_t y0, int64_t y1, int64_t h, int64_t w, Arena& arena,
+                  LevelBand& out) {
+    using V = typename Source::Covered;
+    int8_t *sx = arena.row<int8_t>(), *sy[2] = {arena.row<int8_t>(), arena.row<int8_t>()};
+    int8_t *adjoint = arena.row<int8_t>(), *all_on = arena.row<int8_t>();
+    int8_t* keep[2] = {arena.row<int8_t>(), arena.row<int8_t>()};
+    const auto room = static_cast<size_t>(blocks(w));
+    memset(sx - 1, 0, room + 1), memset(sy[0], 0, room), memset(sy[1], 0, room);
+    memset(all_on, -1, room);
+    const int64_t first = y0 > 0 ? y0 - 1 : 0;
+    Total<T> response, u_z;
+    source.ready(first);
+    for (int64_t y = first; y < y1; y++) {
+        const bool last = y + 1 == h, own = y >= y0;
+        if (!last) source.ready(y + 1);
+        const T *r = source.residual(y), *below = last ? r : source.residual(y + 1);
+        const uint8_t *m = source.cover(y), *m_below = last ? m : source.cover(y + 1);
+        for (int64_t i = 0; i < w; i += static_cast<int64_t>(sizeof(V))) {
+            const V here = load_as<V>(m + i);
+            store_as<V>(keep[0] + i, V{} - (here & load_as<V>(m + i + 1)));
+            store_as<V>(keep[1] + i, V{} - (here & load_as<V>(m_below + i)));
+        }
+        // The cell behind the last one is none, whatever lies there.
+        memset(keep[0] + w - 1, 0, room - static_cast<size_t>(w) + 1);
+        clear_end(keep[1], w);
+        if (last) memset(keep[1], 0, room);
+        int8_t *up = sy[(y + 1) & 1], *down = sy[y & 1];
+        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+            Vec<T> sum_here = all(T(0));
+            Bytes n{};
+            for (int64_t x = o; x < end; x += LANES) {
+                const Vec<T> here = load(r + x), gx = select(mask_of<T>(keep[0] + x), load(r + x + 1) - here),
+                             gy = select(mask_of<T>(keep[1] + x), load(below + x) - here);
+                sum_here = sum_here + (abs(gx) + abs(gy));
+                n -= load_as<Bytes>(keep[0] + x) + load_as<Bytes>(keep[1] + x);
+                store_signs(sx + x, down + x, gx, gy, all_on + x);
+            }
+            if (!own) continue;
+            response.add(sum_here);
+            out.kept += sum(n);
+        }
+        if (!own) continue;
+        for (int64_t x = 0; x < w; x += LANES)
+            store_as<Bytes>(adjoint + x, load_as<Bytes>(sx + x - 1) - load_as<Bytes>(sx + x) +
+                                             load_as<Bytes>(up + x) - load_as<Bytes>(down + x));
+        clear_end(adjoint, w);
+        if (const T* centred = source.centred(y)) {
+            for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+                Vec<T> product = all(T(0));
+                for (int64_t x = o; x < end; x += LANES)
+                    product = product + converted<T>(from_signs<Int<T>>(adjoint + x)) * load(centred + x);
+                u_z.add(product);
+            }
+        }
+        source.store(y, adjoint);
+    }
+    out.response = response, out.u_z = u_z, out.u_one = 0;
+}
+
 // Level 0 of a band: computes the residual of a row on demand, with its codes and the cells of the coarse
 // levels inside the band.
 template <class T>
@@ -220,7 +283,8 @@ struct FullResolution {
     uint8_t* codes;
     int8_t* saved;
     Cells<T> cells;
-    Total<T> relative_, sign_dev_r;
+    Total<T> relative_, sign_dev_r, slope_, slope_dev, visible;
+    const bool weighed;  // of the relative term more than signs and |r| counts
 
     FullResolution(const Work& work_, int64_t b_, int64_t first, int64_t end, Arena& arena)
         : work(work_),
@@ -233,7 +297,8 @@ struct FullResolution {
           w(call.W),
           buffers(arena),
           out(work_.bands[b_ * work_.bands_per_image + first / BAND]),
-          cells(work_, b_, static_cast<int>(first / BAND), arena) {
+          cells(work_, b_, static_cast<int>(first / BAND), arena),
+          weighed(plan.has_relative && !(plan.of_signs && plan.relative.trim == 0)) {
         for (auto& row : r) row = arena.row<T>();
         for (int i = 0; i < SLOTS; i++) {
             z[i] = arena.row<T>();
@@ -255,7 +320,7 @@ struct FullResolution {
     }
     const T* residual(int64_t y) const { return r[y % 2]; }
     const uint8_t* cover(int64_t y) const { return cover_[y % SLOTS]; }
-    const T* centred(int64_t y) const { return plan.standardised ? z[y % SLOTS] : nullptr; }
+    const T* centred(int64_t y) const { return plan.alignment != ALIGN_NONE ? z[y % SLOTS] : nullptr; }
     const uint8_t* sampled(int64_t y) const { return read_[y % SLOTS]; }
     void store(int64_t y, const int8_t* a) const {
         if (saved) memcpy(saved + y * w, a, static_cast<size_t>(w));
@@ -270,16 +335,62 @@ struct FullResolution {
         const int slot = static_cast<int>(y % SLOTS);
         if (plan.gradient_mask != CENTRE)
             residual_row<VALID_ONES>(slot, y, own);
-        else if (plan.structure.conversion == IDENTITY)
+        else if (as_given(plan.structure))
             residual_row<FINITE_ONES>(slot, y, own);
         else
             residual_row<EVERY_ONE>(slot, y, own);
+        if (own && weighed) weigh_row(slot, y);
         set_margin(r[y % 2], w, plan.border == REPLICATE);
         set_margin(cover_[slot], w, plan.border == REPLICATE);
         if (own && plan.has_gradient)
             for (int k = 1; k < plan.levels; k++)
                 if (const int64_t row = cells.completes(k, y); row >= 0 && work.layout->active[k])
                     cells.pool(k, row, pixels(y > 0 ? y - 1 : 0), pixels(y));
+    }
+
+    // The relative term of a row that is there: penalty and trim, whose pixels keep their signs in the codes.
+    void weigh_row(int slot, int64_t y) {
+        const T *row = r[y % 2], *dev = z[slot];
+        const uint8_t* on = cover_[slot];
+        uint8_t* code = codes ? codes + y * w : nullptr;
+        const Trim<T> trim(plan.relative.trim > 0, image.tau, image.share);
+        const bool centred = plan.alignment != ALIGN_NONE;
+        const Numbers<T> numbers{static_cast<T>(plan.relative.a), static_cast<T>(plan.relative.b), T(0)};
+        const Vec<T> zero = all(T(0));
+        with_penalty(plan.relative.penalty, [&](auto kind) {
+            for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+                Vec<T> phi = zero, slope = zero, slope_z = zero, shown = zero;
+                for (int64_t x = o; x < end; x += LANES) {
+                    const Mask<T> m = mask_of<T>(on + x);
+                    const Vec<T> here = select(m, load(row + x));
+                    const auto part = trim.of(here, m);
+                    const Cost<T> cost = decltype(kind)::of(Given<T>{here, here, zero, m}, numbers);
+                    const Vec<T> by = select(part.kept, cost.slope) * part.weight;
+                    phi = phi + select(part.kept, cost.phi) * part.weight;
+                    slope = slope + by;
+                    if (centred) slope_z = slope_z + select(part.kept, by * load(dev + x));
+                    if (!trim.on) continue;
+                    shown = shown + here;
+                    if (code) mark(code, x, bytes_of(part.kept), bytes_of(part.tie));
+                }
+                relative_.add(phi);
+                slope_.add(slope);
+                slope_dev.add(slope_z);
+                visible.add(shown);
+            }
+        });
+    }
+
+    // Takes the sign of r from the codes of a block whose pixels are trimmed; a tie has the bit that says so.
+    void mark(uint8_t* code, int64_t x, const Bytes& kept, const Bytes& tie) const {
+        uint8_t block[LANES];
+        const auto n = static_cast<size_t>(w - x < LANES ? w - x : LANES);
+        memcpy(block, code + x, n);
+        const Bytes sign = all_bytes(3 << SIGN_R), bit = all_bytes(READ_BIT), was = load_as<Bytes>(block);
+        const Bytes now =
+            (was & ~(sign | bit)) | (was & sign & kept) | (all_bytes(1 << SIGN_R) & ~kept) | (tie & bit);
+        store_as<Bytes>(block, now);
+        memcpy(code + x, block, n);
     }
 
     // Which pixels the Sobel filter reads: of mask centre also invalid ones, where they are finite; a
@@ -289,11 +400,11 @@ struct FullResolution {
     template <Reads READS>
     void residual_row(int slot, int64_t y, bool own) {
         if (!own)
-            plan.standardised ? residual_row<READS, true, false>(slot, y)
-                              : residual_row<READS, false, false>(slot, y);
+            plan.alignment != ALIGN_NONE ? residual_row<READS, true, false>(slot, y)
+                                         : residual_row<READS, false, false>(slot, y);
         else
-            plan.standardised ? residual_row<READS, true, true>(slot, y)
-                              : residual_row<READS, false, true>(slot, y);
+            plan.alignment != ALIGN_NONE ? residual_row<READS, true, true>(slot, y)
+                                         : residual_row<READS, false, true>(slot, y);
     }
 
     template <Reads READS, bool STANDARD, bool OWN>
@@ -356,7 +467,7 @@ struct FullResolution {
             }
             if (!OWN) continue;
             if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));
-            relative_.add(relative);
+            if (!weighed) relative_.add(relative);
             sign_dev_r.add(signed_dev);
             out.sign_r += sum(sum_r);
             out.sign_p += sum(sum_p);
@@ -375,13 +486,17 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
     Arena arena = arena_of<T>(memory, w);
     FullResolution<T> source(work, b, y0, y1, arena);
     LevelBand& out = work.levels[b * LEVELS * work.bands_per_image + band];
-    if (plan.has_gradient && work.layout->active[0])
+    if (plan.has_gradient && work.layout->active[0] && plan.forward)
+        forward_rows<T>(source, y0, y1, h, w, arena, out);
+    else if (plan.has_gradient && work.layout->active[0])
         sobel_rows<T>(source, plan, y0, y1, h, w, arena, out);
     else {
         source.done = y0 - 1;
         source.ready(y1 - 1);
     }
-    source.out.relative = source.relative_, source.out.sign_dev_r = source.sign_dev_r;
+    Band& sums = source.out;
+    sums.relative = source.relative_ + 0 * source.visible, sums.sign_dev_r = source.sign_dev_r;
+    sums.slope = source.slope_, sums.slope_dev = source.slope_dev;
     source.cells.count();
     out.cells = static_cast<double>(work.bands[b * work.bands_per_image + band].n_all);
 }
@@ -399,7 +514,8 @@ struct CoarseLevel {
     const T* residual(int64_t y) const { return static_cast<const T*>(maps.residual[k]) + maps.place(k, y); }
     const uint8_t* cover(int64_t y) const { return maps.half[k] + maps.place(k, y); }
     const T* centred(int64_t y) const {
-        return plan.standardised ? static_cast<const T*>(maps.centred[k]) + maps.place(k, y) : nullptr;
+        return plan.alignment != ALIGN_NONE ? static_cast<const T*>(maps.centred[k]) + maps.place(k, y)
+                                            : nullptr;
     }
     const uint16_t* sampled(int64_t y) const { return maps.count[k] + maps.place(k, y); }
     void ready(int64_t) const {}
@@ -438,8 +554,11 @@ void level(const Work& work, int64_t b, int k, int band, char* memory) {
     Arena arena = arena_of<T>(memory, w);
     uint8_t* saved = work.call->saves ? work.call->codes + b * layout.size + layout.cells[k] : nullptr;
     CoarseLevel<T> source{work, *work.plan, work.pyramids[b - work.first], b, w, k, saved};
-    sobel_rows<T>(source, *work.plan, y0, y1, h, w, arena,
-                  work.levels[(b * LEVELS + k) * work.bands_per_image + band]);
+    LevelBand& out = work.levels[(b * LEVELS + k) * work.bands_per_image + band];
+    if (work.plan->forward)
+        forward_rows<T>(source, y0, y1, h, w, arena, out);
+    else
+        sobel_rows<T>(source, *work.plan, y0, y1, h, w, arena, out);
 }
 
 }  // namespace DL_ISA

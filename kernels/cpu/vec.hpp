@@ -134,6 +134,8 @@ BINARY(-)
 BINARY(*)
 BINARY(/)
 BINARY(&)
+BINARY(|)
+BINARY(^)
 #undef BINARY
 template <class To, class T>
 INLINE Vec<To> bits(const Vec<T>& x) {
@@ -478,6 +480,40 @@ BINARY(|)
 #undef COMPARE
 template <class T>
 using Mask = MaskOf<sizeof(T)>;
+
+// The lanes where two integers are equal; a bit for each lane of a mask.
+#if defined(__AVX512F__)
+template <class T>
+INLINE MaskOf<sizeof(T)> equal(const Vec<Int<T>>& a, const Vec<Int<T>>& b) {
+    if constexpr (sizeof(T) == 4)
+        return {_mm512_cmpeq_epi32_mask((__m512i)a.r[0], (__m512i)b.r[0])};
+    else
+        return {static_cast<uint16_t>(_mm512_cmpeq_epi64_mask((__m512i)a.r[0], (__m512i)b.r[0]) |
+                                      _mm512_cmpeq_epi64_mask((__m512i)a.r[1], (__m512i)b.r[1]) << 8)};
+}
+template <int SIZE>
+INLINE unsigned lanes_of(MaskOf<SIZE> m) {
+    return m.k;
+}
+#else
+template <class T>
+INLINE MaskOf<sizeof(T)> equal(const Vec<Int<T>>& a, const Vec<Int<T>>& b) {
+    MaskOf<sizeof(T)> x;
+    EACH x.r[i] = a.r[i] == b.r[i];
+    return x;
+}
+template <int SIZE>
+INLINE unsigned lanes_of(const MaskOf<SIZE>& m) {
+    const Bytes bytes = bytes_of(m);
+#if defined(__x86_64__)
+    return static_cast<unsigned>(_mm_movemask_epi8((__m128i)bytes));
+#else
+    unsigned found = 0;
+    for (int i = 0; i < LANES; i++) found |= static_cast<unsigned>(bytes[i] != 0) << i;
+    return found;
+#endif
+}
+#endif
 
 INLINE int64_t sum(const Bytes& x) {
 #if defined(__x86_64__)
