@@ -176,12 +176,14 @@ def explain(
         raise RuntimeError(f"explain reads numbers, and inside a transform there are none: {reason}")
     dispatch.check_inputs(pred, gt, mask)
     spec, maps = loss.spec, (pred, gt, mask, forward.get("abs_mask"))
-    backend, reason = dispatch.backend_for(maps, spec, loss.log_vars(), loss.backend)
+    extras = any(forward.get(name) is not None for name in ("weight", "confidence"))
+    backend, reason = dispatch.backend_for(maps, spec, loss.log_vars(), loss.backend, extras)
     probe = copy.copy(loss)  # Shares the parameters; keeps the metrics of this call to itself.
     probe.process_group = None
     with torch.no_grad(), dispatch.use_backend(backend):
-        total = cast(Tensor, probe.forward(pred, gt, mask, **forward)).item()
+        probe.forward(pred, gt, mask, **forward)
     metrics = dict(zip(probe.metrics, torch.stack(list(probe.metrics.values())).tolist(), strict=True))
+    total = metrics["total_loss"]
     at = (forward.get("progress", 0.0), forward.get("epoch", 0))
     p, g = (dispatch.as_maps(x.detach()).double() for x in (pred, gt))
     valid = valid_pixels(

@@ -64,6 +64,8 @@ LOSSES = {
     "scale-shift-invariant": lambda: dl.ScaleShiftInvariantLoss(),
     "affine-invariant": lambda: dl.AffineInvariantLoss(),
     "affine-invariant trimmed": lambda: dl.AffineInvariantLoss(trim=0.2),
+    "affine-invariant of the batch": lambda: dl.recipe("midas-robust"),
+    "least squares l1 by images": lambda: dl.ScaleShiftInvariantLoss(data="l1", reduction="images"),
     "adaptive-multi-domain": lambda: dl.AdaptiveMultiDomainLoss(),
     "fixed-multi-domain": lambda: dl.FixedMultiDomainLoss(use_inv_depth=True),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from ctypes import Array, addressof, c_double
+from ctypes import Array, addressof, c_double, c_int64
 from typing import Any
 
 import torch
@@ -88,9 +88,10 @@ def _largest(plan: CPlan, call: Call, pred: Tensor, process_group: dist.ProcessG
 def _add_up(group: dist.ProcessGroup, failed: list[BaseException], numbers: Any, n: int) -> None:
     """Adds up n counts of all ranks in place. What goes wrong is raised when the engine has returned."""
     try:
-        mine = torch.tensor(numbers[:n], dtype=torch.int64, device="cpu")
+        counts = (c_int64 * n).from_address(addressof(numbers.contents))
+        mine = torch.tensor(counts, dtype=torch.int64, device="cpu")
         dist.all_reduce(mine, group=group)
-        numbers[0:n] = mine.tolist()
+        counts[:] = mine.tolist()
     except Exception as error:
         failed.append(error)
 

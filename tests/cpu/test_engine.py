@@ -15,7 +15,7 @@ from depthloss import dispatch
 from depthloss.spec import Gradient, GradientSpec, Group, LossSpec
 
 from .. import cases
-from ..fused import families
+from ..fused import aligned, families
 from ..fused.cases import Case, covering, inputs, product
 from ..fused.compare import Inputs, assert_agrees, evaluate, near_kinks
 from ..fused.draw import draw_inputs, draw_spec
@@ -56,6 +56,17 @@ def test_agrees_with_the_reference(case):
 @pytest.mark.full
 @pytest.mark.parametrize("case", once(product()), ids=str)
 def test_agrees_with_the_reference_on_the_whole_product(case):
+    hold(case)
+
+
+@pytest.mark.parametrize("case", aligned.covering(), ids=str)
+def test_aligned_losses_agree_with_the_reference(case):
+    hold(case)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("case", aligned.product(), ids=str)
+def test_aligned_losses_agree_with_the_reference_on_many(case):
     hold(case)
 
 

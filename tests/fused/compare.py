@@ -19,9 +19,17 @@ from torch import Tensor
 
 import depthloss as dl
 from depthloss import dispatch
-from depthloss.maps import convert, select, valid_pixels, working_dtype
+from depthloss.maps import convert, log_ratio, select, valid_pixels, working_dtype
 from depthloss.reference import pyramid
-from depthloss.reference.statistics import mean_per_image, standardise
+from depthloss.reference.alignment import aligned_residual
+from depthloss.reference.statistics import (
+    LOCAL,
+    least_squares,
+    mean_per_image,
+    median_per_image,
+    standardise,
+    trim_weights,
+)
 from depthloss.spec import Domain, Gradient, LossSpec, Pixel, Term
 from depthloss.spec.penalty import OF_LARGEST
 
@@ -164,6 +172,57 @@ def _near_sobel(spec: dl.GradientSpec, r: Tensor, magnitude: Tensor, m: Tensor, 
     return near
 
 
+def _near_forward(spec: dl.GradientSpec, r: Tensor, magnitude: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Pixels whose forward difference, or that of a neighbour, is near 0 at any level."""
+    near = torch.zeros_like(m)
+    for level in range(spec.num_scales):
+        cells, sizes, v = (pyramid.downsample(x, level, "strided") for x in (r, magnitude, m))
+        found = torch.zeros_like(v)
+        for axis in (1, 2):
+            first, second = (slice(None),) * axis + (slice(0, -1),), (slice(None),) * axis + (slice(1, None),)
+            pairs = v[first] & v[second]
+            hit = pairs & _near(cells[second] - cells[first], sizes[first] + sizes[second], eps)
+            found[first] |= hit
+            found[second] |= hit
+        near[:, :: 1 << level, :: 1 << level] |= found
+    return near
+
+
+def _near_alignment(t: Term, p: Tensor, g: Tensor, m: Tensor, eps: float) -> Tensor:
+    """Pixels near what an alignment divides them by, or all of an image whose fit is near a bound."""
+    if t.align in ("mean", "median"):
+        centre = mean_per_image if t.align == "mean" else median_per_image
+        dev = select(m, p - centre(select(m, p), m)[:, None, None])
+        near = _near(dev, select(m, p.abs()), eps)
+        if t.align == "median" and t.scale_floor == "max":
+            scale = dev.abs().sum((1, 2)) / m.sum((1, 2)).clamp(min=1)
+            near |= m & _near(scale - t.align_eps, t.align_eps, eps)[:, None, None]
+        return near
+    fit = t.align == "least-squares"
+    scale = least_squares(select(m, p), select(m, g), m, 0.0 if fit else t.align_eps)[0]
+    bounds = () if fit else (0.1, 10.0)
+    near = torch.zeros_like(scale, dtype=torch.bool)
+    for bound in bounds:
+        near |= _near(scale - bound, bound, eps)
+    # A fit of one or two pixels leaves rounding alone.
+    near |= m.sum((1, 2)) <= 3
+    mean = mean_per_image(select(m, p), m)[:, None, None]
+    spread = select(m, p - mean).square().sum((1, 2)) / m.sum((1, 2)).clamp(min=1)
+    near |= (spread.sqrt() < 16 * 4 * eps * mean[:, 0, 0].abs()) & (spread > 0)
+    return m & near[:, None, None]
+
+
+def _near_trim(t: Pixel, r: Tensor, magnitude: Tensor, m: Tensor, eps: float) -> Tensor:
+    """All pixels of an image (or of the batch) where another one is near the threshold of the trim."""
+    d = select(m, r.abs())
+    weights, _ = trim_weights(d, m, t.trim, t.trim_over, LOCAL)
+    batch = t.trim_over == "batch"
+    kept = select(weights > 0, d, -1.0)
+    tau = kept.amax() if batch else kept.flatten(1).amax(1)[:, None, None]
+    near = m & _near(d - tau, magnitude, eps)
+    return near.any() & m if batch else near.flatten(1).any(1)[:, None, None] & m
+
+
 def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     """Pixels [B, H, W] whose gradient hangs on the sign of a number that, in float64, is not 0 but under 64
     ulp of what it was subtracted from; ulp of the dtype that the inputs are evaluated in.
@@ -176,7 +235,9 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     near = torch.zeros_like(valid)
     for t in spec.terms:
         here = v_abs if t.mask == "abs_mask" else m
-        p_d, g_d = (convert(x, here, replace(t.domain, log=None, floor=None)) for x in (p, g))
+        aligned = t.align != "none"
+        plain = replace(t.domain, log=None, floor=None)
+        p_d, g_d = (convert(x, here, t.domain if aligned else plain) for x in (p, g))
         near |= _near_bounds(t, p, here, eps)
         difference, size = select(here, p_d - g_d), select(here, p_d.abs() + g_d.abs())
         if isinstance(t, Pixel) and t.align == "none" and t.domain.conversion != "identity":
@@ -184,21 +245,30 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
         if isinstance(t, Pixel) and t.penalty.kind in OF_LARGEST:
             c = t.penalty.a * difference.abs().max() if difference.numel() else 0.0
             near |= here & _near(difference.abs() - c, c, eps)
-        if t.align == "none" and not isinstance(t, Gradient):
+        if t.align == "none" and not isinstance(t, Gradient) and not (isinstance(t, Pixel) and t.trim):
             continue
         keep = m
         if isinstance(t, Gradient) and t.gradient.mask == "centre":
             keep = m | (p_d.isfinite() & g_d.isfinite())
         r, magnitude = difference, size
-        if t.align == "mean":
+        if aligned:
+            near |= _near_alignment(t, p_d, g_d, m, eps)
+            r = aligned_residual(p_d, g_d, m, t.alignment, keep)
             z_p, z_g = (standardise(x, m, t.align_eps, keep) for x in (p_d, g_d))
-            dev = select(m, p_d - mean_per_image(p_d, m)[:, None, None])
-            near |= _near(dev, select(m, p_d.abs()), eps)
-            r, magnitude = z_p - z_g, z_p.abs() + z_g.abs()
+            fitted = t.align in ("least-squares", "packnet-trim")
+            magnitude = select(keep, g_d.abs()) + r.abs() if fitted else z_p.abs() + z_g.abs() + r.abs()
+        elif t.domain.log is not None:
+            r = log_ratio(p, g, m, t.domain)
+            magnitude = select(m, r.abs() + 1.0)
         else:
             r, magnitude = (select(keep, x) for x in (p_d - g_d, p_d.abs() + g_d.abs()))
-        if isinstance(t, Pixel):
-            near |= m & _near(r, magnitude, eps)
-        else:
-            near |= _near_sobel(t.gradient, r, magnitude, m, eps)
+        if isinstance(t, Gradient):
+            forward = t.gradient.stencil == "forward"
+            near |= (_near_forward if forward else _near_sobel)(t.gradient, r, magnitude, m, eps)
+            continue
+        near |= m & _near(r, magnitude, eps)
+        if t.penalty.kind in ("smooth-l1", "huber"):
+            near |= m & _near(r.abs() - t.penalty.a, magnitude + t.penalty.a, eps)
+        if t.trim:
+            near |= _near_trim(t, r, magnitude, m, eps)
     return near
