@@ -65,8 +65,9 @@ def test_the_readme_example_runs(capsys):
     assert "G2Loss = " in capsys.readouterr().out
 
 
-def test_the_example_trains(tmp_path):
-    command = [sys.executable, ROOT / "examples" / "own_training.py", "--steps", "60"]
+@pytest.mark.parametrize("name", ("own_training", "finetune_relative"))
+def test_the_example_trains(name, tmp_path):
+    command = [sys.executable, ROOT / "examples" / f"{name}.py", "--steps", "60"]
     out = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.splitlines()

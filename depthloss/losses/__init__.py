@@ -6,13 +6,14 @@ from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss
 from .progressive import ProgressiveScaleAdaptiveLoss
-from .recipes import available_recipes, recipe
+from .recipes import RECIPES, available_recipes, recipe
 from .registry import available_losses, build_loss
 from .scale_adaptive import ScaleAdaptiveLoss
 from .ssi import EnhancedSSILoss, ProgressiveEnhancedSSILoss, SILogLoss, SSILoss, SSISilogLoss
 from .supervised import SupervisedLoss
 
 __all__ = [
+    "RECIPES",
     "AbsRelLoss",
     "AdaptiveMultiDomainLoss",
     "AffineInvariantLoss",

@@ -43,11 +43,18 @@ class Recipe:
     input_domain: str = ""
 
     @property
-    def keywords(self) -> tuple[str, ...]:
-        """What `recipe` takes beside its name."""
-        built = loss_class(self.loss) if isinstance(self.loss, str) else self.loss
-        own = tuple(inspect.signature(built).parameters)
-        return (*own, *(name for name in _COMMON if name not in own))
+    def built(self) -> Callable[..., Any]:
+        """The class or function that takes its keywords."""
+        return loss_class(self.loss) if isinstance(self.loss, str) else self.loss
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """What `recipe` takes beside its name, with the defaults of the recipe."""
+        own = dict(inspect.signature(self.built).parameters)
+        common = inspect.signature(DepthLoss.__init__).parameters
+        own |= {name: common[name] for name in _COMMON if name not in own}
+        defaults = self.options | ({"gt_range": self.gt_range} if self.gt_range else {})
+        return {key: p.replace(default=defaults.get(key, p.default)) for key, p in own.items()}
 
 
 def _nlspn(
@@ -273,7 +280,7 @@ def recipe(name: str, **overrides: Any) -> DepthLoss:
         TypeError: unknown keyword.
     """
     found = find_recipe(name)
-    check_known(f"recipe {name!r}", found.keywords, overrides)
+    check_known(f"recipe {name!r}", found.parameters, overrides)
     if isinstance(found.loss, str):
         loss = build_loss(found.loss, **(found.options | overrides))
     else:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_number, check_whole, fraction_done
 from ..maps import nearest
 from .base import Metrics
+from .recipes import recipe
 from .registry import LOSSES, build_loss, find_loss
 
 # The forms of packnet-sfm's own methods.
@@ -46,8 +47,8 @@ class SupervisedLoss(nn.Module):
 
     Args:
         supervised_method: name of the loss, see `build_loss`; ``sparse-`` in front = only pixels with a
-            positive and finite gt. May be left out with ``convention="packnet"``, whose default is
-            ``"sparse-l1"``.
+            positive and finite gt; or ``recipe/NAME``, see `recipe`. May be left out with
+            ``convention="packnet"``, whose default is ``"sparse-l1"``.
         supervised_num_scales: how many scales count.
         progressive_scaling: s > 0: one scale fewer after each share s of the training, the coarsest first,
             and at least one is left; 0 = all, always. (packnet-sfm documents it, and does not do it.)
@@ -66,9 +67,12 @@ class SupervisedLoss(nn.Module):
         TypeError: unknown keyword.
 
     Attributes:
+        RECIPE: what stands in front of the name of a recipe.
         loss_func: the loss itself.
         logs: ``{"supervised_num_scales": n}``, the scales that counted in the last call.
     """
+
+    RECIPE = "recipe/"
 
     def __init__(
         self,
@@ -88,7 +92,8 @@ class SupervisedLoss(nn.Module):
             supervised_method = "sparse-l1"
         if not isinstance(supervised_method, str):
             raise TypeError(f"supervised_method must be the name of a loss; got {supervised_method!r}")
-        if convention == "packnet":
+        of_recipe = supervised_method.startswith(self.RECIPE)
+        if convention == "packnet" and not of_recipe:
             _, base = find_loss(supervised_method)
             bounds = {"min_depth", "max_depth"} & inspect.signature(LOSSES[base]).parameters.keys()
             kwargs = _PACKNET.get(base, {}) | {
@@ -100,7 +105,15 @@ class SupervisedLoss(nn.Module):
         )
         self.progressive_scaling = check_number("progressive_scaling", progressive_scaling, low=0.0)
         self.convention = convention
-        self.loss_func = build_loss(supervised_method, **kwargs)
+        if of_recipe:
+            self.loss_func = recipe(supervised_method.removeprefix(self.RECIPE), **kwargs)
+        else:
+            self.loss_func = build_loss(supervised_method, **kwargs)
+        if self.loss_func.spec.confidence:
+            raise ValueError(
+                f"{supervised_method!r} needs a confidence with each call, which SupervisedLoss has not: "
+                "call the loss itself"
+            )
         self.loss_func.accept_inverse_depth()
 
     @property

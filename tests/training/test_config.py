@@ -70,7 +70,7 @@ def test_every_option_has_its_default(tmp_path):
         "flip_lr_prob": 0.5,
         "process_group": False,
     }
-    assert loss == {**fixed, **own, "clamp": "preset", "backend": "auto"}
+    assert loss == {**fixed, **own, "clamp": "preset", "root": True, "backend": "auto"}
     test = {k.removeprefix("datasets.test."): v for k, v in cfg.items() if k.startswith("datasets.test.")}
     assert (test["depth_scale"], test["input_depth"], test["stride"], test["limit"]) == (
         256.0,
@@ -109,6 +109,31 @@ def test_the_range_of_a_loss_follows_model_params(monkeypatch, caplog):
     assert caplog.messages == [
         "model.loss: l1 has no use for model.params.min_depth and model.params.max_depth"
     ]
+
+
+def test_a_recipe(tmp_path):
+    """Under model.loss.recipe, in a file or on the command line, with its own defaults."""
+    tree = {"model": {"loss": {"recipe": "midas-robust", "trim": 0.1}}}
+
+    def built(source, *arguments: str):
+        cfg, _ = parse(source, list(arguments))
+        return build_loss(cfg.model.loss, 0.05, 80.0).loss_func
+
+    file = write(tmp_path / "c.yaml", tree)
+    assert built(file).spec == depthloss.recipe("midas-robust", trim=0.1).spec
+    assert built(file, "--model.loss.alpha=0").spec.terms[0].trim == 0.1
+    midas = built(None, "--model.loss.recipe", "midas", "--model.loss.alpha=0.1")
+    assert midas.spec == depthloss.recipe("midas").spec and midas.weights(0.0, 0) == (1.0, 0.1, 1.0)
+    # Inverse depth comes in: what is of depth converts; max_depth is that of model.params.
+    expected = depthloss.recipe("nlspn", max_depth=90.0).spec.on_inverse_depth()
+    cfg, _ = parse(None, ["--model.loss.recipe=nlspn"])
+    assert build_loss(cfg.model.loss, 0.05, 90.0).loss_func.spec == expected
+    assert "unknown recipe 'midsa'; did you mean 'midas'?" in refusal("--model.loss.recipe=midsa")
+    both = write(tmp_path / "d.yaml", {"model": {"loss": {"recipe": "midas", "supervised_method": "l1"}}})
+    with pytest.raises(ConfigError, match="give a recipe or a supervised_method, not both"):
+        parse(both, [])
+    with pytest.raises(ConfigError, match="needs a confidence with each call"):
+        built(None, "--model.loss.recipe=vggt-depth")
 
 
 def test_a_preset_and_a_range_of_the_loss(tmp_path):

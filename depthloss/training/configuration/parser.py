@@ -47,6 +47,7 @@ from depthloss.training.configuration.tree import (
     move_loss_keys,
     read,
     spell_out_null,
+    take_recipe,
     without_null_sections,
 )
 from depthloss.training.data import Augmentation
@@ -124,7 +125,7 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     if config_file is None and last_value("datasets.train.dataset", tree, arguments) != "synthetic":
         tree = OWN_DATA
     tree = move_loss_keys(without_null_sections(tree))
-    arguments = [move_loss_flag(a) for a in arguments]
+    tree, arguments = take_recipe(tree, [move_loss_flag(a) for a in arguments])
     where = "the configuration" if isinstance(config_file, Mapping) else str(config_file)
     name = last_value("model.depth_net.name", tree, arguments) or "ResNetSAN01"
     network = network_class(name)

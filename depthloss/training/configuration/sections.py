@@ -29,6 +29,9 @@ AUTO = "auto"
 # keywords, and with min_depth and max_depth if they take these.
 NETWORKS: dict[str, Callable[..., Any]] = {"ResNetSAN01": ResNetSAN01}
 
+# In front of the name of a recipe, as `depthloss.SupervisedLoss` has it.
+RECIPE = "recipe/"
+
 # As min_depth or max_depth of a loss: the value of model.params.
 OF_PARAMS = "model.params"
 
@@ -38,7 +41,8 @@ class LossConfig:
     """The supervised loss; takes every keyword of the chosen loss as well, such as lambda_sg.
 
     Args:
-        supervised_method: name of the loss; the prefix "sparse-" masks pixels without ground truth.
+        supervised_method: name of the loss; the prefix "sparse-" masks pixels without ground truth. Or
+            recipe/NAME, for which model.loss.recipe NAME is short.
         supervised_num_scales: number of output scales that are supervised.
         supervised_loss_weight: weight of the supervised loss.
         weight_rgbd: weight of the loss of the RGB-D pass, where there is one.
@@ -328,15 +332,25 @@ def open_options(section: str, choice: str | None, mentioned: Container[str] = (
             scheduled = any(f"model.loss.{key}" in mentioned for key in ("alpha_schedule", "scale_schedule"))
             if scheduled and choice.removeprefix("sparse-") == "scale-adaptive":
                 choice = "scale-adaptive-progressive"
-            taken: Any = type(depthloss.build_loss(choice))
-            parameters = dict(inspect.signature(taken).parameters)
+            taken: Any = None
+            if choice.startswith(RECIPE):
+                name = choice.removeprefix(RECIPE)
+                if name not in depthloss.RECIPES:
+                    depthloss.recipe(name)  # Says which there are.
+                recipe = depthloss.RECIPES[name]
+                taken, parameters = recipe.built, recipe.parameters
+            else:
+                taken = type(depthloss.build_loss(choice))
+                parameters = dict(inspect.signature(taken).parameters)
             parameters.pop("process_group", None)
         else:
             parameters = dataset_options(choice)
             taken = DATASETS[choice]
     except ValueError as error:
         raise ConfigError(f"{section}: {error}") from error
-    hints = get_type_hints(taken.__init__)
+    hints = get_type_hints(taken.__init__ if inspect.isclass(taken) else taken)
+    if section == "model.loss":
+        hints = get_type_hints(depthloss.DepthLoss.__init__) | hints
     texts = {p.arg_name: p.description or "" for p in docstring_parser.parse(inspect.getdoc(taken)).params}
     fixed = {f.name for f in dataclasses.fields(OPEN_SECTIONS[section])}
     found = {}

@@ -12,6 +12,7 @@ from depthloss.training.configuration.networks import keywords, network_class
 from depthloss.training.configuration.sections import (
     OPEN_SECTIONS,
     QUICK_START,
+    RECIPE,
     Option,
     RangeConfig,
     chooser,
@@ -143,6 +144,37 @@ def move_loss_keys(tree: dict[str, Any]) -> dict[str, Any]:
     log.info("model.params: %s taken as keys of model.loss", ", ".join(sorted(moved)))
     rest = {k: v for k, v in params.items() if k in fields}
     return {**tree, "model": {**model, "params": rest, "loss": {**loss, **moved}}}
+
+
+def take_recipe(tree: dict[str, Any], arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Make of `model.loss.recipe`, in the file or on the command line, the name of the loss.
+
+    Raises:
+        ConfigError: a recipe beside a supervised_method.
+    """
+    model = tree.get("model")
+    loss = model.get("loss") if isinstance(model, dict) else None
+    if isinstance(model, dict) and isinstance(loss, dict) and loss.get("recipe") is not None:
+        if "supervised_method" in loss:
+            raise ConfigError("model.loss: give a recipe or a supervised_method, not both")
+        rest = {key: value for key, value in loss.items() if key != "recipe"}
+        tree = {
+            **tree,
+            "model": {
+                **model,
+                "loss": {"supervised_method": f"{RECIPE}{loss['recipe']}", **rest},
+            },
+        }
+    flag, taken = "--model.loss.recipe", []
+    for argument, before in zip(arguments, ["", *arguments], strict=False):
+        if argument == flag:
+            argument = "--model.loss.supervised_method"
+        elif before == flag:
+            argument = f"{RECIPE}{argument}"
+        elif argument.startswith(f"{flag}="):
+            argument = f"--model.loss.supervised_method={RECIPE}{argument.partition('=')[2]}"
+        taken.append(argument)
+    return tree, taken
 
 
 def move_loss_flag(argument: str) -> str:

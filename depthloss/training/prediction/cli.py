@@ -21,6 +21,7 @@ from depthloss.training.command import (
     program,
     start_log,
 )
+from depthloss.training.configuration.build import build_loss
 from depthloss.training.configuration.networks import size_multiple
 from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
@@ -36,9 +37,6 @@ from depthloss.training.prediction.results import FORMATS, MOST, Results
 log = logging.getLogger("depthloss.prediction")
 
 _complain = functools.partial(complain, "predict.py")
-
-# Losses that leave scale, or scale and shift, open.
-UP_TO_SCALE = ("affine-invariant", "scale-shift-invariant", "ssi-trim")
 
 DESCRIPTION = """Predict the depth of images with a checkpoint of train.py. Every result has the size and the
 orientation in which a viewer shows the image."""
@@ -242,8 +240,10 @@ def _say_what(run: Run, count: int, shape: tuple[int, int] | None, multiple: int
             "images: %d, each at its own size%s; the network was trained at %dx%d (--resize training)",
             count, f", padded to multiples of {multiple}" if multiple > 1 else "", height, width,
         )  # fmt: skip
-    method = run.cfg.model.loss.supervised_method.removeprefix("sparse-")
-    if method in UP_TO_SCALE:
+    section, params = run.cfg.model.loss, run.cfg.model.params
+    loss = build_loss(section, params.min_depth, params.max_depth, quiet=True).loss_func
+    if all(term.align != "none" for term in loss.spec.terms):
+        method = section.supervised_method.removeprefix("sparse-")
         log.warning("trained with %s, which leaves scale and shift open: the values are not metres", method)
 
 
