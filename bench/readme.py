@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import depthloss
 from bench import bars
 
 ROOT = Path(__file__).parents[1]
@@ -235,8 +236,41 @@ def speed() -> str:
     return "\n".join([*lines, "", f"{note} {_where(files[0])}"])
 
 
-TABLES = {"overfit": overfit, "loss-share": loss_share, "speed-cpu": speed_cpu, "speed": speed}
-PAGES = ("README.md", "docs/performance.md", "docs/training.md")
+def recipes() -> str:
+    """The recipes of the library: what each computes, its source, and where ours differs."""
+    rows = [
+        "| recipe | loss | what it computes | input | source | ours differs |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups: dict[int, list[str]] = {}
+    for name, recipe in depthloss.RECIPES.items():
+        groups.setdefault(id(recipe), []).append(name)
+    for names in groups.values():
+        recipe = depthloss.RECIPES[names[0]]
+        options = ", ".join(f"{key}={value!r}" for key, value in recipe.options.items())
+        built = f"`{recipe.loss}`" if isinstance(recipe.loss, str) else "its own"
+        source = f"{recipe.source} @ {recipe.commit[:10]}" if recipe.commit else recipe.source
+        needs = f"; a call brings `{'`, `'.join(recipe.inputs)}`" if recipe.inputs else ""
+        cells = (
+            ", ".join(f"`{name}`" for name in names),
+            f"{built} ({options})" if options else built,
+            recipe.formula,
+            depthloss.recipe(names[0]).input_domain + needs,
+            source,
+            recipe.deviates or "–",
+        )
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows)
+
+
+TABLES = {
+    "recipes": recipes,
+    "overfit": overfit,
+    "loss-share": loss_share,
+    "speed-cpu": speed_cpu,
+    "speed": speed,
+}
+PAGES = ("README.md", "docs/performance.md", "docs/training.md", "docs/recipes.md")
 
 
 def filled(text: str) -> str:
