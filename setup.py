@@ -58,7 +58,7 @@ def build_file(cxx: str, target: Path) -> str:
         f"rule link\n command = {cxx} -shared -pthread {os.environ.get('LDFLAGS', '')} -o $out $in",
     ]
     units = {name: ("phases.cpp", f"-DDL_ISA={name} {extra}") for name, extra in INSTRUCTION_SETS.items()}
-    units |= {name: (f"{name}.cpp", "") for name in ("engine", "finish", "threads")}
+    units |= {name: (f"{name}.cpp", "") for name in ("engine", "finish", "statistics", "threads")}
     for name, (source, extra) in units.items():
         rules.append(f"build {name}.o: compile {(SOURCES / source).resolve()}\n extra = {extra}")
     objects = " ".join(f"{name}.o" for name in units)

@@ -1,6 +1,6 @@
 // Runs the phases over the images of a batch: one thread per image, or all threads on a few images at a time,
 // so that these stay in the cache.
-#include "engine.h"
+#include "align.hpp"
 #include "penalty.hpp"
 
 #include <algorithm>
@@ -230,200 +230,6 @@ void lay_out_pyramids(Workspace& space, const Plan& plan, const Call& call, int6
     space.work.pyramids = space.maps.data();
 }
 
-// Relative to a valid pixel: the mean of a constant image is exactly its constant.
-void set_means(Workspace& space, int64_t b) {
-    const Work& work = space.work;
-    double p = 0, g = 0, n = 0, base_p = 0, base_g = 0;
-    for (int i = 0; i < work.bands_per_image; i++) {
-        const Band& band = work.bands[b * work.bands_per_image + i];
-        const double here = static_cast<double>(band.n_all);
-        if (here == 0) continue;
-        if (n == 0) base_p = band.base_p, base_g = band.base_g;
-        p += band.p + (band.base_p - base_p) * here;
-        g += band.g + (band.base_g - base_g) * here;
-        n += here;
-    }
-    Image& image = space.images[static_cast<size_t>(b)];
-    image = Image{};
-    image.inv_p = image.inv_g = 1;
-    image.kept = n;
-    const int align = work.plan->alignment;
-    if (align != ALIGN_NONE && align != ALIGN_MEDIAN && n > 0)
-        image.mu_p = base_p + p / n, image.mu_g = base_g + g / n;
-}
-
-void set_scales(Workspace& space, int64_t b) {
-    const Work& work = space.work;
-    double p = 0, g = 0, n = 0;
-    for (int i = 0; i < work.bands_per_image; i++) {
-        const Band& band = work.bands[b * work.bands_per_image + i];
-        p += band.dev_p, g += band.dev_g, n += static_cast<double>(band.n_all);
-    }
-    Image& image = space.images[static_cast<size_t>(b)];
-    const Plan& plan = *work.plan;
-    const auto scale = [&](double x) {
-        // An infinite scale would make every pixel 0 and hide its cause.
-        if (plan.alignment == ALIGN_MEDIAN && !std::isfinite(x)) return x - x;
-        return plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max ? (x < plan.eps ? plan.eps : x)
-                                                                      : x + plan.eps;
-    };
-    image.inv_p = n > 0 ? 1 / scale(p / n) : 0;
-    image.inv_g = n > 0 ? 1 / scale(g / n) : 0;
-    image.fixed = plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max && n > 0 && p / n < plan.eps;
-}
-
-// Slope and offset of a fit, as statistics of a residual.
-void set_fit(Workspace& space, int64_t b) {
-    const Work& work = space.work;
-    const Plan& plan = *work.plan;
-    double p = 0, g = 0, pg = 0, pp = 0, n = 0;
-    for (int i = 0; i < work.bands_per_image; i++) {
-        const Band& band = work.bands[b * work.bands_per_image + i];
-        p += band.dev_p, g += band.dev_g, pg += band.covariance, pp += band.variance;
-        n += static_cast<double>(band.n_all);
-    }
-    Image& image = space.images[static_cast<size_t>(b)];
-    image.off = n < plan.min_pixels;
-    image.inv_p = image.inv_g = 0;
-    if (image.off || n == 0) {
-        image.kept = 0;
-        return;
-    }
-    const auto rounded = [&](double x) { return work.call->in_double ? x : double(static_cast<float>(x)); };
-    const double covariance = pg - p * g / n, variance = std::max(pp - p * p / n, 0.0);
-    const double mean_p = rounded(image.mu_p) + p / n, mean_g = rounded(image.mu_g) + g / n;
-    image.mu_p = mean_p, image.mu_g = image.mean_g = mean_g;
-    image.inv_g = 1;
-    if (plan.alignment == ALIGN_LEAST_SQUARES) {
-        const double eps = work.call->in_double ? std::numeric_limits<double>::epsilon()
-                                                : double(std::numeric_limits<float>::epsilon()),
-                     least = 4 * eps * mean_p;
-        // A prediction that varies by no more than rounding; NaN goes on.
-        image.fixed = variance / n <= least * least;
-        image.spread = variance;
-        image.inv_p = image.fixed ? 0 : covariance / variance;
-    } else {
-        image.spread = variance + plan.eps * n;
-        image.slope = covariance / image.spread;
-        const double slope = image.slope < 0.1 ? 0.1 : image.slope > 10 ? 10 : image.slope;
-        image.inv_p = slope;
-        image.mu_g = mean_g + (slope - image.slope) * mean_p;
-    }
-}
-
-// The number that a key of the selection stands for.
-double number_of(uint64_t key, bool in_double) {
-    if (in_double) {
-        const uint64_t raw = key >> 63 ? key ^ (uint64_t(1) << 63) : ~key;
-        double x;
-        memcpy(&x, &raw, sizeof x);
-        return x;
-    }
-    const uint32_t k = static_cast<uint32_t>(key), raw = k >> 31 ? k ^ 0x80000000u : ~k;
-    float x;
-    memcpy(&x, &raw, sizeof x);
-    return x;
-}
-
-// Goes on with the bin in which the number of that rank lies, and clears the bins.
-void refine(Selection& s, int i, const Radix& radix, int64_t* bins) {
-    int64_t at = 0, below = 0;
-    for (; at < (1 << radix.width) - 1 && below + bins[at] <= s.rank[i]; at++) below += bins[at];
-    s.rank[i] -= below, s.below[i] += below, s.ties[i] = bins[at];
-    s.prefix[i] = s.prefix[i] << radix.width | static_cast<uint64_t>(at);
-    std::fill(bins, bins + BINS, 0);
-}
-
-// Pixels that a trim keeps of n, as Python's int((1 - trim) * n).
-double kept_of(double n, double trim) { return std::floor((1 - trim) * n); }
-
-// The threshold of a trim, from the selection of the largest |r| that it keeps.
-void set_trim(Image& image, const Selection& s, double kept, double image_kept, bool in_double) {
-    image.kept = image_kept;
-    image.tau = s.wanted ? number_of(s.prefix[0], in_double) : -1;
-    image.share = s.wanted ? (kept - static_cast<double>(s.below[0])) / static_cast<double>(s.ties[0]) : 0;
-}
-
-// Threads and their memory.
-struct Crew {
-    int threads;
-    bool turns;  // as of `parallel`
-    char* arenas;
-    int64_t arena;
-    // One phase over a number of bands.
-    template <class Phase>
-    void run(const Work& work, int64_t first, int64_t count, bool backwards, const Phase& phase) const {
-        const int64_t bands = work.bands_per_image;
-        parallel(count, turns, threads, backwards, [&](int64_t i, int worker) {
-            const int64_t band = first + i;
-            phase(work, band / bands, static_cast<int>(band % bands), arenas + worker * arena);
-        });
-    }
-};
-
-// The selections of so many images from `work.first` on; of the medians both, else of |r|.
-void select(const Phases& run, Workspace& space, Work work, int64_t images, bool of_residual,
-            const Crew& crew) {
-    const int passes = radix_passes(work.call->in_double);
-    work.of_residual = of_residual;
-    for (work.pass = 0; work.pass < passes; work.pass++) {
-        crew.run(work, work.first * work.bands_per_image, images * work.bands_per_image, work.pass % 2 == 0,
-                 run.count);
-        for (int64_t b = 0; b < images; b++)
-            for (int i = 0; i < (of_residual ? 1 : 2); i++)
-                refine(space.selections[static_cast<size_t>(work.first + b)], i,
-                       radix_of(work.call->in_double, work.pass), work.histograms + (2 * b + i) * BINS);
-    }
-}
-
-// Phases 1 and 2 over so many images from `work.first` on: what their residuals are made with.
-void align(const Phases& run, Workspace& space, const Work& work, int64_t images, const Crew& crew) {
-    const Plan& plan = *work.plan;
-    const int64_t first = work.first * work.bands_per_image, all = images * work.bands_per_image;
-    // Each pass begins where the last one ended: what it reads first is still in the cache. That of the
-    // structure goes down, as a level needs the band above, and the backward goes up.
-    crew.run(work, first, all, plan.codes && plan.alignment == ALIGN_NONE, run.moments);
-    if (!plan.codes) return;
-    for (int64_t b = 0; b < images; b++) set_means(space, work.first + b);
-    const auto image_of = [&](int64_t b) -> Image& {
-        return space.images[static_cast<size_t>(work.first + b)];
-    };
-    const auto selection_of = [&](int64_t b) -> Selection& {
-        return space.selections[static_cast<size_t>(work.first + b)];
-    };
-    if (plan.alignment == ALIGN_MEDIAN) {
-        for (int64_t b = 0; b < images; b++) {
-            const auto n = static_cast<int64_t>(image_of(b).kept), middle = n > 0 ? (n - 1) / 2 : 0;
-            selection_of(b) = Selection{{0, 0}, {middle, middle}, {0, 0}, {0, 0}, n > 0};
-        }
-        select(run, space, work, images, false, crew);
-        for (int64_t b = 0; b < images; b++) {
-            const Selection& found = selection_of(b);
-            if (!found.wanted) continue;
-            image_of(b).mu_p = number_of(found.prefix[0], work.call->in_double);
-            image_of(b).mu_g = number_of(found.prefix[1], work.call->in_double);
-            image_of(b).ties = static_cast<double>(found.ties[0]);
-        }
-    }
-    if (plan.alignment == ALIGN_MEAN || plan.alignment == ALIGN_MEDIAN) {
-        crew.run(work, first, all, true, run.deviations);
-        for (int64_t b = 0; b < images; b++) set_scales(space, work.first + b);
-    } else if (plan.alignment != ALIGN_NONE) {
-        crew.run(work, first, all, true, run.products);
-        for (int64_t b = 0; b < images; b++) set_fit(space, work.first + b);
-    }
-    if (plan.relative.trim == 0 || plan.relative.trim_batch) return;
-    for (int64_t b = 0; b < images; b++) {
-        const double kept = kept_of(image_of(b).kept, plan.relative.trim);
-        selection_of(b) = Selection{{0, 0}, {static_cast<int64_t>(kept) - 1, 0}, {0, 0}, {0, 0}, kept > 0};
-    }
-    select(run, space, work, images, true, crew);
-    for (int64_t b = 0; b < images; b++) {
-        const double kept = kept_of(image_of(b).kept, plan.relative.trim);
-        set_trim(image_of(b), selection_of(b), kept, kept, work.call->in_double);
-    }
-}
-
 // Phase 3 over so many images from `work.first` on; levels follow after so many bands.
 void measure_structure(const Phases& run, const Work& work, int64_t images, int64_t few, const Crew& crew) {
     const Plan& plan = *work.plan;
@@ -436,39 +242,6 @@ void measure_structure(const Phases& run, const Work& work, int64_t images, int6
         crew.run(work, first + begin, count, false, run.structure);
         if (has_levels(plan)) crew.run(work, first + begin, count, true, levels);
     }
-}
-
-// The one threshold of all images of all ranks.
-void trim_batch(const Phases& run, Workspace& space, const Crew& crew) {
-    Work work = space.work;
-    const Call& call = *work.call;
-    const double trim = work.plan->relative.trim;
-    int64_t all = 0;
-    for (const Image& image : space.images) all += static_cast<int64_t>(image.kept);
-    if (call.reduce) call.reduce(&all, 1);
-    const double kept = kept_of(static_cast<double>(all), trim);
-    Selection found{{0, 0}, {static_cast<int64_t>(kept) - 1, 0}, {0, 0}, {0, 0}, kept > 0};
-    work.first = 0;
-    work.of_residual = true;
-    std::vector<int64_t> bins(BINS);
-    for (work.pass = 0; found.wanted && work.pass < radix_passes(call.in_double); work.pass++) {
-        const Radix radix = radix_of(call.in_double, work.pass);
-        std::fill(space.selections.begin(), space.selections.end(), found);
-        for (int64_t b = 0; b < call.B; b++)
-            space.selections[static_cast<size_t>(b)].wanted = space.images[static_cast<size_t>(b)].kept > 0;
-        crew.run(work, 0, call.B * work.bands_per_image, work.pass % 2 == 0, run.count);
-        std::fill(bins.begin(), bins.end(), 0);
-        for (int64_t b = 0; b < call.B; b++)
-            for (int i = 0; i < BINS; i++) {
-                int64_t& n = work.histograms[2 * b * BINS + i];
-                bins[static_cast<size_t>(i)] += n, n = 0;
-            }
-        if (call.reduce) call.reduce(bins.data(), BINS);
-        refine(found, 0, radix, bins.data());
-    }
-    for (Image& image : space.images)
-        set_trim(image, found, kept, image.kept > 0 ? image.kept : 0, call.in_double);
-    space.work.batch_kept = kept;
 }
 
 // Everything that the phases write, empty.
@@ -504,8 +277,8 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
     // A trim over the batch needs the residuals of all images before any structure.
     if (batch) {
         const Crew crew{call.threads, false, arenas, arena};
-        align(run, space, work, call.B, crew);
-        trim_batch(run, space, crew);
+        align(run, work, call.B, crew);
+        work.batch_kept = trim_batch(run, work, crew);
     }
     if (division.own) {
         if (has_levels(plan)) lay_out_pyramids(space, plan, call, division.threads, 1);
@@ -515,7 +288,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
             if (has_levels(plan)) mine.pyramids += worker;
             if (selects && !batch) mine.histograms += worker * 2 * BINS;
             const Crew alone{1, false, arenas + worker * arena, arena};
-            if (!batch) align(run, space, mine, 1, alone);
+            if (!batch) align(run, mine, 1, alone);
             if (plan.codes) measure_structure(run, mine, 1, 1, alone);
         });
     }
@@ -524,7 +297,7 @@ void measure(Workspace& space, const Plan& plan, const Call& call) {
         const Crew crew{call.threads, division.turns, arenas, arena};
         for (work.first = division.own; work.first < call.B; work.first += division.images) {
             const int64_t images = std::min(division.images, call.B - work.first);
-            if (!batch) align(run, space, work, images, crew);
+            if (!batch) align(run, work, images, crew);
             if (plan.codes) measure_structure(run, work, images, division.bands, crew);
         }
     }

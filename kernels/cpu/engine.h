@@ -130,5 +130,16 @@ struct Phases {
     int64_t (*arena_bytes)(int64_t w);
 };
 
+// Phase 1 and 2 of an image, from the sums of its bands: what its residual is made with.
+void set_means(const Work& work, int64_t b);
+void set_scales(const Work& work, int64_t b);
+void set_fit(const Work& work, int64_t b);
+// The selection: the number that a key stands for; a pass; the pixels that a trim keeps, and its threshold.
+double number_of(uint64_t key, bool in_double);
+void refine(Selection& s, int i, const Radix& radix, int64_t* bins);
+double kept_of(double n, double trim);
+void set_trim(Image& image, const Selection& s, double kept, double image_kept, bool in_double);
+
+// Phase 4.
 void collect(const Work& work, double* totals);
 void combine(const Work& work);
