@@ -232,17 +232,17 @@ void forward_rows(Source& source, int64_t y0, int64_t y1, int64_t h, int64_t w, 
         int8_t *up = sy[(y + 1) & 1], *down = sy[y & 1];
         for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
             Vec<T> sum_here = all(T(0));
-            Bytes n{};
+            Bytes n_x{}, n_y{};  // Apart: a byte counts the blocks of a piece once.
             for (int64_t x = o; x < end; x += LANES) {
                 const Vec<T> here = load(r + x), gx = select(mask_of<T>(keep[0] + x), load(r + x + 1) - here),
                              gy = select(mask_of<T>(keep[1] + x), load(below + x) - here);
                 sum_here = sum_here + (abs(gx) + abs(gy));
-                n -= load_as<Bytes>(keep[0] + x) + load_as<Bytes>(keep[1] + x);
+                n_x -= load_as<Bytes>(keep[0] + x), n_y -= load_as<Bytes>(keep[1] + x);
                 store_signs(sx + x, down + x, gx, gy, all_on + x);
             }
             if (!own) continue;
             response.add(sum_here);
-            out.kept += sum(n);
+            out.kept += sum(n_x) + sum(n_y);
         }
         if (!own) continue;
         for (int64_t x = 0; x < w; x += LANES)

@@ -284,7 +284,8 @@ def test_rows_of_any_length_keep_the_digits_of_float32(shape, values):
     p, g = cases.maps(torch.float32, shape)
     if values == "constant":
         p, g = torch.full_like(p, 0.4), torch.full_like(g, 0.3)
-    for spec in (LossSpec((Group(EVERY_KIND),)), dl.G2Loss("document").spec):
+    aligned = (dl.ScaleShiftInvariantLoss(), dl.AffineInvariantLoss(trim=0.2, alpha=0.5))
+    for spec in (LossSpec((Group(EVERY_KIND),)), dl.G2Loss("document").spec, *(x.spec for x in aligned)):
         arguments = None, None, spec, (1.0,) * spec.num_weights
         found = dispatch.evaluate(p, g, *arguments, backend="cpu")[1]
         expected = dispatch.evaluate(p.double(), g.double(), *arguments, backend="reference")[1]
