@@ -9,6 +9,7 @@
 #pragma once
 #include <type_traits>
 
+#include "codes.hpp"
 #include "residual.hpp"
 
 namespace DL_ISA {
@@ -18,17 +19,17 @@ template <class T>
 struct CoarseRows {
     const Work& work;
     const Plan& plan;
-    const uint8_t* codes;
+    const int64_t b;
     const double* kappa;  // of the image
     const double scale;
     const int64_t w;
     T *extra, *zeros, *cell[LEVELS];
     bool any = false, nested;
 
-    CoarseRows(const Work& work_, int64_t b, const double* of_image, Arena& arena)
+    CoarseRows(const Work& work_, int64_t b_, const double* of_image, Arena& arena)
         : work(work_),
           plan(*work_.plan),
-          codes(work_.call->codes + b * work_.layout->size),
+          b(b_),
           kappa(of_image + LEVEL_WEIGHT),
           scale(of_image[SCALE]),
           w(work_.call->W),
@@ -53,21 +54,14 @@ struct CoarseRows {
         const T weight = static_cast<T>(kappa[k] * scale), share = static_cast<T>(kappa[k] * scale / unit);
         T* __restrict__ to = cell[k];
         const bool support = plan.gradient_mask == SUPPORT;
-        const auto fill = [&](const auto* p) __attribute__((always_inline)) {
+        with_cells(cell_codes(work, b, k), k, row, n, [&](const auto* p) __attribute__((always_inline)) {
             if (support)
-                for (int64_t j = 0; j < n; j++) {
-                    const int32_t c = p[j], a = (c & ((1 << ADJOINT_BITS) - 1)) - ADJOINT_ZERO;
-                    to[j] = weight * static_cast<T>(a) / static_cast<T>((c >> ADJOINT_BITS) + 1);
-                }
-            else
                 for (int64_t j = 0; j < n; j++)
-                    to[j] = share * static_cast<T>((p[j] & ((1 << ADJOINT_BITS) - 1)) - ADJOINT_ZERO);
-        };
-        const uint8_t* p = codes + work.layout->cells[k];
-        if (k == 1)
-            fill(p + row * n);
-        else
-            fill(reinterpret_cast<const uint16_t*>(p) + row * n);
+                    to[j] =
+                        weight * static_cast<T>(unpack_adjoint(p[j])) / static_cast<T>(unpack_count(p[j]));
+            else
+                for (int64_t j = 0; j < n; j++) to[j] = share * static_cast<T>(unpack_adjoint(p[j]));
+        });
     }
 
     // The contribution to row y, in whole blocks; rows come in order, starting at a multiple of BAND.
@@ -323,9 +317,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const bool fitted = has_structure && !plan.of_signs, trimmed = has_structure && plan.relative.trim > 0;
     const int reads = plan.gradient_mask == CENTRE && as_given(plan.structure) ? READ_BIT : VALID_BIT;
     const bool sobel = plan.has_gradient && work.layout->active[0];
-    const uint8_t* codes = call.codes + b * work.layout->size + work.layout->code;
-    const int8_t* adjoints =
-        reinterpret_cast<const int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint);
+    const uint8_t* codes = pixel_codes(work, b);
+    const int8_t* adjoints = adjoint_codes(work, b);
     T* of_fit = arena.row<T>();
     const Vec<T> kappa = all(T(c[LEVEL_WEIGHT] * c[SCALE])), upstream = all(T(call.grad_output)),
                  zero = all(T(0));
@@ -337,19 +330,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     bool is_l1 = false;
     with_penalty(plan.relative.penalty, [&](auto kind) { is_l1 = std::is_same<decltype(kind), L1>::value; });
     const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
-    // Tables indexed by half a code. Lower half: the signs of r and p - g. Upper half: the sign of p - mu_p
-    // and validity.
-    Table<T> lower, upper, ties;  // ties: what a pixel at the threshold of a trim has less of
-    for (int i = 0; i < 16; i++) {
-        const int first = (i & 3) - 1, second = (i >> 2 & 3) - 1;
-        const double r = first && !(fitted && !is_l1) ? first * c[REL_WEIGHT] * c[SCALE] : 0,
-                     d = second ? second * c[ABS_WEIGHT] : 0;
-        const double mean = first ? c[MEAN_WEIGHT] + first * c[SIGN_WEIGHT] : c[MEAN_WEIGHT] + c[TIE_WEIGHT];
-        lower.value[i] = static_cast<T>(r + d);
-        ties.value[i] = static_cast<T>(r * (c[SHARE] - 1));
-        upper.value[i] =
-            static_cast<T>(plan.alignment != ALIGN_NONE && i & VALID_BIT >> 4 ? -mean * c[SCALE] : 0);
-    }
+    const Fold<T> fold(c, plan.alignment != ALIGN_NONE, !fitted || is_l1);
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
@@ -377,12 +358,12 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             if (terms != AGAIN && (simple || has_structure)) {
                 const uint8_t* code = codes + y * w + x;
                 if (partial) {
-                    memset(code_tail, 0x15, LANES);  // no sign
+                    memset(code_tail, NO_SIGN, LANES);
                     memcpy(code_tail, code, static_cast<size_t>(w - x));
                     code = code_tail;
                 }
                 const Bytes field = load_as<Bytes>(code);
-                total = look_up<0>(lower, field) + look_up<4, true>(upper, field);
+                total = fold.of(field);
                 if (simple || sobel) {
                     const int8_t* a = adjoints + y * w + x;
                     if (partial) {
@@ -392,15 +373,11 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
                     total = total + select(mask_of<T>(code, reads), u);
                 }
-                if (!simple && trimmed)
-                    total = total + select(mask_of<T>(code, READ_BIT), look_up<0>(ties, field));
+                if (!simple && trimmed) total = total + fold.tie(code);
                 if (!simple && fitted) total = total + load(of_fit + x);
                 if (simple ? terms == CONVERTED : converts) {
-                    // A sign of p - g, or valid.
-                    uint8_t touched[LANES];
-                    store_as<Bytes>(touched, field ^ all_bytes(1 << SIGN_D));
                     // Selected, not multiplied: the slope of a pixel that no term reads may be NaN.
-                    const Mask<T> some = mask_of<T>(touched, VALID_BIT | 3 << SIGN_D);
+                    const Mask<T> some = touched<T>(field);
                     const Vec<T> p = load(simple ? given + x : line.p.at(x));
                     total = select(total != zero,
                                    !simple && domain.has_log

@@ -7,6 +7,7 @@
 // Saves per pixel one byte of signs and one of a (|a| <= 16), per coarse cell a and the count: 2.41
 // bytes/pixel.
 #pragma once
+#include "codes.hpp"
 #include "pyramid.hpp"
 #include "residual.hpp"
 
@@ -309,10 +310,8 @@ struct FullResolution {
         }
         code_buffer = arena.row<uint8_t>();
         done = (y0 > 2 ? y0 - 2 : 0) - 1;
-        codes = call.saves ? call.codes + b * work.layout->size + work.layout->code : nullptr;
-        saved = call.saves
-                    ? reinterpret_cast<int8_t*>(call.codes + b * work.layout->size + work.layout->adjoint)
-                    : nullptr;
+        codes = call.saves ? pixel_codes(work, b) : nullptr;
+        saved = call.saves ? adjoint_codes(work, b) : nullptr;
     }
     PixelRow<T> pixels(int64_t y) const {
         const int64_t i = y % SLOTS;
@@ -381,15 +380,12 @@ struct FullResolution {
         });
     }
 
-    // Takes the sign of r from the codes of a block whose pixels are trimmed; a tie has the bit that says so.
+    // The codes of a block that is trimmed, over those that it has; it may reach beyond the row.
     void mark(uint8_t* code, int64_t x, const Bytes& kept, const Bytes& tie) const {
         uint8_t block[LANES];
         const auto n = static_cast<size_t>(w - x < LANES ? w - x : LANES);
         memcpy(block, code + x, n);
-        const Bytes sign = all_bytes(3 << SIGN_R), bit = all_bytes(READ_BIT), was = load_as<Bytes>(block);
-        const Bytes now =
-            (was & ~(sign | bit)) | (was & sign & kept) | (all_bytes(1 << SIGN_R) & ~kept) | (tie & bit);
-        store_as<Bytes>(block, now);
+        store_as<Bytes>(block, pack_trim(load_as<Bytes>(block), kept, tie));
         memcpy(code + x, block, n);
     }
 
@@ -412,8 +408,7 @@ struct FullResolution {
         const Vec<T> mu_p = all(T(image.mu_p)), mu_g = all(T(image.mu_g)), inv_p = all(T(image.inv_p)),
                      inv_g = all(T(image.inv_g));
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
-        const Bytes one = all_bytes(1), valid = all_bytes(VALID_BIT), is_read = all_bytes(READ_BIT),
-                    both = all_bytes(VALID_BIT | READ_BIT);
+        const Bytes one = all_bytes(1);
         T* __restrict__ to_r = r[y % 2], * __restrict__ to_z = z[slot];
         uint8_t* __restrict__ to_cover = cover_[slot], * __restrict__ to_read = read_[slot];
         // Whole blocks go straight into `codes`; the last one may reach beyond the row.
@@ -457,13 +452,8 @@ struct FullResolution {
                 sum_r.add(s_r);
                 sum_p.add(s_p);
                 if (!to_code) continue;
-                Small<T> signs((1 << SIGN_R) + (1 << SIGN_D) + (1 << SIGN_P));
-                signs.add(s_r, SIGN_R);
-                signs.add(s_d, SIGN_D);
-                signs.add(s_p, SIGN_P);
-                const Bytes flags =
-                    READS == VALID_ONES ? bytes_m & both : (bytes_m & valid) | (bytes_keep & is_read);
-                store_as<Bytes>(code_row + x, signs.bytes() + flags);
+                store_as<Bytes>(code_row + x,
+                                pack<READS != VALID_ONES, T>(s_r, s_d, s_p, bytes_m, bytes_keep));
             }
             if (!OWN) continue;
             if (code_row != to_code) memcpy(to_code + o, code_buffer, static_cast<size_t>(w - o));
@@ -520,21 +510,17 @@ struct CoarseLevel {
     const uint16_t* sampled(int64_t y) const { return maps.count[k] + maps.place(k, y); }
     void ready(int64_t) const {}
     void store(int64_t y, const int8_t* a) const {
-        if (!saved) return;
-        if (k == 1)
-            put(y, a, saved + y * w);
-        else
-            put(y, a, reinterpret_cast<uint16_t*>(saved) + y * w);
+        if (saved)
+            with_cells(saved, k, y, w, [&](auto* to) __attribute__((always_inline)) { put(y, a, to); });
     }
     template <class Cell>
     INLINE void put(int64_t y, const int8_t* __restrict__ a, Cell* __restrict__ to) const {
         const uint16_t* __restrict__ n = sampled(y);
         const int64_t end = w;
         if (plan.gradient_mask == SUPPORT)
-            for (int64_t x = 0; x < end; x++)
-                to[x] = static_cast<Cell>(a[x] + ADJOINT_ZERO + ((n[x] - (n[x] > 0)) << ADJOINT_BITS));
+            for (int64_t x = 0; x < end; x++) to[x] = pack_cell<Cell>(a[x], n[x]);
         else
-            for (int64_t x = 0; x < end; x++) to[x] = static_cast<Cell>(a[x] + ADJOINT_ZERO);
+            for (int64_t x = 0; x < end; x++) to[x] = pack_cell<Cell>(a[x]);
     }
 };
 
@@ -552,7 +538,7 @@ void level(const Work& work, int64_t b, int k, int band, char* memory) {
                   y1 = level_begin(work, k, band + 1);
     if (!layout.active[k] || y0 == y1) return;
     Arena arena = arena_of<T>(memory, w);
-    uint8_t* saved = work.call->saves ? work.call->codes + b * layout.size + layout.cells[k] : nullptr;
+    uint8_t* saved = work.call->saves ? cell_codes(work, b, k) : nullptr;
     CoarseLevel<T> source{work, *work.plan, work.pyramids[b - work.first], b, w, k, saved};
     LevelBand& out = work.levels[(b * LEVELS + k) * work.bands_per_image + band];
     if (work.plan->forward)
