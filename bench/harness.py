@@ -16,7 +16,7 @@ from depthloss.kernels import cpu
 from torch import Tensor
 
 import depthloss
-from depthloss.benchmark.measure import DTYPES, build, inputs, oracle  # noqa: F401
+from depthloss.benchmark.measure import DTYPES, FORMS_OF_LOSSES, build, inputs, oracle  # noqa: F401
 from depthloss.benchmark.measure import error as errors  # noqa: F401
 from depthloss.benchmark.rivals import EPOCH, PROGRESS
 from depthloss.env import cpu_name, report
@@ -113,9 +113,8 @@ def rotation(shape: Sequence[int], dtype: torch.dtype, device: str) -> int:
 
 def fused_losses(backends: Sequence[str] = ("cpu", "triton")) -> list[str]:
     """Every loss that one of the fused backends runs, both variants of g2 first."""
-    fused = {name: build(name, "auto", "cpu").spec.fused for name in depthloss.available_losses()}
-    names = [name for name in fused if fused[name].intersection(backends)]
-    return ["g2 published", "g2 document", *(name for name in names if name != "g2")]
+    names = [*FORMS_OF_LOSSES, *(name for name in depthloss.available_losses() if name != "g2")]
+    return [name for name in names if build(name, "auto", "cpu").spec.fused.intersection(backends)]
 
 
 def choose(instruction_set: str) -> None:

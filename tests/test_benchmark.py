@@ -123,7 +123,7 @@ def test_files_that_are_no_results(content, text, capsys, tmp_path):
         (("--threads", "100000"), "the cores of this machine; got 100000"),
         (("--seconds", "nan"), "--seconds must be 0 or more, and finite; got nan"),
         (("--seconds", "-1"), "--seconds must be 0 or more, and finite; got -1.0"),
-        (("--losses", "ssi-trim"), "invalid choice: 'ssi-trim'"),
+        (("--losses", "sig"), "invalid choice: 'sig'"),
     ],
 )
 def test_arguments(arguments, text, capsys):

@@ -46,10 +46,16 @@ def inputs(
 
 
 def build(name: str, backend: str, device: str) -> depthloss.losses.base.DepthLoss:
-    """A loss of the benchmark, such as ``"g2 document"``: its registry name, then the variant, if any."""
+    """A loss of the benchmark: a registry name, with a variant such as ``"g2 document"``, or a recipe's."""
+    if name in depthloss.available_recipes():
+        return depthloss.recipe(name, backend=backend).to(device)
     base, _, variant = name.partition(" ")
-    options = {"variant": variant} if variant else {}
+    options = {"trim": 0.2} if variant == "trimmed" else {"variant": variant} if variant else {}
     return depthloss.build_loss(base, **options, backend=backend).to(device)
+
+
+# What `build` takes beside the names of `available_losses`.
+FORMS_OF_LOSSES = ("g2 published", "g2 document", "affine-invariant trimmed", "e2e-ft", "midas-robust")
 
 
 def domain_of(name: str) -> str:

@@ -2,7 +2,7 @@
 
 Plain PyTorch from the formulas of docs/losses.md: masks multiply, Sobel is two one-channel `conv2d`, and
 every term makes its own passes. So they take finite inputs only. The reference backend, which selects and
-takes Sobel by slicing, is the other eager form; `bench/speed` shows both.
+takes Sobel by slicing, is the other eager form; `bench/speed` shows both. Aligned losses: aligned_rivals.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthloss import GradientSpec
+
+from . import aligned_rivals
 
 PUBLISHED = GradientSpec.preset("g2-published")
 DOCUMENT = GradientSpec.preset("g2-document")
@@ -204,12 +206,12 @@ class _MultiDomain(nn.Module):
 class _Upcast(nn.Module):
     """Any loss on maps of any precision and a bool mask: arithmetic in float32, as the contract has it."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, loss: Callable[[Tensor, Tensor, Tensor], Tensor], selects: bool) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.selects = loss, selects
 
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
-        return self.loss(pred.float(), gt.float(), mask.float())
+        return self.loss(pred.float(), gt.float(), mask if self.selects else mask.float())
 
 
 _T = PROGRESS
@@ -231,8 +233,17 @@ RIVALS: dict[str, Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "adaptive-multi-domain": lambda: _MultiDomain(None),
     "fixed-multi-domain": lambda: _MultiDomain((0.4, 0.6)),
 }
+ALIGNED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ssi-trim": aligned_rivals.ssi_trim,
+    "scale-shift-invariant": aligned_rivals.scale_shift_invariant,
+    "affine-invariant": aligned_rivals.affine_invariant(trim=0.0),
+    "affine-invariant trimmed": aligned_rivals.affine_invariant(trim=0.2),
+    "e2e-ft": aligned_rivals.scale_shift_invariant_l1,
+    "midas-robust": aligned_rivals.midas_robust,
+}
+RIVALS |= {name: lambda loss=loss: loss for name, loss in ALIGNED.items()}
 
 
 def build(name: str) -> nn.Module:
     """The eager form of a loss; maps [B, 1, H, W], mask bool, scheduled losses at PROGRESS and EPOCH."""
-    return _Upcast(RIVALS[name]())
+    return _Upcast(RIVALS[name](), name in ALIGNED)
