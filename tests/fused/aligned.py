@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from depthloss.spec import Domain, Gradient, GradientSpec, Group, LossSpec, Penalty, Pixel
+from depthloss.spec import PENALTIES, Domain, Gradient, GradientSpec, Group, LossSpec, Penalty, Pixel
 
 from .cases import SHARED, TILES, pairwise
 
@@ -76,17 +76,8 @@ class Case:
 
     @property
     def spec(self) -> LossSpec:
-        shared = {**ALIGN[self.align], "domain": DOMAIN[self.domain]}
-        terms: list = []
-        if self.penalty:
-            numbers = (0.3 for _ in range(2 if self.penalty == "barron" else self.penalty in _ONE))
-            how = {"reduction": self.reduction, **TRIM[self.trim]}
-            terms.append(Pixel(name="aligned", penalty=Penalty(self.penalty, *numbers), **shared, **how))
-        if form := GRADIENT[self.gradient]:
-            reduction = "pixels" if self.reduction == "pixels" else "images"
-            eps = 0.0 if form.stencil == "forward" else 1e-6
-            terms.append(Gradient(name="gradient", gradient=form, reduction=reduction, eps=eps, **shared))
-        return LossSpec((Group(tuple(terms)),))
+        axes = (self.align, self.penalty, self.trim, self.gradient, self.domain, self.reduction)
+        return LossSpec((Group(tuple(terms_of(*axes))),))
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))
@@ -97,7 +88,21 @@ class Case:
         return "-".join((*parts, *rest))
 
 
-_ONE = ("smooth-l1", "huber", "charbonnier")
+def terms_of(
+    align: str, penalty: str, trim: str, gradient: str, domain: str, reduction: str
+) -> list[Pixel | Gradient]:
+    """The terms of a loss by the names of its axes."""
+    shared = {**ALIGN[align], "domain": DOMAIN[domain]}
+    terms: list[Pixel | Gradient] = []
+    if penalty:
+        numbers = (0.3 for _ in PENALTIES[penalty])
+        how = {"reduction": reduction, **TRIM[trim]}
+        terms.append(Pixel(name="aligned", penalty=Penalty(penalty, *numbers), **shared, **how))
+    if form := GRADIENT[gradient]:
+        by_image = "pixels" if reduction == "pixels" else "images"
+        eps = 0.0 if form.stencil == "forward" else 1e-6
+        terms.append(Gradient(name="gradient", gradient=form, reduction=by_image, eps=eps, **shared))
+    return terms
 
 
 def _possible(row: dict) -> bool:
@@ -110,6 +115,14 @@ def _possible(row: dict) -> bool:
 def covering() -> list[Case]:
     """Every two values of two axes, where they go together."""
     return [Case(**row) for row in pairwise(AXES, []) if _possible(row)]
+
+
+def draw_terms(rng: random.Random) -> list[Pixel | Gradient]:
+    """Those of a random loss."""
+    names = ("align", "penalty", "trim", "gradient", "domain", "reduction")
+    while not _possible(row := {name: rng.choice(AXES[name]) for name in names}):
+        pass
+    return terms_of(**row)
 
 
 def product(count: int = 1500) -> list[Case]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 
 import depthloss as dl
-from depthloss.spec import PENALTIES, Domain, Group, LossSpec, Moments, Penalty, Pixel
+from depthloss.spec import PENALTIES, Absolute, Domain, Group, LossSpec, Moments, Penalty, Pixel, Term
 from depthloss.spec.penalty import OF_PIXELS
 
 from .. import cases
-from . import families
+from . import aligned, families
 from .cases import DTYPES, GRADIENT
 from .compare import Inputs
 
@@ -66,6 +66,19 @@ def draw_spec(rng: random.Random) -> LossSpec:
         "R" in kinds or rng.random() < 0.5,
         rng.choice((1e-6, 1e-2)),
     )
+    return _beside(rng, terms)
+
+
+def draw_aligned(rng: random.Random) -> LossSpec:
+    """The same around terms of aligned maps, or of any penalty, trim and stencil."""
+    terms = aligned.draw_terms(rng)
+    if rng.random() < 0.3:
+        terms.append(Absolute(name="absolute", domain=replace(terms[0].domain, log=None, floor=None)))
+    return _beside(rng, terms)
+
+
+def _beside(rng: random.Random, terms: list[Term]) -> LossSpec:
+    """A loss of these terms and others, in any order and groups."""
     for i in range(rng.choice((0, 0, 1, 2))):
         terms.append(_moments(rng, f"moments{i}"))
     for i in range(rng.choice((0, 0, 1, 2)) or not terms):

@@ -16,7 +16,7 @@ from depthloss.spec import Domain, LossSpec
 
 from ... import cases
 from ...fused.compare import Inputs
-from ...fused.draw import draw_spec
+from ...fused.draw import draw_aligned, draw_spec
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 DTYPES = (*[(F32, F32)] * 4, *[(F64, F64)] * 3, (BF16, BF16), (F16, F16), (F16, F32), (F32, F64), (BF16, F16))
@@ -84,6 +84,8 @@ def _shape(rng: random.Random) -> tuple[int, int, int, int]:
 def _loss(rng: random.Random) -> LossSpec:
     if rng.random() < 0.3:
         return cases.LOSSES[rng.choice(LOSSES)]().spec
+    if rng.random() < 0.5:
+        return draw_aligned(rng)
     spec = draw_spec(rng)
     if rng.random() > 0.15:
         return spec

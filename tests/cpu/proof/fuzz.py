@@ -39,7 +39,7 @@ from bench import harness
 from depthloss import dispatch
 from depthloss.maps import convert, select, working_dtype
 from depthloss.reference.statistics import mean_per_image, standardise
-from depthloss.spec import IDENTITY, Gradient, Moments, Pixel
+from depthloss.spec import IDENTITY, Gradient, Moments, Pixel, Term
 from depthloss.spec.penalty import OF_LARGEST
 
 from ...fused import compare
@@ -137,13 +137,18 @@ def settled(case: Case, number: float, result: Result, oracle: Result) -> Result
     return result._replace(**numbers)
 
 
+def _is_detached(t: Term) -> bool:
+    """Whether a part that moves with the prediction is constant in the backward, or shared by ties."""
+    return t.align == "median" or (isinstance(t, Pixel) and (t.trim > 0 or t.penalty.kind in OF_LARGEST))
+
+
 def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, number: int) -> bool:
     """Compare the gradient with one-sided derivatives of the float64 reference; False if those are useless.
 
     `noise`: of a pixel's gradient; `steepest`: see `sizes`.
     """
-    if any(isinstance(t, Pixel) and t.penalty.kind in OF_LARGEST for t in case.spec.terms):
-        return False  # The threshold of berHu moves with the prediction, and is detached.
+    if any(_is_detached(t) for t in case.spec.terms):
+        return False
     given, dtype = case.inputs.double(), gradient.dtype
     double = working_dtype(*case.inputs[:2]) == F64
     used = torch.logical_or(*valid(case)).view(gradient.shape) & given.pred.isfinite()
@@ -210,8 +215,7 @@ def hold(case: Case, number: int) -> str:
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
         return "out of range"
-    pair = [t for t in spec.terms if isinstance(t, Gradient) or t.align == "mean"]
-    statistics = any(t.align == "mean" for t in pair)
+    statistics = any(t.align != "none" for t in spec.terms)
     number_size, gradient_size, steepest = sizes(case)
     result = settled(case, number_size, result, oracle)
     double = result.terms.dtype == F64

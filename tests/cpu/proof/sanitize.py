@@ -36,7 +36,10 @@ ADDRESS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 THREAD = "-fsanitize=thread"
 # All but the smallest images (bytes) compute their levels band by band; bounds of threads' memory hold.
 BUILD = "-DDL_MAPS=16384 -DDL_BOUNDS"
-LOSSES = ("g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient")
+LOSSES = (
+    "g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient",
+    "scale-shift-invariant", "affine-invariant trimmed", "midas-robust", "ssi-trim",
+)  # fmt: skip
 # Tests of these programs, which would build everything again.
 NOT_AGAIN = "tests/cpu/proof"
 OPTIONS = {
