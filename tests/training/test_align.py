@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from depthloss.training.data.transforms import Window
-from depthloss.training.evaluation.align import align
-from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
+from depthloss.training.evaluation.protocol import Protocol, aligned, crop_mask, crop_reaches_out
+
+MEDIAN, LSTSQ = (Protocol(max_depth=80.0, alignment=name) for name in ("median", "lstsq"))
 
 
 def bounds(mask: torch.Tensor) -> tuple[int, int, int, int]:
@@ -62,11 +63,11 @@ def test_the_median_by_hand():
     gt = torch.tensor([[2.0, 4.0, 6.0, 8.0, 0.0]])
     pred = torch.tensor([[1.0, 2.0, 5.0, 9.0, 7.0]])
     valid = gt > 0
-    aligned = align(pred, gt, valid, "median", 80.0)
-    assert aligned.flatten().tolist() == pytest.approx([x * 5 / 3.5 for x in (1, 2, 5, 9, 7)])
+    found = aligned(MEDIAN, pred, gt, valid)[0]
+    assert found.tolist() == pytest.approx([x * 5 / 3.5 for x in (1, 2, 5, 9, 7)])
     pred[0, 3] = torch.nan  # without the fourth, 4 / 2
-    aligned = align(pred, gt, valid, "median", 80.0)[0]
-    assert aligned[:3].tolist() == pytest.approx([2, 4, 10]) and torch.isnan(aligned[3])
+    found = aligned(MEDIAN, pred, gt, valid)[0]
+    assert found[:3].tolist() == pytest.approx([2, 4, 10]) and torch.isnan(found[3])
 
 
 def test_least_squares_in_inverse_depth():
@@ -75,18 +76,18 @@ def test_least_squares_in_inverse_depth():
     valid = rng.random((9, 7)) < 0.6
     system = np.stack([1 / pred[valid], np.ones(valid.sum())], 1)
     (s, t), *_ = np.linalg.lstsq(system, 1 / gt[valid], rcond=None)
-    found = align(*map(torch.from_numpy, (pred, gt, valid)), "lstsq", 80.0).numpy()
+    found = aligned(LSTSQ, *map(torch.from_numpy, (pred, gt, valid))).numpy()
     assert found == pytest.approx(1 / np.maximum(s / pred + t, 1 / 80))
     # a prediction of the right form fits exactly
     of_form = 1 / (0.3 / gt + 0.02)
-    found = align(*map(torch.from_numpy, (of_form, gt, valid)), "lstsq", 80.0).numpy()
+    found = aligned(LSTSQ, *map(torch.from_numpy, (of_form, gt, valid))).numpy()
     assert found == pytest.approx(gt)
     # a constant one has no scale
-    found = align(torch.ones(9, 7), *map(torch.from_numpy, (gt, valid)), "lstsq", 80.0).numpy()
+    found = aligned(LSTSQ, torch.ones(9, 7), *map(torch.from_numpy, (gt, valid))).numpy()
     assert found == pytest.approx(1 / np.mean(1 / gt[valid]))
 
 
 def test_nothing_to_align_to():
     pred = torch.full((2, 2), 3.0)
-    for alignment in ("median", "lstsq"):
-        assert torch.equal(align(pred, pred, pred < 0, alignment, 80.0), pred.double())
+    for protocol in (MEDIAN, LSTSQ):
+        assert torch.equal(aligned(protocol, pred, pred, pred < 0), pred.double())

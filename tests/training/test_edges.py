@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthloss.training.evaluation.edges import (
+from depthloss.metrics.edges import (
     boundary_scores,
     edge_metrics,
     is_dense,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from depthloss.metrics.edges import EDGE_METRICS
+from depthloss.metrics.table import METRICS
 from depthloss.training.data import DataError, DepthDataset, build_dataset
 from depthloss.training.data.transforms import Frame
-from depthloss.training.evaluation.edges import EDGE_METRICS
 from depthloss.training.evaluation.evaluate import choose_frames, evaluate
-from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.evaluation.tables import text_tables
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 
+from depthloss.metrics.table import METRICS
 from depthloss.training import cli as training
 from depthloss.training.configuration import sections as config
 from depthloss.training.data import DataError, build_dataset, write_depth_png, write_rgb
 from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation import cli
 from depthloss.training.evaluation.load import build_data, load_run
-from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.evaluation.report.page import write_page
 from depthloss.training.loop.callbacks import Pictures
 

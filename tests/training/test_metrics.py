@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from depthloss.training.evaluation.exact import WIDTH, from_digits, to_digits
-from depthloss.training.evaluation.means import DepthMetrics, StratifiedMetrics
-from depthloss.training.evaluation.metrics import METRICS, image_metrics, pooled
+from depthloss.metrics.exact import WIDTH, from_digits, to_digits
+from depthloss.metrics.means import DepthMetrics, StratifiedMetrics
+from depthloss.metrics.table import METRICS, image_metrics, pooled
 
 from . import textbook
 
@@ -138,9 +138,9 @@ def test_a_prediction_that_is_not_finite_shows(value):
     pred[..., 0] = value
     found = measure(pred, gt)
     assert found["nonfinite"] == 1
-    shares = ("a1", "a2", "a3", "ordinal_error")
+    shares = ("a1", "a2", "a3", "d103", "d105", "d110", "d_auc", "ordinal_error")
     assert all(np.isnan(found[name]) for name in METRICS if name not in shares)
-    assert found["a1"] == 0.75
+    assert found["a1"] == found["d103"] == 0.75 and found["d_auc"] == pytest.approx(0.75 * 0.998)
     gt[..., 0] = 0  # not valid: of no matter
     found = measure(pred, gt)
     assert (found["nonfinite"], found["abs_rel"], found["a1"]) == (0, 0.0, 1.0)

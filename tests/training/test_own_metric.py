@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
+from depthloss.metrics import table as metrics
+from depthloss.metrics.means import DepthMetrics
 from depthloss.training.ablation.study import read_study
 from depthloss.training.data import build_dataset
-from depthloss.training.evaluation import metrics
 from depthloss.training.evaluation.evaluate import evaluate
-from depthloss.training.evaluation.means import DepthMetrics
 from depthloss.training.evaluation.protocol import Protocol
 from depthloss.training.evaluation.report.grids import strata_grid, summary_grid
 from depthloss.training.evaluation.tables import text_tables
@@ -34,7 +34,7 @@ def own(monkeypatch):
 
 def test_the_walk_names_one_file_of_the_package():
     named = set(re.findall(r"`([\w/]+\.py)`", WALK.partition("\n## ")[0]))
-    assert {f for f in named if f.startswith("depthloss/")} == {"depthloss/training/evaluation/metrics.py"}
+    assert {f for f in named if f.startswith("depthloss/")} == {"depthloss/metrics/table.py"}
 
 
 def test_the_validation_measures_it(own):

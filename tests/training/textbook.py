@@ -17,10 +17,20 @@ def pooled(p, g):
         "a1": np.mean([r < 1.25 for r in ratio]),
         "a2": np.mean([r < 1.25**2 for r in ratio]),
         "a3": np.mean([r < 1.25**3 for r in ratio]),
+        "d103": np.mean([r < 1.03 for r in ratio]),
+        "d105": np.mean([r < 1.05 for r in ratio]),
+        "d110": np.mean([r < 1.1 for r in ratio]),
+        "d_auc": d_auc(ratio),
         "mae": np.mean(np.abs(p - g)),
         "irmse": np.sqrt(np.mean((1000 / p - 1000 / g) ** 2)),
         "imae": np.mean(np.abs(1000 / p - 1000 / g)),
     }
+
+
+def d_auc(ratio):
+    k = np.linspace(0.01, 5, 100)
+    shares = np.array([np.mean([r < 1.25**x for r in ratio]) for x in k])
+    return np.sum((shares[1:] + shares[:-1]) / 2 * np.diff(k)) / 5
 
 
 def image(p, g, pairs):

@@ -25,9 +25,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from depthloss.metrics import EDGE_METRICS, METRICS
 from depthloss.training.errors import ConfigError, did_you_mean
-from depthloss.training.evaluation.edges import EDGE_METRICS
-from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.files import read_yaml
 
 # Settings of every run, unless the study file or the command line changes them.

@@ -16,15 +16,22 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import depthloss
+from depthloss.metrics import (
+    EDGE_METRICS,
+    METRICS,
+    StratifiedMetrics,
+    clamped,
+    edge_metrics,
+    image_metrics,
+    is_dense,
+    pixel_vector,
+    valid_pixels,
+)
 from depthloss.training.data import DepthDataset
 from depthloss.training.data.resize import resize_depth
 from depthloss.training.data.transforms import Frame, prepare, resize
 from depthloss.training.drawing.figures import Sample
-from depthloss.training.evaluation.align import align
-from depthloss.training.evaluation.edges import EDGE_METRICS, edge_metrics, is_dense
-from depthloss.training.evaluation.means import StratifiedMetrics
-from depthloss.training.evaluation.metrics import METRICS, clamped, image_metrics, pixel_vector, valid_pixels
-from depthloss.training.evaluation.protocol import Protocol, crop_mask, crop_reaches_out
+from depthloss.training.evaluation.protocol import Protocol, aligned, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
 from depthloss.training.progress import Progress
 
@@ -253,7 +260,7 @@ def _measure(
     row = {"name": truth["name"], "index": truth["index"], "valid": int(valid.sum())}
     row["nonfinite"] = int((valid & ~depth.isfinite()).sum())
     if protocol.alignment != "none":
-        depth = align(depth, gt, valid, protocol.alignment, protocol.max_depth)
+        depth = aligned(protocol, depth, gt, valid)
     depth = clamped(depth, protocol.min_depth, protocol.max_depth)
     p, g = pixel_vector(depth, valid), pixel_vector(gt, valid)
     row |= dict(zip(METRICS, image_metrics(p, g).tolist(), strict=True))

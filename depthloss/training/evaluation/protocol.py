@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from depthloss import align
+from depthloss.metrics import check_depths
 from depthloss.training.data.transforms import Window
 
 Crop = Literal["none", "garg", "eigen"]
@@ -22,6 +24,10 @@ CROPS: dict[str, tuple[float, float, float, float]] = {
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
 }
+
+
+# Where depth is inverted, a smaller predicted depth counts as this one; in metres.
+NEAREST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -106,19 +112,27 @@ class Protocol:
         return {**dataclasses.asdict(self), "text": self.text()}
 
 
-def check_depths(min_depth: float, max_depth: float) -> None:
-    """Check a range of depth.
+def aligned(protocol: Protocol, pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
+    """Return the prediction of one image, aligned; as it is without a valid pixel that it has a depth for.
 
-    Raises:
-        ValueError: not 0 < min_depth < max_depth < infinity.
+    Args:
+        protocol: has the alignment. "lstsq" replaces inverse depth by scale / pred + shift; where that is
+            below 1 / max_depth, depth is max_depth.
+        pred: [H, W] in metres.
+        gt: [H, W] in metres.
+        valid: bool [H, W], the pixels that count.
+
+    Returns:
+        float64 [H, W] in metres; a pixel that was not finite still is not.
     """
-    if not 0 < min_depth < max_depth < float("inf"):
-        raise ValueError(f"0 < min_depth < max_depth needed (metres), got {min_depth!r} and {max_depth!r}")
-
-
-def range_name(low: float, high: float) -> str:
-    """Return "[0, 1) m"."""
-    return f"[{low:g}, {high:g}) m"
+    pred = pred.double()
+    if protocol.alignment == "none" or not bool((valid & pred.isfinite()).any()):
+        return pred
+    if protocol.alignment == "median":
+        return align.median(pred, gt, valid).apply(pred)
+    inverse = torch.where(pred.isfinite(), 1 / pred.clamp(min=NEAREST), torch.nan)
+    fitted = align.least_squares(inverse, 1 / gt.double(), valid).apply(inverse)
+    return torch.where(pred.isfinite(), 1 / fitted.clamp(min=1 / protocol.max_depth), pred)
 
 
 def crop_mask(protocol: Protocol, height: int, width: int, window: Window | None = None) -> Tensor | None:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from depthloss.training.evaluation.edges import EDGE_METRICS
-from depthloss.training.evaluation.metrics import METRICS, Meaning
+from depthloss.metrics import EDGE_METRICS, METRICS, Meaning
 
 Row = Mapping[str, Any]
 

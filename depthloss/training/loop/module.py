@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from depthloss.metrics import DepthMetrics
 from depthloss.training.configuration.loaders import real_samples
 from depthloss.training.configuration.sections import OptimizerConfig, SchedulerConfig
 from depthloss.training.errors import ConfigError
-from depthloss.training.evaluation.means import DepthMetrics
 from depthloss.training.loop.guard import StepGuard, TrainingDiverged
 from depthloss.training.loop.schedule import build_schedulers, follow_max_epochs, group_table
 from depthloss.training.weights import nonfinite

@@ -23,11 +23,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from depthloss.metrics import METRICS
 from depthloss.training.checkpoints.saving import WholeCheckpointIO, checkpoint_callbacks
 from depthloss.training.configuration.loaders import DepthData
 from depthloss.training.configuration.sections import options
 from depthloss.training.errors import ConfigError, did_you_mean
-from depthloss.training.evaluation.metrics import METRICS
 from depthloss.training.loop.callbacks import (
     Averaging,
     LossProfiler,

@@ -106,6 +106,18 @@ def _within(limit: float) -> tuple[Term]:
     return (lambda x: (x.ratio < limit).double(),)
 
 
+def _d_auc(x: Pixels) -> Tensor:
+    """Area under the share of pixels with max(p/g, g/p) < 1.25^k over k, as UniDepth's evaluation has it.
+
+    The trapezoidal rule over 100 exponents from 0.01 to 5, divided by 5: 0.998 for a perfect prediction.
+    """
+    exponents = torch.linspace(0.01, 5.0, 100, dtype=x.p.dtype, device=x.p.device)
+    passed = 100 - torch.bucketize(x.ratio, 1.25**exponents, right=True)
+    # The two ends count half; a pixel passes the last one or none.
+    steps = passed - 0.5 * (passed > 0).double() - 0.5 * (passed == 100).double()
+    return steps * (4.99 / 99 / 5)
+
+
 def _silog(log_square: Tensor, log_error: Tensor) -> Tensor:
     return 100 * (log_square - log_error.square()).clamp(min=0).sqrt()
 
@@ -159,6 +171,10 @@ METRICS: dict[str, PerImage | Pooled] = {
     "a1": Pooled("share", True, "share of the pixels with max(p / g, g / p) < 1.25", _within(1.25)),
     "a2": Pooled("share", True, "the same with 1.25²", _within(1.25**2)),
     "a3": Pooled("share", True, "the same with 1.25³", _within(1.25**3)),
+    "d103": Pooled("share", True, "the same with 1.03", _within(1.03)),
+    "d105": Pooled("share", True, "the same with 1.05", _within(1.05)),
+    "d110": Pooled("share", True, "the same with 1.10", _within(1.10)),
+    "d_auc": Pooled("share", True, "mean of that share over 1.25^k, k from 0.01 to 5 (δ-AUC)", (_d_auc,)),
     "mae": Pooled("m", False, "mean of |p − g|", (lambda x: x.error.abs(),)),
     "irmse": Pooled(
         *("1/km", False, "root of the mean of (1/p − 1/g)²"),
@@ -211,6 +227,21 @@ def image_metrics(p: Tensor, g: Tensor) -> Tensor:
     pixels = Pixels(p, g)
     values: list[Any] = [of_means[n] if n in of_means else m.value(pixels) for n, m in METRICS.items()]
     return torch.stack(values)
+
+
+def check_depths(min_depth: float, max_depth: float) -> None:
+    """Check a range of depth.
+
+    Raises:
+        ValueError: not 0 < min_depth < max_depth < infinity.
+    """
+    if not 0 < min_depth < max_depth < float("inf"):
+        raise ValueError(f"0 < min_depth < max_depth needed (metres), got {min_depth!r} and {max_depth!r}")
+
+
+def range_name(low: float, high: float) -> str:
+    """Return "[0, 1) m"."""
+    return f"[{low:g}, {high:g}) m"
 
 
 def valid_pixels(gt: Tensor, min_depth: float, max_depth: float, mask: Tensor | None = None) -> Tensor:

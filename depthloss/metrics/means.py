@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from depthloss.training.evaluation.exact import WIDTH, from_digits, to_digits
-from depthloss.training.evaluation.metrics import (
+from .exact import WIDTH, from_digits, to_digits
+from .table import (
     METRICS,
+    check_depths,
     clamped,
     image_metrics,
     pixel_terms,
     pixel_vector,
     pool,
     pooled,
+    range_name,
     terms,
     valid_pixels,
 )
-from depthloss.training.evaluation.protocol import check_depths, range_name
 
 
 class DepthMetrics(Metric):
     """Means of `METRICS` over the images that have valid pixels; exact, for any order and number of ranks.
 
     The prediction is clamped to [min_depth, max_depth]. A non-finite prediction at a valid pixel is counted
-    in `nonfinite`, misses a1 to a3, and makes the other means NaN: it is the model's fault and must show.
+    in `nonfinite`, misses the shares (a1 to d_auc), and makes the other means NaN: it must show.
 
     Args:
         min_depth: in metres, > 0.
@@ -39,6 +40,10 @@ class DepthMetrics(Metric):
     """
 
     full_state_update = False
+    sums: Tensor
+    images: Tensor
+    empty: Tensor
+    nonfinite: Tensor
 
     def __init__(self, min_depth: float, max_depth: float) -> None:
         super().__init__()
@@ -98,6 +103,9 @@ class StratifiedMetrics(Metric):
     """
 
     full_state_update = False
+    sums: Tensor
+    pixels: Tensor
+    images: Tensor
 
     def __init__(self, bounds: Sequence[tuple[float, float]], class_names: Sequence[str] = ()) -> None:
         super().__init__()
@@ -150,8 +158,9 @@ class StratifiedMetrics(Metric):
         names = [range_name(*bounds) for bounds in self.bounds]
         for i, name in enumerate((None, *self.class_names)):
             if name is not None:
-                row = {"class": name, "pixels": int(self.pixels[i].sum()), "images": int(self.images[i])}
-                classes.append(row | self._pool(self.sums[i].sum(0), row["pixels"]))
+                pixels = int(self.pixels[i].sum())
+                row: dict[str, Any] = {"class": name, "pixels": pixels, "images": int(self.images[i])}
+                classes.append(row | self._pool(self.sums[i].sum(0), pixels))
             for j, (low, high) in enumerate(self.bounds, 1):
                 pixels = int(self.pixels[i, j])
                 row = {"range": names[j - 1], "low": low, "high": high, "pixels": pixels}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from depthloss.training.evaluation.metrics import Meaning
+from .table import Meaning
 
 EDGE_METRICS = {
     "edge_abs_rel": Meaning("", False, "abs_rel within 3 px of a depth discontinuity"),

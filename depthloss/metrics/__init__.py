@@ -1,0 +1,64 @@
+"""Metrics of depth maps: `TABLE` has one row each, with its value, unit, direction and meaning.
+
+The functions need torch only. `DepthMetrics` and `StratifiedMetrics` are classes of torchmetrics, which comes
+with the extra `train`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .edges import EDGE_METRICS, boundary_scores, edge_metrics, is_dense, near_discontinuities
+from .table import (
+    METRICS,
+    Meaning,
+    PerImage,
+    Pixels,
+    Pooled,
+    check_depths,
+    clamped,
+    image_metrics,
+    pixel_vector,
+    pooled,
+    range_name,
+    valid_pixels,
+)
+
+if TYPE_CHECKING:
+    from .means import DepthMetrics, StratifiedMetrics
+
+__all__ = [
+    "EDGE_METRICS",
+    "METRICS",
+    "DepthMetrics",
+    "Meaning",
+    "PerImage",
+    "Pixels",
+    "Pooled",
+    "StratifiedMetrics",
+    "boundary_scores",
+    "check_depths",
+    "clamped",
+    "edge_metrics",
+    "image_metrics",
+    "is_dense",
+    "near_discontinuities",
+    "pixel_vector",
+    "pooled",
+    "range_name",
+    "valid_pixels",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("DepthMetrics", "StratifiedMetrics"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import means
+    except ModuleNotFoundError as error:
+        if error.name != "torchmetrics":
+            raise
+        raise ImportError(
+            f"depthloss.metrics.{name} needs torchmetrics: pip install 'depthloss[train]'"
+        ) from error
+    return getattr(means, name)
