@@ -1,4 +1,4 @@
-"""Metrics of depth maps: `TABLE` has one row each, with its value, unit, direction and meaning.
+"""Metrics of depth maps: `metric(name)` is the row of one, with its value, unit, direction and meaning.
 
 The functions need torch only. `DepthMetrics` and `StratifiedMetrics` are classes of torchmetrics, which comes
 with the extra `train`.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, boundary_scores, edge_metrics, is_dense, near_discontinuities
+from .ibims import depth_boundary_errors, planarity_errors
+from .published import Maps, PerClip, PerMap, mean, measure, metric, names
 from .table import (
     METRICS,
     Meaning,
@@ -23,6 +26,7 @@ from .table import (
     range_name,
     valid_pixels,
 )
+from .video import temporal_alignment_error
 
 if TYPE_CHECKING:
     from .means import DepthMetrics, StratifiedMetrics
@@ -31,21 +35,33 @@ __all__ = [
     "EDGE_METRICS",
     "METRICS",
     "DepthMetrics",
+    "Maps",
     "Meaning",
+    "PerClip",
     "PerImage",
+    "PerMap",
     "Pixels",
     "Pooled",
     "StratifiedMetrics",
     "boundary_scores",
     "check_depths",
     "clamped",
+    "depth_boundary_errors",
+    "depth_pro_f1",
     "edge_metrics",
     "image_metrics",
     "is_dense",
+    "mean",
+    "measure",
+    "metric",
+    "moge_f1",
+    "names",
     "near_discontinuities",
     "pixel_vector",
+    "planarity_errors",
     "pooled",
     "range_name",
+    "temporal_alignment_error",
     "valid_pixels",
 ]
 

@@ -12,19 +12,13 @@ from torch import Tensor
 
 from depthloss import align
 from depthloss.metrics import check_depths
+from depthloss.protocols import CROPS
 from depthloss.training.data.transforms import Window
 
 Crop = Literal["none", "garg", "eigen"]
 CropOf = Literal["frame", "data"]
 Alignment = Literal["none", "median", "lstsq"]
 Resolution = Literal["ground truth", "network"]
-
-# Rows from, rows to, columns from, columns to, as shares of the height and width; of KITTI.
-CROPS: dict[str, tuple[float, float, float, float]] = {
-    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
-    "eigen": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
-}
-
 
 # Where depth is inverted, a smaller predicted depth counts as this one; in metres.
 NEAREST = 1e-6

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from depthloss.metrics import EDGE_METRICS, METRICS, Meaning
+from depthloss.metrics import Meaning, names
+from depthloss.metrics import metric as row_of
 
 Row = Mapping[str, Any]
 
@@ -16,7 +17,7 @@ COUNTS = ("images", "empty", "nonfinite", "pixels", "valid", "index", "low", "hi
 
 def metric(name: str) -> Meaning:
     """Return the meaning of a metric; an empty one for a count."""
-    return METRICS.get(name) or EDGE_METRICS.get(name) or Meaning("", None, "")
+    return row_of(name) if name in names() else Meaning("", None, "")
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:

@@ -1,0 +1,266 @@
+"""Metrics as single publications have them, which protocols ask for, and `measure`, which computes any."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .boundaries import depth_pro_f1, moge_f1
+from .edges import EDGE_METRICS, edge_metrics, is_dense
+from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
+from .table import METRICS, Meaning, PerImage, Pixels, Pooled, pixel_vector
+from .video import temporal_alignment_error
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the metrics of one image are taken of.
+
+    Attributes:
+        pred: depth, float64 [H, W] in metres, NaN where it is not finite.
+        gt: depth, float64 [H, W] in metres.
+        valid: bool [H, W], the pixels that count.
+        max_depth: the largest depth that a prediction can have, in metres; for units that are a share of it.
+        edge_ratio: of neighbouring depths, beyond which `EDGE_METRICS` see a discontinuity.
+        edges: bool [H, W], the depth edges of iBims-1; None = unknown.
+        planes: int [H, W], which plane a pixel is of, from 1 on, 0 = none; None = unknown.
+        normals: float [planes, 3], the true unit normals of the planes, x to the right, y forward, z up.
+        intrinsics: float [3, 3], of a pixel whose centre is a whole number, from 0 on; None = unknown.
+    """
+
+    pred: Tensor
+    gt: Tensor
+    valid: Tensor
+    max_depth: float | None = None
+    edge_ratio: float = 1.1
+    edges: Tensor | None = None
+    planes: Tensor | None = None
+    normals: Tensor | None = None
+    intrinsics: Tensor | None = None
+
+    @functools.cached_property
+    def dense(self) -> bool:
+        """Whether the ground truth shows its discontinuities."""
+        return is_dense(self.valid)
+
+    @functools.cached_property
+    def near_edges(self) -> dict[str, float]:
+        """Those of `EDGE_METRICS` that there are data for."""
+        return edge_metrics(self.pred, self.gt, self.valid, self.edge_ratio) if self.dense else {}
+
+    @functools.cached_property
+    def boundary_errors(self) -> BoundaryErrors | None:
+        """Of iBims-1; None without its edges."""
+        return None if self.edges is None else depth_boundary_errors(self.pred, self.edges)
+
+    @functools.cached_property
+    def planarity(self) -> PlanarityErrors | None:
+        """Of iBims-1; None without its planes."""
+        if self.planes is None or self.normals is None or self.intrinsics is None:
+            return None
+        return planarity_errors(self.pred, self.gt, self.planes, self.normals, self.intrinsics)
+
+
+@dataclass(frozen=True)
+class PerMap(Meaning):
+    """A metric of whole maps.
+
+    Attributes:
+        value: of the maps; None where the data do not allow it.
+    """
+
+    value: Callable[[Maps], float | None]
+
+
+@dataclass(frozen=True)
+class PerClip(Meaning):
+    """A metric of a clip: pred [T, H, W] in metres, valid, intrinsics [3, 3], camera to world [T, 4, 4]."""
+
+    value: Callable[[Tensor, Tensor, Tensor], float]
+
+
+def _capped_inverse(x: Pixels) -> Tensor:
+    """1/p - 1/g in 1/km; 1/p is 0 where p <= 1e-4 m, as in NLSPN's metric."""
+    inverse = torch.where(x.p <= 1e-4, 0.0, 1 / x.p)
+    return 1000 * (inverse - 1 / x.g)
+
+
+def _capped_square(x: Pixels) -> Tensor:
+    return _capped_inverse(x).square()
+
+
+def _log_square(x: Pixels) -> Tensor:
+    return x.log_error.square()
+
+
+@functools.lru_cache(maxsize=8)
+def _g2_pairs(count: int) -> tuple[Tensor, Tensor]:
+    drawn = []
+    for seed in (1, 2):
+        order = list(range(count))
+        random.Random(seed).shuffle(order)
+        drawn.append(torch.tensor(order[: int(0.3 * count)], dtype=torch.long))
+    return drawn[0], drawn[1]
+
+
+def _g2_ordinal_error(x: Pixels) -> Tensor:
+    """As G2-MonoDepth's test has it, with its draw: random.shuffle of the pixels, seeded by 1 and 2."""
+    a, b = (pairs.to(x.g.device) for pairs in _g2_pairs(len(x.g)))
+
+    def order(depth: Tensor) -> Tensor:
+        ratio = depth[a] / depth[b]
+        return torch.where(
+            ratio.isfinite(), (ratio >= 1.01).double() - (ratio <= 1 / 1.01).double(), torch.nan
+        )
+
+    return (order(x.p) != order(x.g)).double().mean()
+
+
+def _g2_rmse(maps: Maps) -> float | None:
+    if maps.max_depth is None:
+        return None
+    error = pixel_vector(maps.pred, maps.valid) - pixel_vector(maps.gt, maps.valid)
+    return float(error.square().mean().sqrt()) * 65535 / 256 / maps.max_depth
+
+
+def _boundary(of: Callable[[Tensor, Tensor, Tensor], float]) -> Callable[[Maps], float | None]:
+    return lambda maps: of(maps.pred, maps.gt, maps.valid) if maps.dense else None
+
+
+def _near_edges(name: str) -> Callable[[Maps], float | None]:
+    return lambda maps: maps.near_edges.get(name)
+
+
+PUBLISHED: dict[str, Meaning] = {
+    "silog_half": Pooled(
+        *("", False, "root of mean d² − ½ (mean d)² (Depth Anything V2, mmseg)"),
+        (_log_square, lambda x: x.log_error),
+        lambda square, mean: (square - 0.5 * mean.square()).clamp(min=0).sqrt(),
+    ),
+    "sq_rel_kitti": Pooled(
+        *("", False, "mean of (p − g)² / g² (KITTI's benchmark)"),
+        (lambda x: x.error.square() / x.g.square(),),
+    ),
+    "log_mae": Pooled("", False, "mean of |d|", (lambda x: x.log_error.abs(),)),
+    "bad_125": Pooled(
+        *("%", False, "100 · share of the pixels with max(p / g, g / p) > 1.25 (MiDaS)"),
+        (lambda x: 100 * (~(x.ratio <= 1.25)).double(),),
+    ),
+    "rmse_mm": Pooled("mm", False, "rmse in mm", (lambda x: 1e6 * x.error.square(),), Tensor.sqrt),
+    "mae_mm": Pooled("mm", False, "mae in mm", (lambda x: 1e3 * x.error.abs(),)),
+    "irmse_capped": Pooled(
+        "1/km", False, "irmse, 1/p = 0 where p <= 1e-4 m (NLSPN)", (_capped_square,), Tensor.sqrt
+    ),
+    "imae_capped": Pooled(
+        "1/km", False, "imae, 1/p = 0 where p <= 1e-4 m (NLSPN)", (lambda x: _capped_inverse(x).abs(),)
+    ),
+    "rmse_g2": PerMap("", False, "rmse in steps of max_depth / 65535, over 256 (G2's script)", _g2_rmse),
+    "ordinal_error_g2": PerImage(
+        "share", False, "ordinal error over the pairs that G2's script draws", _g2_ordinal_error
+    ),
+    "depth_pro_f1": PerMap(
+        *("share", True, "boundary F1 as Depth Pro's script has it: mean of four directions"),
+        _boundary(depth_pro_f1),
+    ),
+    **{
+        f"moge_f1_r{radius}": PerMap(
+            "share",
+            True,
+            f"boundary F1 as MoGe's script has it: pairs of pixels up to {radius} px apart",
+            _boundary(functools.partial(moge_f1, radius=radius)),
+        )
+        for radius in (1, 2, 3)
+    },
+    "dbe_acc": PerMap(
+        "px",
+        False,
+        "distance of the predicted edges to the true ones, those nearer than 10 px (iBims-1)",
+        lambda maps: maps.boundary_errors and maps.boundary_errors.accuracy,
+    ),
+    "dbe_com": PerMap(
+        "px",
+        False,
+        "mean distance between predicted and true edges, both ways, at most 10 px (iBims-1)",
+        lambda maps: maps.boundary_errors and maps.boundary_errors.completeness,
+    ),
+    "pe_flat": PerMap(
+        "cm",
+        False,
+        "deviation of the predicted points of a plane from their best plane (iBims-1)",
+        lambda maps: maps.planarity and maps.planarity.flatness,
+    ),
+    "pe_ori": PerMap(
+        "°",
+        False,
+        "angle between the best plane of the predicted points and the true one (iBims-1)",
+        lambda maps: maps.planarity and maps.planarity.orientation,
+    ),
+    "tae": PerClip(
+        "%",
+        False,
+        "100 · abs_rel between a frame's depth and its neighbour's, moved into it (Video Depth Anything)",
+        temporal_alignment_error,
+    ),
+}  # fmt: skip
+
+_EDGES = {name: PerMap(m.unit, m.more, m.text, _near_edges(name)) for name, m in EDGE_METRICS.items()}
+
+
+def metric(name: str) -> Meaning:
+    """Return the row of a metric.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    for table in (METRICS, _EDGES, PUBLISHED):
+        if name in table:
+            return table[name]
+    raise ValueError(f"there is no metric {name!r}; there are {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """Return the names of all metrics, in the order of tables."""
+    return [*METRICS, *_EDGES, *PUBLISHED]
+
+
+def measure(which: Iterable[str], maps: Maps) -> dict[str, float]:
+    """Measure one image.
+
+    Args:
+        which: names of metrics; those of clips are passed over.
+        maps: with at least one valid pixel.
+
+    Returns:
+        By name, in that order. A metric that the data do not allow, such as a boundary F1 on sparse ground
+        truth, is no key.
+
+    Raises:
+        ValueError: there is no metric of a name.
+    """
+    pixels = Pixels(pixel_vector(maps.pred, maps.valid), pixel_vector(maps.gt, maps.valid))
+    values: dict[str, float] = {}
+    for name in which:
+        row = metric(name)
+        value: Tensor | float | None = None
+        if isinstance(row, Pooled):
+            value = row.value(*(term(pixels).mean() for term in row.terms))
+        elif isinstance(row, PerImage):
+            value = row.value(pixels)
+        elif isinstance(row, PerMap):
+            value = row.value(maps)
+        if value is not None:
+            values[name] = float(value)
+    return values
+
+
+def mean(rows: Iterable[dict[str, float]], which: Iterable[str]) -> dict[str, float]:
+    """Return the mean of each metric over the rows that have it; one that none has is no key."""
+    rows = list(rows)
+    found = {name: [row[name] for row in rows if name in row] for name in which}
+    return {name: math.fsum(values) / len(values) for name, values in found.items() if values}

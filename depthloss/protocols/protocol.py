@@ -1,0 +1,371 @@
+"""A protocol: which pixels count, what is done to a prediction, and which metrics are taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import align
+from ..checks import check_flag, check_number, check_whole, one_of
+from ..metrics import Maps, PerClip, mean, measure, metric
+from .crops import NAMES, Crop, crop_slices
+from .frame import Frame, with_reason
+from .sizes import RULES, resized, sampled
+
+KINDS = ("depth", "disparity", "inverse-depth", "log-depth")
+
+# Where a prediction is inverted, a smaller one counts as this; in metres, or in 1/metre.
+NEAREST = 1e-6
+
+ALIGNMENTS = {
+    "none": "no alignment",
+    "median": "scaled by median(gt) / median(pred)",
+    "median-ratio": "scaled by median(gt / pred)",
+    "scale-lstsq": "scaled by least squares in depth",
+    "lstsq": "scale and shift by least squares in depth",
+    "disparity-lstsq": "scale and shift by least squares in inverse depth",
+    "l1-scale": "scaled by least |scale pred - gt| / gt",
+    "l1": "scale and shift by least |scale pred + shift - gt| / gt",
+}
+SHIFTED = ("none", "lstsq", "l1")  # of depth: a disparity with an unknown shift cannot be given to them
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions are compared with the ground truth.
+
+    Attributes:
+        name: of the protocol.
+        source: where it is published, with the commit where code is.
+        notes: what differs between paper and code, and what a user should know.
+        metrics: names of the metrics, in the order of tables.
+        min_depth: ground truth counts above it; None = above 0. In metres.
+        max_depth: ground truth counts below it; None = any. In metres.
+        inclusive: whether the two bounds count themselves.
+        min_pixels: least number of valid pixels of an image that is scored.
+        crop: the part that counts: "none", "garg", "eigen", "nyu", "kitti-benchmark", or [top, bottom, left,
+            right] in pixels.
+        kind: of a prediction whose kind is not given: "depth"; "inverse-depth", 1 / depth; "disparity", that
+            up to a scale and a shift; "log-depth", the natural logarithm.
+        resize: of a prediction to its ground truth: "none" refuses another size, "nearest", "bilinear",
+            "bilinear-corners" (`align_corners=True`).
+        resize_in: "prediction": what the prediction is; "inverse": inverse depth.
+        alignment: of a prediction of depth or log-depth: one of `ALIGNMENTS`, over the valid pixels.
+        alignment_disparity: of a prediction of disparity or inverse depth; None = as `alignment`.
+        fit_positive: a fit in inverse depth is over pixels with a positive prediction only.
+        fit_size: [rows, columns] of a grid; each cell's valid pixel nearest to its centre is fitted over.
+            None = every valid pixel.
+        disparity_min: a smaller inverse depth of the prediction counts as this before a fit in inverse depth.
+        disparity_floor: a smaller aligned inverse depth counts as this: a number in 1/metre; "clip", one over
+            the upper bound of `clip`; "farthest", one over the largest valid ground truth; None = 1e-6.
+        clip: bounds of the aligned depth in metres: [low, high], each may be None; "range", the bounds of
+            the ground truth; "none".
+        per_clip: whether a whole clip [T, H, W] is aligned at once.
+        edge_ratio: of neighbouring depths, beyond which the edge metrics see a discontinuity.
+        changed: keys that differ from the published file; set by `load_protocol`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    name: str
+    source: str
+    metrics: Sequence[str]
+    notes: str = ""
+    min_depth: float | None = None
+    max_depth: float | None = None
+    inclusive: bool = False
+    min_pixels: int = 1
+    crop: Crop = "none"
+    kind: str = "depth"
+    resize: str = "bilinear"
+    resize_in: str = "prediction"
+    alignment: str = "none"
+    alignment_disparity: str | None = None
+    fit_positive: bool = False
+    fit_size: Sequence[int] | None = None
+    disparity_min: float | None = None
+    disparity_floor: float | str | None = None
+    clip: Sequence[float | None] | str = "none"
+    per_clip: bool = False
+    edge_ratio: float = 1.1
+    changed: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check the values, and make tuples of lists."""
+        for name in ("metrics", "changed"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} must be a list of names; got {value!r}")
+            self._set(name, tuple(value))
+        for name in self.metrics:
+            metric(name)
+        low = self._number("min_depth", 0.0)
+        high = self._number("max_depth", low or 0.0)
+        if high is not None and high <= (low or 0):
+            raise ValueError(f"max_depth must be > min_depth; got {self.max_depth!r} and {self.min_depth!r}")
+        for name in ("inclusive", "fit_positive", "per_clip"):
+            check_flag(name, getattr(self, name))
+        check_whole("min_pixels", self.min_pixels, 1)
+        if isinstance(self.crop, str):
+            one_of("crop", self.crop, NAMES)
+        elif len(self.crop) != 4 or not all(type(x) is int for x in self.crop):
+            raise ValueError(
+                f"crop must be one of {', '.join(NAMES)} or [top, bottom, left, right]; got {self.crop!r}"
+            )
+        else:
+            self._set("crop", tuple(self.crop))
+        one_of("kind", self.kind, KINDS)
+        one_of("resize", self.resize, RULES)
+        one_of("resize_in", self.resize_in, ("prediction", "inverse"))
+        one_of("alignment", self.alignment, tuple(ALIGNMENTS))
+        if self.alignment_disparity is not None:
+            one_of("alignment_disparity", self.alignment_disparity, tuple(ALIGNMENTS))
+        if self.fit_size is not None:
+            if isinstance(self.fit_size, str) or len(self.fit_size) != 2:
+                raise ValueError(f"fit_size must be [rows, columns] or null; got {self.fit_size!r}")
+            self._set("fit_size", tuple(check_whole("fit_size", x, 1) for x in self.fit_size))
+        self._number("disparity_min", 0.0)
+        if isinstance(self.disparity_floor, str):
+            one_of("disparity_floor", self.disparity_floor, ("clip", "farthest"))
+        else:
+            self._number("disparity_floor", 0.0)
+        if isinstance(self.clip, str):
+            one_of("clip", self.clip, ("none", "range"))
+        elif len(self.clip) != 2:
+            raise ValueError(f"clip must be [low, high], range or none; got {self.clip!r}")
+        else:
+            self._set(
+                "clip", tuple(None if x is None else check_number("clip", x, low=0.0) for x in self.clip)
+            )
+        if self.disparity_floor == "clip" and self.bounds[1] is None:
+            raise ValueError("disparity_floor clip needs the upper bound of clip")
+        check_number("edge_ratio", self.edge_ratio, low=1.0, strict=True)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _number(self, name: str, low: float) -> float | None:
+        value = getattr(self, name)
+        if value is not None:
+            self._set(name, check_number(name, value, low=low))
+        return None if value is None else float(value)
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The bounds of the aligned depth, in metres."""
+        if isinstance(self.clip, str):
+            return (self.min_depth, self.max_depth) if self.clip == "range" else (None, None)
+        low, high = self.clip
+        return low, high
+
+    def aligned_by(self, kind: str) -> str:
+        """Return the alignment of a prediction of a kind.
+
+        Raises:
+            ValueError: there is none for this kind, or no such kind.
+        """
+        inverse = one_of("kind", kind, KINDS) in ("disparity", "inverse-depth")
+        chosen = self.alignment_disparity if inverse and self.alignment_disparity else self.alignment
+        if kind == "disparity" and chosen in SHIFTED:
+            raise ValueError(
+                f"{self.name} has alignment {chosen}, which a disparity of unknown scale and shift does not "
+                "allow: take kind inverse-depth if it is in 1/metre, or alignment=disparity-lstsq"
+            )
+        return chosen
+
+    def text(self, kind: str | None = None) -> str:
+        """Return the protocol as one line, for predictions of a kind."""
+        between = "<=" if self.inclusive else "<"
+        low = f"{self.min_depth or 0:g} m {between if self.min_depth else '<'} gt"
+        high = "" if self.max_depth is None else f" {between} {self.max_depth:g} m"
+        by, floor = self.aligned_by(kind or self.kind), self.disparity_floor
+        parts = [
+            self.name + (f" with {', '.join(self.changed)} changed" if self.changed else ""),
+            low + high,
+            f"crop {self.crop if isinstance(self.crop, str) else list(self.crop)}",
+            ("one clip" if self.per_clip else "each image") + f": {ALIGNMENTS[by]}",
+        ]
+        if self.fit_size and by != "none" and by != "disparity-lstsq":
+            parts[-1] += f", over a sample of {self.fit_size[0]} x {self.fit_size[1]}"
+        if by == "disparity-lstsq" and floor is not None:
+            parts[-1] += f", at least {floor:g} 1/m" if not isinstance(floor, str) else f", floor {floor}"
+        bounds = ["none" if x is None else f"{x:g} m" for x in self.bounds]
+        parts.append(
+            "prediction not clipped" if bounds == ["none"] * 2 else f"clipped to {', '.join(bounds)}"
+        )
+        parts.append(f"resize {self.resize}" + (" in inverse depth" if self.resize_in == "inverse" else ""))
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and "text"."""
+        return {**dataclasses.asdict(self), "text": self.text()}
+
+    def to_yaml(self) -> str:
+        """Return the keys as YAML, for `load_protocol` to read again."""
+        import yaml
+
+        values = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+            if key != "changed"
+        }
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
+
+    def prepare(self, pred: Any, gt: Any, mask: Any = None, kind: str | None = None) -> Frame:
+        """Resize, align and clip a prediction.
+
+        Args:
+            pred: [h, w], of a clip [T, h, w]; NaN where it has no value. NumPy or torch.
+            gt: depth [H, W] or [T, H, W] in metres; anything <= 0 or not finite is invalid.
+            mask: likewise, True = keep; None = every pixel.
+            kind: of the prediction, one of `KINDS`; None = that of the protocol.
+
+        Raises:
+            ValueError: the shapes do not fit, or the protocol has no alignment for the kind.
+        """
+        kind = kind or self.kind
+        by = self.aligned_by(kind)
+        pred, gt = (torch.as_tensor(x).double() for x in (pred, gt))
+        dims = 3 if self.per_clip else 2
+        shapes = {"pred": tuple(pred.shape), "gt": tuple(gt.shape)}
+        if mask is not None:
+            mask = torch.as_tensor(mask, device=gt.device) != 0
+            shapes["mask"] = tuple(mask.shape)
+        if any(len(shape) != dims for shape in shapes.values()) or (
+            pred.shape[:-2] != gt.shape[:-2] or (mask is not None and mask.shape != gt.shape)
+        ):
+            form = "[T, H, W]" if self.per_clip else "[H, W]"
+            raise ValueError(f"{self.name} compares maps {form} of one size; got {shapes}")
+        pred = self._resized(pred.to(gt.device), gt.shape[-2:], kind)
+        valid = self._valid(gt, mask)
+        depth, alignment, clipped = self._aligned(pred, gt, valid, kind, by)
+        frame = Frame(
+            depth, gt, valid, alignment, {"clipped": int((clipped & valid).sum())}, "", self.min_pixels
+        )
+        return with_reason(frame)
+
+    def score(self, frame: Frame, **extras: Tensor) -> dict[str, float]:
+        """Measure a frame.
+
+        Args:
+            frame: of `prepare`.
+            extras: what some metrics ask for: the fields of `metrics.Maps` beyond "valid"; for clips also
+                "poses" [T, 4, 4], camera to world.
+
+        Returns:
+            By name. Of a clip, the mean over its images that have enough valid pixels. NaN without such an
+            image. A metric that the data do not allow is no key.
+        """
+        poses = extras.pop("poses", None)
+        scored = [one for one in frame.frames() if not one.reason]
+        if not scored:
+            return dict.fromkeys(self.metrics, math.nan)
+        options: dict[str, Any] = {"max_depth": self.bounds[1], "edge_ratio": self.edge_ratio, **extras}
+        rows = [measure(self.metrics, Maps(one.depth, one.gt, one.valid, **options)) for one in scored]
+        values = mean(rows, self.metrics)
+        for name in self.metrics:
+            row = metric(name)
+            intrinsics = extras.get("intrinsics")
+            if isinstance(row, PerClip) and poses is not None and intrinsics is not None:
+                values[name] = row.value(frame.depth, intrinsics, poses)
+        return {name: values[name] for name in self.metrics if name in values}
+
+    def _resized(self, pred: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
+        if pred.shape[-2:] == shape:
+            return pred
+        invert = self.resize_in == "inverse" and kind in ("depth", "log-depth")
+        maps = _disparity(pred, kind) if invert else pred
+        maps = resized(maps.reshape(-1, *maps.shape[-2:]), (shape[0], shape[1]), self.resize)
+        maps = maps.reshape(*pred.shape[:-2], *shape)
+        if not invert:
+            return maps
+        return 1 / maps if kind == "depth" else -maps.log()
+
+    def _valid(self, gt: Tensor, mask: Tensor | None) -> Tensor:
+        valid = gt.isfinite() & (gt > 0)
+        if self.min_depth is not None:
+            valid &= gt >= self.min_depth if self.inclusive else gt > self.min_depth
+        if self.max_depth is not None:
+            valid &= gt <= self.max_depth if self.inclusive else gt < self.max_depth
+        if mask is not None:
+            valid &= mask
+        rows, columns = crop_slices(self.crop, *gt.shape[-2:])
+        inside = torch.zeros_like(valid)
+        inside[..., rows, columns] = True
+        return valid & inside
+
+    def _aligned(
+        self, pred: Tensor, gt: Tensor, valid: Tensor, kind: str, by: str
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
+        """Depth, what was fitted, and where a bound changed a value."""
+        finite = pred.isfinite()
+        pred = torch.where(finite, pred, torch.nan)
+        clipped = torch.zeros_like(valid)
+        alignment: dict[str, float] = {}
+        if by == "disparity-lstsq":
+            inverse = _disparity(pred, kind)
+            if self.disparity_min is not None:
+                inverse = inverse.clamp(min=self.disparity_min)
+            fit = valid & (pred > 0) if self.fit_positive else valid
+            found = align.least_squares(_flat(inverse), _flat(1 / gt), _flat(fit))
+            alignment = {"scale": float(found.scale), "shift": float(found.shift)}
+            inverse = found.apply(inverse)
+            floor = self._floor(gt, valid)
+            clipped = inverse < floor
+            depth = 1 / inverse.clamp(min=floor)
+        else:
+            depth = _depth(pred, kind)
+            if by != "none":
+                found = self._fit(by, depth, gt, valid)
+                alignment = {"scale": float(found.scale), "shift": float(found.shift)}
+                depth = found.apply(depth)
+        low, high = self.bounds
+        bounded = depth if low is None and high is None else depth.clamp(low, high)
+        return bounded, alignment, clipped | (bounded != depth) & depth.isfinite()
+
+    def _fit(self, by: str, depth: Tensor, gt: Tensor, fit: Tensor) -> align.Alignment:
+        if self.fit_size is not None:
+            pictures = fit.reshape(-1, *fit.shape[-2:])
+            fit = torch.stack([sampled(one, tuple(self.fit_size)) for one in pictures]).view_as(fit)  # type: ignore[arg-type]
+        depth, gt, fit = _flat(depth), _flat(gt), _flat(fit)
+        if by == "median":
+            return align.median(depth, gt, fit)
+        if by == "median-ratio":
+            return align.median_ratio(depth, gt, fit)
+        if by == "scale-lstsq":
+            return align.least_squares_scale(depth, gt, fit)
+        if by == "lstsq":
+            return align.least_squares(depth, gt, fit)
+        l1 = align.l1_scale if by == "l1-scale" else align.l1
+        return l1(depth, gt, fit, torch.where(fit, 1 / gt, 0.0))
+
+    def _floor(self, gt: Tensor, valid: Tensor) -> float:
+        if self.disparity_floor == "farthest":
+            return 1 / float(gt[valid].max()) if bool(valid.any()) else NEAREST
+        if self.disparity_floor == "clip":
+            return 1 / float(self.bounds[1] or math.inf)
+        return NEAREST if self.disparity_floor is None else float(self.disparity_floor)
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """A clip as one map: its alignment is one."""
+    return maps.reshape(-1, maps.shape[-1])
+
+
+def _depth(pred: Tensor, kind: str) -> Tensor:
+    if kind == "depth":
+        return pred
+    return pred.exp() if kind == "log-depth" else 1 / pred.clamp(min=NEAREST)
+
+
+def _disparity(pred: Tensor, kind: str) -> Tensor:
+    if kind in ("disparity", "inverse-depth"):
+        return pred
+    return (-pred).exp() if kind == "log-depth" else 1 / pred.clamp(min=NEAREST)
