@@ -14,7 +14,7 @@ from torch import Tensor
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, edge_metrics, is_dense
 from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
-from .table import METRICS, Meaning, PerImage, Pixels, Pooled, pixel_vector
+from .table import METRICS, Meaning, PerImage, Pixels, Pooled, pixel_vector, srmse
 from .video import temporal_alignment_error
 
 
@@ -122,11 +122,16 @@ def _g2_ordinal_error(x: Pixels) -> Tensor:
     return (order(x.p) != order(x.g)).double().mean()
 
 
-def _g2_rmse(maps: Maps) -> float | None:
-    if maps.max_depth is None:
-        return None
-    error = pixel_vector(maps.pred, maps.valid) - pixel_vector(maps.gt, maps.valid)
-    return float(error.square().mean().sqrt()) * 65535 / 256 / maps.max_depth
+def _in_steps(of: Callable[[Pixels], Tensor]) -> Callable[[Maps], float | None]:
+    """A metric of depth in steps of max_depth / 65535, as G2-MonoDepth's script reads it from 16-bit PNGs."""
+
+    def value(maps: Maps) -> float | None:
+        if maps.max_depth is None:
+            return None
+        steps = (pixel_vector(x, maps.valid) * (65535 / maps.max_depth) for x in (maps.pred, maps.gt))
+        return float(of(Pixels(*steps)))
+
+    return value
 
 
 def _boundary(of: Callable[[Tensor, Tensor, Tensor], float]) -> Callable[[Maps], float | None]:
@@ -160,7 +165,13 @@ PUBLISHED: dict[str, Meaning] = {
     "imae_capped": Pooled(
         "1/km", False, "imae, 1/p = 0 where p <= 1e-4 m (NLSPN)", (lambda x: _capped_inverse(x).abs(),)
     ),
-    "rmse_g2": PerMap("", False, "rmse in steps of max_depth / 65535, over 256 (G2's script)", _g2_rmse),
+    "rmse_g2": PerMap(
+        "",
+        False,
+        "rmse in steps of max_depth / 65535, over 256 (G2's script)",
+        _in_steps(lambda x: x.error.square().mean().sqrt() / 256),
+    ),
+    "srmse_g2": PerMap("", False, "srmse in steps of max_depth / 65535 (G2's script)", _in_steps(srmse)),
     "ordinal_error_g2": PerImage(
         "share", False, "ordinal error over the pairs that G2's script draws", _g2_ordinal_error
     ),

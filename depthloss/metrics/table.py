@@ -122,7 +122,7 @@ def _silog(log_square: Tensor, log_error: Tensor) -> Tensor:
     return 100 * (log_square - log_error.square()).clamp(min=0).sqrt()
 
 
-def _srmse(x: Pixels) -> Tensor:
+def srmse(x: Pixels) -> Tensor:
     """RMSE of the maps standardised by mean and mean absolute deviation, as G2-MonoDepth's test has it."""
 
     def standardised(depth: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ METRICS: dict[str, PerImage | Pooled] = {
     ),
     "imae": Pooled("1/km", False, "mean of |1/p − 1/g|", (lambda x: x.inverse_error.abs(),)),
     "srmse": PerImage(
-        "", False, "rmse of both maps standardised by mean and mean absolute deviation (G2)", _srmse
+        "", False, "rmse of both maps standardised by mean and mean absolute deviation (G2)", srmse
     ),
     "ordinal_error": PerImage(
         "share", False, "share of drawn pairs of pixels in another order of depth (G2)", _ordinal_error
