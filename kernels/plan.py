@@ -134,6 +134,21 @@ class Plan:
     count_slot: int
     total_slot: int
 
+    @property
+    def by_median(self) -> bool:
+        """Whether the structure is aligned by medians."""
+        return self.alignment.kind == "median"
+
+    @property
+    def detached(self) -> bool:
+        """Whether the median of the prediction is a constant."""
+        return self.alignment.grad == "detached"
+
+    @property
+    def floored(self) -> bool:
+        """Whether a scale is at least `eps`, which otherwise is added to it."""
+        return self.by_median and self.alignment.scale_floor == "max"
+
 
 _plans: dict[str, Plan] = {}
 

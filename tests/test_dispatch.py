@@ -45,7 +45,7 @@ FUSED = {
     "l1": EVERYWHERE,
     "mse": EVERYWHERE,
     "scale-shift-invariant": {"cpu"},
-    "affine-invariant": {"cpu"},
+    "affine-invariant": EVERYWHERE,
     "adaptive-multi-domain": EVERYWHERE,
     "fixed-multi-domain": EVERYWHERE,
 }

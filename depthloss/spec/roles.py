@@ -72,9 +72,11 @@ def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
 def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
     """What the Triton engine has."""
     relative, gradient, structure = roles.relative, roles.gradient, roles.structure
-    if relative and (relative.align != "mean" or relative.trim or relative.penalty.kind != "l1"):
+    if any(t.align not in ("none", "mean", "median") for t in (relative, gradient) if t):
         return False
-    if gradient and (gradient.align not in ("none", "mean") or gradient.gradient.stencil != "sobel"):
+    if relative and (relative.trim or relative.penalty.kind != "l1"):
+        return False
+    if gradient and gradient.gradient.stencil != "sobel":
         return False
     if gradient and gradient.reduction != "pixels":
         return False

@@ -17,6 +17,7 @@ REL_WEIGHT = tl.constexpr(layout.COEFFICIENT["REL_WEIGHT"])
 SCALE = tl.constexpr(layout.COEFFICIENT["SCALE"])
 MEAN_WEIGHT = tl.constexpr(layout.COEFFICIENT["MEAN_WEIGHT"])
 SIGN_WEIGHT = tl.constexpr(layout.COEFFICIENT["SIGN_WEIGHT"])
+TIE_WEIGHT = tl.constexpr(layout.COEFFICIENT["TIE_WEIGHT"])  # of a pixel that equals the median
 SLOPE = tl.constexpr(layout.COEFFICIENT["MOMENTS_SLOPE"])  # of the moments terms, as the next two
 CENTRE = tl.constexpr(layout.COEFFICIENT["MOMENTS_CENTRE"])
 SHIFT = tl.constexpr(layout.COEFFICIENT["MOMENTS_SHIFT"])

@@ -26,6 +26,7 @@ from .coefficients import (
     SHIFT,
     SIGN_WEIGHT,
     SLOPE,
+    TIE_WEIGHT,
 )
 from .combine import combine
 from .device import NUMBERS, SIZES, divide
@@ -33,7 +34,7 @@ from .joined import gradient_levels, joined, joined_moments, norm_of, unit
 from .levels import level_of
 from .moments import ABS_COUNT, STATISTICS
 from .penalty import from_largest
-from .pyramid import IMAGE, INV_N, INV_P, SIGN_MEAN
+from .pyramid import FREE, IMAGE, INV_N, INV_P, SIGN_MEAN, TIES
 from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
     T_ABS_COUNT,
@@ -216,11 +217,19 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                 inv_n = tl.load(image + INV_N, mask=here, other=0.0)
                 u_one = one + w_r * rel_one
                 u_z = z + w_r * rel_z
-                mean = (u_one - tl.load(image + SIGN_MEAN, mask=here, other=0.0) * u_z) * inv_n
+                if PLAN.floored:
+                    u_z = tl.where(tl.load(image + FREE, mask=here, other=0.0) != 0, u_z, 0.0)
+                of_centre = u_one - tl.load(image + SIGN_MEAN, mask=here, other=0.0) * u_z
                 tl.store(row + REL_WEIGHT, w_r, mask=here)
                 tl.store(row + SCALE, scale, mask=here)
                 if PLAN.standardised:
-                    tl.store(row + MEAN_WEIGHT, mean, mask=here)
+                    if PLAN.detached:
+                        tl.store(row + TIE_WEIGHT, u_one * 0.0, mask=here)
+                    elif PLAN.by_median:
+                        ties = tl.load(image + TIES, mask=here, other=0.0)
+                        tl.store(row + TIE_WEIGHT, _over(of_centre, ties), mask=here)
+                    else:
+                        tl.store(row + MEAN_WEIGHT, of_centre * inv_n, mask=here)
                     tl.store(row + SIGN_WEIGHT, u_z * inv_n, mask=here)
             for i in tl.static_range(M):
                 _moments_coefficients(

@@ -26,6 +26,7 @@ from .coefficients import (
     SHIFT,
     SIGN_WEIGHT,
     SLOPE,
+    TIE_WEIGHT,
 )
 from .device import NUMBERS, SIZES, image, slope, valid
 from .residual import moments_gradient, pixel_gradient
@@ -87,7 +88,10 @@ def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.con
     if PLAN.relative is not None:
         u += tl.fma((c & 48).to(ACC), zero + w_r * 0.0625, zero - w_r)
     if PLAN.standardised:
-        deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, zero + (mean - w_s))
+        of_mean = zero + (mean - w_s)
+        if PLAN.by_median:
+            of_mean = tl.where((c & 768) == 256, mean, 0.0) - w_s  # of the pixels that equal the median
+        deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, of_mean)
         if PLAN.reads_invalid:
             u -= tl.where(v, deviation, 0.0)
         else:
@@ -153,7 +157,10 @@ def gradient(
         w_r = tl.load(image_row + REL_WEIGHT)
         scale = tl.load(image_row + SCALE)
     if PLAN.codes and PLAN.standardised:
-        mean = tl.load(image_row + MEAN_WEIGHT)
+        if PLAN.by_median:
+            mean = tl.load(image_row + TIE_WEIGHT)
+        else:
+            mean = tl.load(image_row + MEAN_WEIGHT)
         w_s = tl.load(image_row + SIGN_WEIGHT)
     of_moments = ()
     for i in tl.static_range(len(PLAN.moments)):

@@ -1,7 +1,8 @@
 """The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its
 inputs.
 
-Forward: moments, (by_largest,) pyramid, sobel, finish: at most 4. Backward: coarse, gradient: at most 2.
+Forward: moments, (by_largest,) pyramid, sobel, finish: at most 4; medians take a fill and 3 launches of
+select more, in float64 6. Backward: coarse, gradient: at most 2.
 What is launched does not depend on the data, nothing is read back, and all sizes come from shapes.
 """
 
@@ -23,6 +24,7 @@ from . import finish as k_finish
 from . import gradient as k_gradient
 from . import moments as k_moments
 from . import pyramid as k_pyramid
+from . import select as k_select
 from . import sobel as k_sobel
 from . import totals as k_totals
 from .geometry import Geometry, cdiv, up
@@ -149,7 +151,31 @@ class Forward:
         # A residual that is not standardised is pooled as one map.
         level_g = empty(g.cells) if plan.standardised else level_p
         levels = {"NPP": up(g.programs), "LEVELS": g.levels}
-        args = (*self.maps, self.moments, deviations, self.images, level_p, level_g, info, g.b, *sizes)
+        digits = k_select.digits(self.acc.primitive_bitwidth) if plan.by_median else 0
+        counts = states = self.moments
+        medians = []
+        if plan.by_median:
+            shape = (digits, g.b, 2, k_select.BINS.value)
+            counts = torch.zeros(shape, dtype=torch.int32, device=self.moments.device)
+            states = empty((digits, g.b, 2, k_select.STATE.value), torch.int64)
+            constants = {**tile, "STEP": min(parameters.step, g.tile[0]), "NPP": levels["NPP"]}
+            options = {"num_warps": parameters.tile_warps, **exact}
+            for digit in range(digits):
+                args = (*self.maps, self.moments, counts, states, g.b, *sizes, digit)
+                medians.append(Launch(k_select.select, g.b * g.programs, args, constants, options))
+        args = (
+            *self.maps,
+            self.moments,
+            counts,
+            states,
+            deviations,
+            self.images,
+            level_p,
+            level_g,
+            info,
+            g.b,
+            *sizes,
+        )
         # Pooled cells lie whole in a block; two maps fill the registers twice as fast as one.
         step = min(max(parameters.step << (not plan.standardised), 1 << (g.levels - 1)), g.tile[0])
         options = {"num_warps": parameters.tile_warps, **exact}
@@ -159,7 +185,7 @@ class Forward:
             k_pyramid.pyramid,
             g.b * g.programs,
             args,
-            {**tile, **levels, "STEP": step, "DIVIDES": g.divides},
+            {**tile, **levels, "STEP": step, "DIVIDES": g.divides, "DIGITS": digits},
             options,
         )
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
@@ -174,7 +200,7 @@ class Forward:
         options = {"num_warps": parameters.strip_warps, **exact}
         if parameters.strip_registers and self.total.dtype == torch.float32:  # float64 takes twice as many.
             options["maxnreg"] = parameters.strip_registers
-        return [pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
+        return [*medians, pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
 
     def largest_of_rank(self) -> Launch:
         """The largest residuals of this rank alone, where those of all ranks are wanted before the sums."""

@@ -27,18 +27,22 @@ from .device import (
     valid,
 )
 from .moments import MEAN_G, MEAN_P, STATISTICS
+from .select import median
 
 DEV_P = tl.constexpr(0)
 DEV_G = tl.constexpr(1)
 DEV_SIGN = tl.constexpr(2)
 ROWS = 3
-# Per image, for later phases: means, 1/S of both, mean sign of dev_p, 1/n.
+# Per image, for later phases: means or medians, 1/S of both, mean sign of dev_p, 1/n; the pixels that equal
+# the median of p, and 1, or 0 where the scale of p is its floor, a constant.
 MU_P = tl.constexpr(0)
 MU_G = tl.constexpr(1)
 INV_P = tl.constexpr(2)
 INV_G = tl.constexpr(3)
 SIGN_MEAN = tl.constexpr(4)
 INV_N = tl.constexpr(5)
+TIES = tl.constexpr(6)
+FREE = tl.constexpr(7)
 IMAGE = tl.constexpr(8)
 HALF = tl.constexpr(2048)  # bit 11: more than half of the cell's pixels are valid
 
@@ -221,6 +225,8 @@ def pyramid(
     gt,
     mask,
     moments,  # [.., R]
+    histograms,  # what `select` counted, as the next; of medians only
+    states,
     deviations,  # [ROWS, R]
     images,  # [B, IMAGE]
     level_p,  # [cells of all levels k >= 1]
@@ -242,6 +248,7 @@ def pyramid(
     NPP: tl.constexpr,
     LEVELS: tl.constexpr,
     DIVIDES: tl.constexpr,
+    DIGITS: tl.constexpr,
 ):
     """Leave an image's absolute deviations, in parts, and its cells."""
     i_p = tl.program_id(0)
@@ -253,7 +260,11 @@ def pyramid(
     first = i_p == b * NP
     if PLAN.standardised or first:
         n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
-    if PLAN.standardised:
+    if PLAN.by_median:
+        mu_p, ties = median(histograms, states, b, B, n.to(tl.int64), 0, DIGITS, ACC)
+        mu_g, ties_g = median(histograms, states, b, B, n.to(tl.int64), 1, DIGITS, ACC)
+        tl.store(images + b * IMAGE + TIES, ties, mask=first)
+    elif PLAN.standardised:
         mu_p = image_mean(moments, STATISTICS, MEAN_P, n, b, NP, R, NPP)
         mu_g = image_mean(moments, STATISTICS, MEAN_G, n, b, NP, R, NPP)
     inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)

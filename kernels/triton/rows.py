@@ -1,6 +1,7 @@
 """What the Sobel phase reads: the statistics of an image, and rows of its residual at any level.
 
-    z = dev_p/S_p;  r = z - dev_g/S_g;  S = sum m |dev|/n + eps, and 1/S = 0 for an empty image
+    z = dev_p/S_p;  r = z - dev_g/S_g;  S = sum m |dev|/n + eps, of medians perhaps max(sum m |dev|/n, eps)
+    1/S = 0 for an empty image
 
 At level 0 from p, g and m, at the others from the cells of phase 2.
 """
@@ -9,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .device import divide, image_total, to_domain, valid
-from .pyramid import DEV_G, DEV_P, DEV_SIGN, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
+from .pyramid import DEV_G, DEV_P, DEV_SIGN, FREE, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
 
 
 @triton.jit
@@ -21,8 +22,16 @@ def image_statistics(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NP
     inv_p = tl.full((), 1.0, ACC)
     inv_g = inv_p
     if PLAN.standardised:
-        inv_p = divide(1.0, image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n + PLAN.eps)
-        inv_g = divide(1.0, image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n + PLAN.eps)
+        spread_p = image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n
+        spread_g = image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n
+        if PLAN.floored:
+            free = spread_p >= PLAN.eps
+            inv_p = divide(1.0, tl.where(spread_p < PLAN.eps, PLAN.eps, spread_p))
+            inv_g = divide(1.0, tl.where(spread_g < PLAN.eps, PLAN.eps, spread_g))
+            tl.store(row + FREE, tl.where(free, 1.0, 0.0), mask=first)
+        else:
+            inv_p = divide(1.0, spread_p + PLAN.eps)
+            inv_g = divide(1.0, spread_g + PLAN.eps)
     # An empty image has no z.
     inv_p = tl.where(inv_n > 0, inv_p, 0.0)
     inv_g = tl.where(inv_n > 0, inv_g, 0.0)

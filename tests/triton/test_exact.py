@@ -8,15 +8,16 @@ import itertools
 
 import pytest
 import torch
+from depthloss.kernels.triton import pyramid
 
 import depthloss as dl
-from depthloss.spec import Domain, Group, LogMoments, LossSpec
+from depthloss.spec import Domain, Group, LogMoments, LossSpec, Pixel
 
 from .. import cases
 from ..fused import families
 from ..fused.cases import GRADIENT
 from ..fused.compare import Inputs, evaluate
-from .engine import DEVICE, SMALL, engine
+from .engine import DEVICE, SMALL, engine, geometry
 
 FUSED = [name for name, build in cases.LOSSES.items() if "triton" in build().spec.fused]
 # One of each kind of term, domain, mask and border.
@@ -196,3 +197,39 @@ def test_centre_reads_finite_neighbours(standardised):
     assert changed.total != result.total and changed.total.item() == pytest.approx(
         expected.total.item(), rel=1e-12
     )
+
+
+def _hard_to_sort(dtype: torch.dtype) -> torch.Tensor:
+    """Images of all sizes and signs, of few values with both zeros, of denormals, and a constant one."""
+    rng = torch.Generator().manual_seed(4)
+    x = torch.randn(5, 17, 19, dtype=torch.float64, generator=rng)
+    x[0] *= 10.0 ** (60 * torch.rand(17, 19, dtype=torch.float64, generator=rng) - 30)
+    x[1] = x[1].round() * x[1].sign()
+    x[1, ::3] = -0.0
+    x[2] *= torch.finfo(dtype).smallest_normal / 8
+    x[3] = 0.3
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "valid"), [*((torch.float32, n) for n in (0, 1, 2, 201, 323)), (torch.float64, 202)], ids=str
+)
+def test_medians_are_exact(dtype, valid, monkeypatch):
+    """The lower one, whatever the numbers; with the pixels that equal it."""
+    monkeypatch.setattr(geometry, "MAX_PROGRAMS", 2)
+    p, g = _hard_to_sort(dtype), _hard_to_sort(dtype).flip(0)
+    mask = torch.zeros(5, 17 * 19, dtype=torch.bool)
+    mask[:, torch.randperm(17 * 19, generator=torch.Generator().manual_seed(valid))[:valid]] = True
+    mask = mask.view(5, 17, 19)
+    spec = LossSpec((Group((Pixel(name="x", align="median"),)),))
+    maps = (x.masked_fill(~mask, torch.nan).to(DEVICE) for x in (p, g))
+    run = engine.launch.Forward(
+        engine.make_plan(spec), SMALL, *maps, mask.to(DEVICE), None, (1.0, 1.0), (), dtype, True
+    )
+    for step in (run.first, *run.middle):
+        step.run()
+    found = run.images.cpu()
+    for i, (x_p, x_g, m) in enumerate(zip(p, g, mask, strict=True)):
+        medians = [x[m].median().item() if valid else 0.0 for x in (x_p, x_g)]
+        assert found[i, :2].tolist() == medians
+        assert found[i, pyramid.TIES.value] == (x_p[m] == medians[0]).sum()

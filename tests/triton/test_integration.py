@@ -48,14 +48,17 @@ def test_a_gradient_may_be_changed_in_place(maps, shape):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_launches(name, launches, maps):
-    """At most four forward and two backward, whatever the loss; a conversion or a combination costs none."""
+    """At most four forward and two backward, whatever the loss; a conversion or a combination costs none.
+    Exact medians of float32 take three more.
+    """
     loss = cases.LOSSES[name]().to(DEVICE)
     pred = maps[0].requires_grad_()
     with dl.use_backend("triton"):
         value = loss(pred, *maps[1:])
         forward = len(launches)
         value.backward()
-    assert 2 <= forward <= 4 and 1 <= len(launches) - forward <= 2, launches
+    assert launches.count("select") == (3 if name == "affine-invariant" else 0)
+    assert 2 <= forward - launches.count("select") <= 4 and 1 <= len(launches) - forward <= 2, launches
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -295,7 +295,7 @@ class Program:
             raise Unsupported("a guard on an instruction of the whole warp")
 
     def _shfl(self, i: Instruction) -> Step:
-        self._whole(i, "sync", "idx", "bfly", "b32")
+        self._whole(i, "sync", "idx", "bfly", "up", "b32")
         mode = i.modifiers[1]
         targets = i.operands[0].split("|")
         puts = [self.target(x, t, None) for x, t in zip(targets, ("b32", "pred"), strict=False)]

@@ -182,8 +182,9 @@ class Machine:
         lane, b, c = self.lane, b.astype(np.int64) & 31, c.astype(np.int64)
         segment, clamp = (c >> 8) & 31, c & 31
         least = lane & segment
-        j = lane ^ b if mode == "bfly" else least | (b & ~segment)
-        valid = j <= least | (clamp & ~segment)
+        bound = least | (clamp & ~segment)
+        j = {"bfly": lane ^ b, "idx": least | (b & ~segment), "up": lane - b}[mode]
+        valid = j >= bound if mode == "up" else j <= bound
         other = self.warp + np.where(valid, j, lane)
         return np.broadcast_to(x, (self.n,))[other], np.broadcast_to(valid, (self.n,))
 

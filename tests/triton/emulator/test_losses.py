@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="these tests need Triton")
 from depthloss.spec import IDENTITY, PENALTIES, Group, LossSpec, Penalty, Pixel  # noqa: E402
 
 from ... import cases as losses  # noqa: E402
+from ...fused import aligned  # noqa: E402
 from ...fused.cases import GRADIENT, covering  # noqa: E402
 from ...fused.cases import Case as Row  # noqa: E402
 from ...fused.families import CLAMPED, SEVERAL  # noqa: E402
@@ -60,6 +61,19 @@ def test_more_of_several_terms_agree_with_the_reference(family, dtype, abs_mask,
     tiles = "loops" if perturbed else "small"
     case = several(family, dtype, abs_mask, reduction, tiles=tiles)
     emulated(cases.agrees_in_the_matrix, case, None, perturbed)
+
+
+@pytest.mark.parametrize(
+    "dtype, perturbed",
+    (("f32", False), *(pytest.param(d, p, marks=full) for d, p in (("f64", False), ("bf16", True)))),
+)
+def test_medians_agree_with_the_reference(dtype, perturbed, emulated):
+    """Exactly selected, beside a gradient term of two levels."""
+    gradient = {"penalty": "l1", "trim": "none", "gradient": "published", "domain": "identity"}
+    rest = {"shape": (3, 17, 22), "pixels": "70%", "mask_dtype": torch.bool, "layout": "contiguous",
+            "poison": "NaN", "tiles": "loops", "reduction": "pixels"}  # fmt: skip
+    case = aligned.Case("median", dtype=dtype, **gradient, **rest)
+    emulated(cases.agrees_in_the_matrix, case, None, perturbed, True)
 
 
 @full

@@ -71,6 +71,8 @@ def test_a_lane_keeps_what_it_has_on_the_path_it_does_not_take():
         ("bfly", 3, 31, lambda i: i ^ 3),
         ("idx", 5, 31, lambda i: 5),
         ("idx", 1, 0x1C1F, lambda i: i // 4 * 4 + 1),
+        ("up", 3, 0, lambda i: i - 3 if i > 2 else i),
+        ("up", 1, 0x1C00, lambda i: i - 1 if i % 4 else i),
     ],
 )
 def test_shuffles(mode, b, c, source):
