@@ -44,6 +44,11 @@ class PixelPlan:
     trim: float
     trim_batch: bool
 
+    @property
+    def by_image(self) -> bool:
+        """Whether the sum of each image is divided by its own pixels."""
+        return self.norm in ("images", "images-sum")
+
 
 @dataclass(frozen=True, eq=False)
 class MomentsPlan:

@@ -82,9 +82,7 @@ def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
         return False
     if structure and structure.log is not None:
         return False
-    if any(t.reduction not in ("pixels", "images") for t in terms):
-        return False
-    return not any(t.domain.conversion == "identity" and t.domain.clamps for t in terms)
+    return all(t.reduction != "none" for t in terms)
 
 
 _ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}

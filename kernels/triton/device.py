@@ -83,9 +83,13 @@ def valid(p_mask, g, ok, HAS_MASK: tl.constexpr, POSITIVE: tl.constexpr):
 
 @triton.jit
 def _depth(x, D: tl.constexpr):
-    """Depth of the inverse depth x before its bounds; an Inf becomes NaN, so that it shows behind them."""
+    """x, or the depth of the inverse depth x, before its bounds; an Inf becomes NaN, so that it shows behind
+    them.
+    """
     x = tl.where(tl.abs(x) < float("inf"), x, float("nan"))
-    if D.conversion == "shifted-inverse":
+    if D.conversion == "identity":
+        return x
+    elif D.conversion == "shifted-inverse":
         return 1.0 / (x + FLOOR)
     else:
         return 1.0 / tl.where(x < FLOOR, FLOOR, x)
@@ -93,8 +97,8 @@ def _depth(x, D: tl.constexpr):
 
 @triton.jit
 def to_domain(x, m, D: tl.constexpr):
-    """x in the domain D at the pixels m; a conversion selects first, an invalid pixel becomes depth 0."""
-    if D.conversion == "identity":
+    """x in the domain D at the pixels m; a conversion or bound selects first, an invalid pixel becomes 0."""
+    if D.conversion == "identity" and not D.clamps:
         return x
     else:
         d = _depth(tl.where(m, x, 1.0), D)
@@ -108,7 +112,7 @@ def to_domain(x, m, D: tl.constexpr):
 @triton.jit
 def slope(x, m, D: tl.constexpr):
     """Derivative of `to_domain`, 1 on the closed interval of the bounds; 0 outside m."""
-    if D.conversion == "identity":
+    if D.conversion == "identity" and not D.clamps:
         return tl.where(m, 1.0, 0.0).to(x.dtype)
     else:
         x = tl.where(m, x, 1.0)
@@ -120,7 +124,10 @@ def slope(x, m, D: tl.constexpr):
             inside = inside & (d >= D.minimum)
         if D.maximum is not None:
             inside = inside & (d <= D.maximum)
-        return tl.where(inside, -d * d, 0.0)
+        if D.conversion == "identity":
+            return tl.where(inside, 1.0, 0.0).to(x.dtype)
+        else:
+            return tl.where(inside, -d * d, 0.0)
 
 
 @triton.jit

@@ -109,7 +109,8 @@ def _moments_coefficients(row, here, moments, b, f, pooled, n_all, size, B, NP, 
     if T.images:
         n, centre, spread = moments_of_images(moments, WHICH, b, B, NP, R, NPP, ACC)
         _, inner, factor = value_of(n, centre, spread, T)
-        f = divide(f, tl.where(size > 1, size, 1.0))
+        if not T.images_sum:
+            f = divide(f, tl.where(size > 1, size, 1.0))
     else:
         mean, root, unbiased = pooled
         none = tl.zeros([BC], ACC)
@@ -159,7 +160,9 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
     pooled = ()  # of the moments: mean, root, factor of V
     for i in tl.static_range(M):
         if PLAN.moments[i].images:
-            x = divide(joined(totals, T_MEAN + i, WORLD, WP), tl.where(size > 1, size, 1.0))
+            x = joined(totals, T_MEAN + i, WORLD, WP)
+            if not PLAN.moments[i].images_sum:
+                x = divide(x, tl.where(size > 1, size, 1.0))
             pooled = pooled + ((zero, zero, zero),)
         else:
             centre, spread = joined_moments(totals, T_MEAN + i, T_SPREAD + i, WORLD, WP)
@@ -196,14 +199,14 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
             row = coefficients + HEAD + b.to(tl.int64) * COEFFICIENTS
             if PLAN.absolute is not None:
                 w_a = tl.zeros([BC], ACC) + divide(factors[0] * WORLD, norm_a)
-                if PLAN.absolute.norm == "images":
+                if PLAN.absolute.by_image:
                     n_b = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
                     w_a = divide(w_a, tl.maximum(n_b, 1).to(ACC))
                 tl.store(row + ABS_WEIGHT, w_a, mask=here)
             if PLAN.codes:
                 w_r = tl.zeros([BC], ACC) + divide(factors[1] * WORLD, norm_r)
                 if PLAN.relative is not None:
-                    if PLAN.relative.norm == "images":
+                    if PLAN.relative.by_image:
                         n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
                         w_r = divide(w_r, tl.maximum(n_b, 1).to(ACC))
                 one, z, rel_one, rel_z = _adjoints(
@@ -238,7 +241,7 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                 )  # fmt: skip
             for i in tl.static_range(P):
                 w = tl.zeros([BC], ACC) + divide(factors[PIXELS + i] * WORLD, norms[i])
-                if PLAN.pixels[i].norm == "images":
+                if PLAN.pixels[i].by_image:
                     n_b = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
                     w = divide(w, tl.maximum(n_b, 1).to(ACC))
                 tl.store(row + PIXEL_WEIGHT + i, w, mask=here)

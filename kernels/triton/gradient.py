@@ -248,7 +248,7 @@ def gradient(
                         u += a5
                     d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
                     touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
-                    if STRUCTURE.conversion != "identity":
+                    if STRUCTURE.conversion != "identity" or STRUCTURE.clamps:
                         d = d * slope(p, touched, STRUCTURE)
                     total += d
                 tl.store(p_out + x_o * out[3], (total * upstream).to(out[0].dtype.element_ty), mask=ok)

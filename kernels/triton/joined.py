@@ -90,9 +90,11 @@ def _denominator(n, EPS: tl.constexpr):
 
 @triton.jit
 def norm_of(n, floored, images, T: tl.constexpr):
-    """What the sum of a pixel term is divided by: its pixels n, `floored`, or the images."""
+    """What the sum of a pixel term is divided by: its pixels n, `floored`, the images, or nothing."""
     if T.norm == "images":
         return tl.where(images > 1, images, 1.0)
+    elif T.norm == "images-sum":
+        return images * 0.0 + 1.0
     elif T.norm == "floored":
         return _denominator(floored, T.eps)
     else:

@@ -55,7 +55,7 @@ def centred(p, g, m, inside, mu_p, mu_g, PLAN: tl.constexpr):
     g = to_domain(g, m, D)
     keep = m
     if PLAN.sobel_mask == "centre":
-        if D.conversion == "identity":
+        if D.conversion == "identity" and not D.clamps:
             finite = (tl.abs(p) < float("inf")) & (tl.abs(g) < float("inf"))
             keep = (m | finite) & inside
         else:

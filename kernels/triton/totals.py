@@ -193,7 +193,7 @@ def collect(
         abs_floored += tl.sum(tl.where(here, tl.maximum(n_abs, 1), 0))
         if PLAN.absolute is not None:
             a = per_image(moments, ABSOLUTE, b, B, NP, R, NPP)
-            if PLAN.absolute.norm == "images":
+            if PLAN.absolute.by_image:
                 a = divide(a, tl.maximum(n_abs, 1).to(ACC))
             absolute += tl.sum(a)
         if PLAN.relative is not None:
@@ -204,7 +204,7 @@ def collect(
                 o = b.to(tl.int64)[:, None] * NQ + q[None, :]
                 keep = here[:, None] & full_resolution[None, :]
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
-            if PLAN.relative.norm == "images":
+            if PLAN.relative.by_image:
                 r = divide(r, tl.maximum(n, 1).to(ACC))
             relative += tl.sum(r)
         if PLAN.standardised:
@@ -226,7 +226,7 @@ def collect(
         new_counts = ()
         for i in tl.static_range(P):
             x = per_image(moments, PIXEL + i, b, B, NP, R, NPP)
-            if PLAN.pixels[i].norm == "images":
+            if PLAN.pixels[i].by_image:
                 n_i = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
                 x = divide(x, tl.maximum(n_i, 1).to(ACC))
             new_pixels = new_pixels + (pixels[i] + tl.sum(x),)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from depthloss.spec import Domain, Group, LossSpec, Moments, Penalty, Pixel
+
 from .. import cases
 from ..fused import aligned, families
 from ..fused.cases import Case, covering, inputs, product
@@ -12,9 +14,9 @@ from ..fused.compare import Result, assert_agrees, evaluate
 from .engine import DEVICE, TILES, Parameters, engine, geometry
 
 
-def hold(case: Case, monkeypatch) -> Result:
-    """Hold one case: kernels, reference in the same dtypes, reference in float64."""
-    spec = case.spec
+def hold(case: Case, monkeypatch, spec: LossSpec | None = None) -> Result:
+    """Hold one case, or another spec on its inputs: kernels, reference in the same dtypes, and in float64."""
+    spec = spec or case.spec
     given, near = inputs(case, spec, DEVICE)
     if TILES[case.tiles] is not None:
         parameters, programs = TILES[case.tiles]
@@ -37,6 +39,24 @@ def test_agrees_with_the_reference(case, monkeypatch):
 @pytest.mark.parametrize("case", list(product()), ids=str)
 def test_agrees_with_the_reference_on_the_whole_product(case, monkeypatch):
     hold(case, monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", ("f32", "f64"))
+@pytest.mark.parametrize("reduction", ("images", "images-sum"))
+def test_images_are_summed_and_inputs_bounded(reduction, dtype, monkeypatch):
+    """Bounds without a conversion, before a logarithm or not; the sums of the images' means."""
+    bounds = {"minimum": 0.4, "maximum": 0.8}
+    terms = (
+        Pixel(name="absolute", domain=Domain(**bounds), reduction=reduction, mask="abs_mask"),
+        Pixel(name="square", penalty=Penalty("l2"), domain=Domain(**bounds), reduction=reduction),
+        Pixel(name="relative", align="mean", domain=Domain(**bounds), reduction=reduction),
+        Moments(name="root", lam=0.3, domain=Domain(**bounds, log=0.1), reduction=reduction),
+        Moments(name="plain", form="plain", alpha=0.5, reduction=reduction),
+    )
+    rest = {"mask_dtype": torch.bool, "layout": "contiguous", "poison": "Inf", "tiles": "small"}
+    case = aligned.Case("mean", "l1", "none", "none", "clamped", (3, 17, 22), dtype, "one empty image",
+                        reduction=reduction, abs_mask=True, **rest)  # fmt: skip
+    hold(case, monkeypatch, LossSpec((Group(terms),)))
 
 
 def of_the_engine(rows: list[aligned.Case]) -> list[aligned.Case]:
