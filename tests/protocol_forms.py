@@ -211,7 +211,7 @@ def g2(pred, gt, mask, full=20.0):
         return (x - x.mean()) / (np.abs(x - x.mean()).mean() + 1e-6)
 
     def label(x, a, b):
-        ratio = x[a] / (x[b] + 1e-8)
+        ratio = x[a].astype(np.float32) / (x[b].astype(np.float32) + np.float32(1e-8))
         return (ratio >= 1.01).astype(int) - (ratio <= 1 / 1.01).astype(int)
 
     drawn = []

@@ -1,8 +1,11 @@
 """Each protocol against the NumPy form of its source, the golden numbers of one of them, and the edges."""
 
 import dataclasses
+import importlib
 import math
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from depthloss import metrics
 from depthloss.metrics import Maps, measure
-from depthloss.protocols import KINDS, Protocol, load_protocol, protocol_names
+from depthloss.protocols import KINDS, Protocol, ProtocolMetrics, load_protocol, protocol_names
 from depthloss.protocols.sizes import resized, sampled
 
 from . import protocol_forms as forms
@@ -177,7 +180,7 @@ def test_a_protocol_printed_is_the_same_protocol(tmp_path):
 def test_a_changed_key_shows():
     assert load_protocol("midas", clip=[None, 80.0], min_pixels=3).text() == (
         "midas with clip, min_pixels changed; 0 m < gt; crop none; each image: scale and shift by "
-        "least squares in inverse depth, floor clip; clipped to none, 80 m; resize bilinear"
+        "least squares in inverse depth, at least 1/80 m; clipped to none, 80 m; resize bilinear"
     )
     assert load_protocol("midas", alignment="disparity-lstsq").changed == ()
 
@@ -336,3 +339,62 @@ def test_every_metric_has_a_row():
     values = measure(metrics.names(), Maps(gt, gt, mask, max_depth=20.0))
     best = {name: metrics.metric(name).more for name in values}
     assert {name for name, value in values.items() if value != pytest.approx(float(best[name]))} == {"d_auc"}
+
+
+def test_the_documentation_has_every_row():
+    text = (Path(__file__).parents[1] / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.M)) == ALL
+    for name in metrics.names():
+        row = metrics.metric(name)
+        unit = f" ({row.unit})" if row.unit not in ("", "share") else ""
+        meaning = row.text.replace("|", "\\|")
+        assert f"| `{name}` {row.arrow} | {meaning}{unit} |" in text
+
+
+# ---- classes of torchmetrics
+
+
+def test_the_means_of_a_batch():
+    maps = [scene(seed=seed, density=0.7) for seed in range(3)]
+    pred, gt, mask = (torch.from_numpy(np.stack(x)) for x in zip(*maps, strict=True))
+    gt[1] = 0
+    protocol = load_protocol("marigold")
+    expected = [protocol.score(protocol.prepare(pred[i], gt[i], mask[i])) for i in (0, 2)]
+    measured = ProtocolMetrics("marigold")
+    measured.update(pred[:1, None], gt[:1, None], mask[:1, None])
+    measured.update(pred[1:], gt[1:], mask[1:])
+    found = measured.compute()
+    assert (int(found["empty"]), int(found["nonfinite"])) == (1, 0)
+    for name in protocol.metrics:
+        assert float(found[name]) == pytest.approx(np.mean([row[name] for row in expected]), rel=1e-14)
+    pred[0, 3, 3] = torch.nan
+    measured.update(pred[:1], gt[:1].clamp(min=1))
+    assert int(measured.compute()["nonfinite"]) == 1 and torch.isnan(measured.compute()["rmse"])
+
+
+def test_the_means_of_clips():
+    maps = [scene(14, 18, seed=seed) for seed in range(4)]
+    pred, gt, _ = (torch.from_numpy(np.stack(x)).view(2, 2, 14, 18) for x in zip(*maps, strict=True))
+    protocol = load_protocol("video-clip")
+    measured = ProtocolMetrics(protocol, kind="depth")
+    extras = {"intrinsics": torch.eye(3).repeat(2, 1, 1), "poses": torch.eye(4).repeat(2, 2, 1, 1)}
+    measured.update(pred, gt, **extras)
+    expected = [
+        protocol.score(protocol.prepare(pred[i], gt[i], kind="depth"), **{k: v[i] for k, v in extras.items()})
+        for i in range(2)
+    ]
+    assert float(measured.compute()["tae"]) == pytest.approx(np.mean([row["tae"] for row in expected]))
+    with pytest.raises(ValueError, match="all of a batch must be equally many; got .*'gt': .1, 2, 14, 18"):
+        measured.update(pred, gt[:1])
+
+
+@pytest.mark.parametrize("module, name", [("metrics", "DepthMetrics"), ("protocols", "ProtocolMetrics")])
+def test_without_torchmetrics(monkeypatch, module, name):
+    package = importlib.import_module(f"depthloss.{module}")
+    monkeypatch.delitem(sys.modules, f"depthloss.{module}.means", raising=False)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    error = f"depthloss.{module}.{name} needs torchmetrics: pip install 'depthloss[train]'"
+    with pytest.raises(ImportError, match=f"^{re.escape(error)}$"):
+        getattr(package, name)
+    with pytest.raises(AttributeError, match="has no attribute 'Depth'"):
+        package.Depth  # noqa: B018

@@ -29,6 +29,7 @@ def layer(module: str) -> str | None:
     name = parts[1] if len(parts) > 1 else "front"
     return {
         "align": "front",
+        "extras": "spec",
         "metrics": "front",
         "protocols": "front",
         "kernels": "kernels",
@@ -165,7 +166,8 @@ def test_the_benchmarks_share_their_ground_only():
 
 def test_import_needs_torch_only():
     code = (
-        "import sys, torch; before = set(sys.modules); import depthloss; "
+        "import sys, torch; before = set(sys.modules); "
+        "import depthloss, depthloss.align, depthloss.metrics, depthloss.protocols; "
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     out = subprocess.run(
@@ -180,7 +182,7 @@ def test_specs_need_no_torch():
     specs = {path.stem for path in (package / "spec").glob("*.py")}
     for path in (
         *(package / "spec").glob("*.py"),
-        *(package / f"{name}.py" for name in ("text", "checks", "files")),
+        *(package / f"{name}.py" for name in ("text", "checks", "files", "extras")),
     ):
         tree = ast.parse(path.read_text())
         names = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..extras import lazily
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, boundary_scores, edge_metrics, is_dense, near_discontinuities
 from .ibims import depth_boundary_errors, planarity_errors
@@ -67,14 +68,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("DepthMetrics", "StratifiedMetrics"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from . import means
-    except ModuleNotFoundError as error:
-        if error.name != "torchmetrics":
-            raise
-        raise ImportError(
-            f"depthloss.metrics.{name} needs torchmetrics: pip install 'depthloss[train]'"
-        ) from error
-    return getattr(means, name)
+    return lazily(__name__, "means", ("DepthMetrics", "StratifiedMetrics"), name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .boundaries import DEPTH_PRO, exceeded
 from .table import Meaning
 
 EDGE_METRICS = {
@@ -21,7 +22,6 @@ EDGE_METRICS = {
 RADIUS = 3  # pixels on either side of a discontinuity that are near it
 SLANT = 0.2  # relative change of a step of inverse depth that a slanted plane may have
 DENSE = 0.7  # least share of the valid pixels whose neighbour below, and to the right, is valid too
-THRESHOLDS = torch.linspace(1.05, 1.25, 10, dtype=torch.float64)
 
 
 def is_dense(valid: Tensor) -> bool:
@@ -103,7 +103,8 @@ def boundary_scores(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[float, flo
     image, F1 is their harmonic mean. Each is averaged over ten thresholds from 1.05 to 1.25 with weights
     proportional to t, as in Depth Pro (arXiv:2410.02073). Two things differ from the script of its authors:
     that averages four directions, so that a perfect prediction scores less than 1 where one of them has no
-    boundary; and a threshold at which the ground truth has none is left out here.
+    boundary; and a threshold at which the ground truth has none is left out here. `depth_pro_f1` has the
+    numbers of the script.
 
     Args:
         pred: depth [H, W] in metres; where it is NaN it has no boundary.
@@ -113,13 +114,13 @@ def boundary_scores(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[float, flo
     Returns:
         F1, precision and recall; None if the ground truth has no boundary.
     """
-    weights = THRESHOLDS.to(gt.device)
+    weights = DEPTH_PRO.to(gt.device)
     counts = torch.zeros(3, len(weights), dtype=torch.float64, device=gt.device)
     for of_pred, of_gt, both in zip(_log_steps(pred), _log_steps(gt), _both_valid(valid), strict=True):
         of_pred, of_gt = of_pred[both].nan_to_num(), of_gt[both]
         for sign in (1, -1):
             p, g = (torch.bucketize(sign * steps, weights.log()) for steps in (of_pred, of_gt))
-            counts += torch.stack([_exceeded(passed) for passed in (torch.minimum(p, g), p, g)])
+            counts += torch.stack([exceeded(passed, weights) for passed in (torch.minimum(p, g), p, g)])
     hits, predicted, true = counts
     if not true.any():
         return None
@@ -127,12 +128,6 @@ def boundary_scores(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[float, flo
     weights = weights * (true > 0)
     f1, precision, recall = (scores @ (weights / weights.sum())).tolist()
     return f1, precision, recall
-
-
-def _exceeded(passed: Tensor) -> Tensor:
-    """Of the number of thresholds that each step exceeds: how many steps exceed each of the thresholds."""
-    histogram = torch.bincount(passed, minlength=len(THRESHOLDS) + 1)
-    return histogram.flip(0).cumsum(0).flip(0)[1:]
 
 
 def _log_steps(depth: Tensor) -> tuple[Tensor, Tensor]:

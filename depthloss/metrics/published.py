@@ -110,25 +110,28 @@ def _g2_pairs(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _g2_ordinal_error(x: Pixels) -> Tensor:
-    """As G2-MonoDepth's test has it, with its draw: random.shuffle of the pixels, seeded by 1 and 2."""
-    a, b = (pairs.to(x.g.device) for pairs in _g2_pairs(len(x.g)))
+    """As G2-MonoDepth's test has it, with its draw: random.shuffle of the pixels, seeded by 1 and 2.
 
-    def order(depth: Tensor) -> Tensor:
-        ratio = depth[a] / depth[b]
-        return torch.where(
-            ratio.isfinite(), (ratio >= 1.01).double() - (ratio <= 1 / 1.01).double(), torch.nan
-        )
+    Ratios and limits are float32 as there: of whole numbers, many ratios lie on a limit.
+    """
+    a, b = (pairs.to(x.g.device) for pairs in _g2_pairs(len(x.g)))
+    high, low = (torch.tensor(limit, dtype=torch.float32, device=x.g.device) for limit in (1.01, 1 / 1.01))
+
+    def order(steps: Tensor) -> Tensor:
+        ratio = steps[a].float() / steps[b].float()
+        return torch.where(ratio.isfinite(), (ratio >= high).double() - (ratio <= low).double(), torch.nan)
 
     return (order(x.p) != order(x.g)).double().mean()
 
 
 def _in_steps(of: Callable[[Pixels], Tensor]) -> Callable[[Maps], float | None]:
-    """A metric of depth in steps of max_depth / 65535, as G2-MonoDepth's script reads it from 16-bit PNGs."""
+    """A metric of depth in whole steps of max_depth / 65535: G2-MonoDepth's script reads 16-bit PNGs."""
 
     def value(maps: Maps) -> float | None:
         if maps.max_depth is None:
             return None
-        steps = (pixel_vector(x, maps.valid) * (65535 / maps.max_depth) for x in (maps.pred, maps.gt))
+        unit = maps.max_depth / 65535
+        steps = ((pixel_vector(x, maps.valid) / unit).round() for x in (maps.pred, maps.gt))
         return float(of(Pixels(*steps)))
 
     return value
@@ -172,8 +175,11 @@ PUBLISHED: dict[str, Meaning] = {
         _in_steps(lambda x: x.error.square().mean().sqrt() / 256),
     ),
     "srmse_g2": PerMap("", False, "srmse in steps of max_depth / 65535 (G2's script)", _in_steps(srmse)),
-    "ordinal_error_g2": PerImage(
-        "share", False, "ordinal error over the pairs that G2's script draws", _g2_ordinal_error
+    "ordinal_error_g2": PerMap(
+        "share",
+        False,
+        "ordinal error in these steps, over the pairs that G2's script draws",
+        _in_steps(_g2_ordinal_error),
     ),
     "depth_pro_f1": PerMap(
         *("share", True, "boundary F1 as Depth Pro's script has it: mean of four directions"),

@@ -1,8 +1,9 @@
 """Published protocols of evaluation as data: `load_protocol("marigold")`.
 
 A protocol says which pixels count, how a prediction is resized, aligned and clipped, and which metrics are
-taken; `Protocol.prepare` and `Protocol.score` do it for one image, or for one clip. The files beside this one
-name their source. Reading them needs PyYAML, which comes with the extra `train`.
+taken; `Protocol.prepare` and `Protocol.score` do it for one image, or for one clip, and `ProtocolMetrics`, a
+class of torchmetrics, for many. The files beside this one name their source. Reading them needs PyYAML, which
+comes with the extra `train`, as torchmetrics does.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..extras import lazily
 from .crops import CROPS, Crop
 from .frame import Frame
 from .protocol import ALIGNMENTS, KINDS, Protocol
+
+if TYPE_CHECKING:
+    from .means import ProtocolMetrics
 
 __all__ = [
     "ALIGNMENTS",
@@ -23,9 +28,15 @@ __all__ = [
     "Crop",
     "Frame",
     "Protocol",
+    "ProtocolMetrics",
     "load_protocol",
     "protocol_names",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return lazily(__name__, "means", ("ProtocolMetrics",), name)
+
 
 FOLDER = Path(__file__).parent
 

@@ -63,7 +63,8 @@ class Protocol:
             None = every valid pixel.
         disparity_min: a smaller inverse depth of the prediction counts as this before a fit in inverse depth.
         disparity_floor: a smaller aligned inverse depth counts as this: a number in 1/metre; "clip", one over
-            the upper bound of `clip`; "farthest", one over the largest valid ground truth; None = 1e-6.
+            the upper bound of `clip`; "range", one over `max_depth`; "farthest", one over the largest valid
+            ground truth; None = 1e-6.
         clip: bounds of the aligned depth in metres: [low, high], each may be None; "range", the bounds of
             the ground truth; "none".
         per_clip: whether a whole clip [T, H, W] is aligned at once.
@@ -133,7 +134,7 @@ class Protocol:
             self._set("fit_size", tuple(check_whole("fit_size", x, 1) for x in self.fit_size))
         self._number("disparity_min", 0.0)
         if isinstance(self.disparity_floor, str):
-            one_of("disparity_floor", self.disparity_floor, ("clip", "farthest"))
+            one_of("disparity_floor", self.disparity_floor, ("clip", "range", "farthest"))
         else:
             self._number("disparity_floor", 0.0)
         if isinstance(self.clip, str):
@@ -144,8 +145,9 @@ class Protocol:
             self._set(
                 "clip", tuple(None if x is None else check_number("clip", x, low=0.0) for x in self.clip)
             )
-        if self.disparity_floor == "clip" and self.bounds[1] is None:
-            raise ValueError("disparity_floor clip needs the upper bound of clip")
+        if self.disparity_floor in ("clip", "range") and not self._farthest:
+            of = "the upper bound of clip" if self.disparity_floor == "clip" else "max_depth"
+            raise ValueError(f"disparity_floor {self.disparity_floor} needs {of}")
         check_number("edge_ratio", self.edge_ratio, low=1.0, strict=True)
 
     def _set(self, name: str, value: Any) -> None:
@@ -164,6 +166,13 @@ class Protocol:
             return (self.min_depth, self.max_depth) if self.clip == "range" else (None, None)
         low, high = self.clip
         return low, high
+
+    @property
+    def _farthest(self) -> float | None:
+        """The depth that a `disparity_floor` of "clip" or "range" is one over."""
+        if self.disparity_floor == "clip":
+            return self.bounds[1]
+        return self.max_depth if self.disparity_floor == "range" else None
 
     def aligned_by(self, kind: str) -> str:
         """Return the alignment of a prediction of a kind.
@@ -195,7 +204,8 @@ class Protocol:
         if self.fit_size and by != "none" and by != "disparity-lstsq":
             parts[-1] += f", over a sample of {self.fit_size[0]} x {self.fit_size[1]}"
         if by == "disparity-lstsq" and floor is not None:
-            parts[-1] += f", at least {floor:g} 1/m" if not isinstance(floor, str) else f", floor {floor}"
+            least = f"1/{self._farthest:g} m" if self._farthest else f"{floor}/m"
+            parts[-1] += f", at least {'1/max(gt)' if floor == 'farthest' else least}"
         bounds = ["none" if x is None else f"{x:g} m" for x in self.bounds]
         parts.append(
             "prediction not clipped" if bounds == ["none"] * 2 else f"clipped to {', '.join(bounds)}"
@@ -203,9 +213,9 @@ class Protocol:
         parts.append(f"resize {self.resize}" + (" in inverse depth" if self.resize_in == "inverse" else ""))
         return "; ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, and "text"."""
-        return {**dataclasses.asdict(self), "text": self.text()}
+    def to_dict(self, kind: str | None = None) -> dict[str, Any]:
+        """Return the fields, and "text", the line for predictions of a kind."""
+        return {**dataclasses.asdict(self), "text": self.text(kind)}
 
     def to_yaml(self) -> str:
         """Return the keys as YAML, for `load_protocol` to read again."""
@@ -349,8 +359,8 @@ class Protocol:
     def _floor(self, gt: Tensor, valid: Tensor) -> float:
         if self.disparity_floor == "farthest":
             return 1 / float(gt[valid].max()) if bool(valid.any()) else NEAREST
-        if self.disparity_floor == "clip":
-            return 1 / float(self.bounds[1] or math.inf)
+        if self._farthest:
+            return 1 / self._farthest
         return NEAREST if self.disparity_floor is None else float(self.disparity_floor)
 
 
