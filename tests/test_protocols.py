@@ -179,10 +179,10 @@ def test_a_protocol_printed_is_the_same_protocol(tmp_path):
 
 def test_a_changed_key_shows():
     assert load_protocol("midas", clip=[None, 80.0], min_pixels=3).text() == (
-        "midas with clip, min_pixels changed; 0 m < gt; crop none; each image: scale and shift by "
+        "midas with min_pixels, clip changed; 0 m < gt; crop none; each image: scale and shift by "
         "least squares in inverse depth, at least 1/80 m; clipped to none, 80 m; resize bilinear"
     )
-    assert load_protocol("midas", alignment="disparity-lstsq").changed == ()
+    assert load_protocol("midas", alignment="disparity-lstsq", clip=(None, 10)).changed == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ comes with the extra `train`, as torchmetrics does.
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,18 +66,15 @@ def load_protocol(name: str | Path, **overrides: Any) -> Protocol:
                 "or give the path of a YAML file"
             )
     values = {"name": path.stem, **_read(path)}
-    changed = {key: value for key, value in overrides.items() if values.get(key, _Absent) != value}
     known = [field.name for field in fields(Protocol)]
     for key in (*values, *overrides):
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             fix = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"{path.name}: a protocol has no key {key!r}: {fix}")
-    return Protocol(**{**values, **overrides, "changed": tuple(sorted(changed))})
-
-
-class _Absent:
-    """What no value equals."""
+    published, made = Protocol(**values), Protocol(**{**values, **overrides})
+    changed = [key for key in known if getattr(made, key) != getattr(published, key)]
+    return replace(made, changed=changed)
 
 
 def _read(path: Path) -> dict[str, Any]:
