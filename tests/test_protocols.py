@@ -255,6 +255,16 @@ def test_edges_of_every_protocol(name):
     assert frame.depth.isfinite().all() and (frame.depth[..., 20, :] > 0).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (7, 1), (5, 4)])
+@pytest.mark.parametrize("name", sorted(ALL - {"nyu-eigen"}))
+def test_maps_of_a_few_pixels(name, shape):
+    protocol = load_protocol(name, crop="none", min_pixels=1)
+    gt = torch.linspace(1, 3, math.prod(shape)).view(shape)
+    gt = gt.repeat(2, 1, 1) if protocol.per_clip else gt
+    values = protocol.score(protocol.prepare(1 / gt, gt, kind="inverse-depth"))
+    assert values and all(map(math.isfinite, values.values()))
+
+
 def test_a_prediction_in_the_wrong_direction():
     pred, gt, _ = scene()
     protocol = load_protocol("marigold")

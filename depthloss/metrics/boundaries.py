@@ -53,9 +53,11 @@ def moge_f1(pred: Tensor, gt: Tensor, valid: Tensor, radius: int = 1) -> float:
         radius: in pixels, >= 1.
 
     Returns:
-        From 0 to 1; 0 if the ground truth has no boundary.
+        From 0 to 1; 0 if the ground truth has no boundary, or no pixel so far off the border.
     """
     h, w = gt.shape
+    if min(h, w) <= 2 * radius:
+        return 0.0
     thresholds = (1 + MOGE).to(gt.device)
     steps = [
         (y, x)

@@ -112,7 +112,8 @@ def _g2_pairs(count: int) -> tuple[Tensor, Tensor]:
 def _g2_ordinal_error(x: Pixels) -> Tensor:
     """As G2-MonoDepth's test has it, with its draw: random.shuffle of the pixels, seeded by 1 and 2.
 
-    Ratios and limits are float32 as there: of whole numbers, many ratios lie on a limit.
+    Ratios and limits are float32 as there: of whole numbers, many ratios lie on a limit. NaN for less than
+    four pixels, which make no pair.
     """
     a, b = (pairs.to(x.g.device) for pairs in _g2_pairs(len(x.g)))
     high, low = (torch.tensor(limit, dtype=torch.float32, device=x.g.device) for limit in (1.01, 1 / 1.01))
