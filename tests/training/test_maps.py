@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from depthloss.training.data.io import DataError, write_depth_png
 from depthloss.training.data.maps import FORMATS, distance_to_depth, read_map
@@ -90,3 +91,15 @@ def test_distance_to_depth_of_a_plane():
     y, x = np.mgrid[:4, :6] - np.array([1.5, 2.5])[:, None, None]
     distance = 3.0 * np.sqrt(1 + (x**2 + y**2) / 5.0**2)
     np.testing.assert_allclose(distance_to_depth(distance, 5.0), 3.0, rtol=1e-12)
+
+
+def test_the_logarithmic_png_of_moge(tmp_path):
+    """Its text has near and far; 0 is no value, 65535 infinity."""
+    info = PngInfo()
+    for name, value in (("near", 0.5), ("far", 50.0)):
+        info.add_text(name, str(value))
+    stored = np.array([[0, 1, 65534, 65535, 32768]], np.uint16)
+    Image.fromarray(stored).save(tmp_path / "a.png", pnginfo=info)
+    found = read_map(tmp_path / "a.png")
+    middle = 0.5 ** (1 - 32767 / 65533) * 50.0 ** (32767 / 65533)
+    np.testing.assert_allclose(found, [[np.nan, 0.5, 50.0, np.inf, middle]], rtol=1e-6)

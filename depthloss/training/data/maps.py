@@ -30,7 +30,8 @@ def read_map(path: str | Path, key: str | None = None, scale: float = 256.0) -> 
     Args:
         path: the file.
         key: name of the map in an npz or HDF5 file; None = the only one.
-        scale: units per metre of a 16-bit PNG; other formats store the values themselves.
+        scale: units per metre of a 16-bit PNG, but of MoGe's, whose text says near and far of its
+            logarithm; other formats store the values themselves.
 
     Returns:
         float32 array [H, W], as stored; NaN = no value. Axes of length 1 are dropped.
@@ -76,8 +77,22 @@ def distance_to_depth(distance: np.ndarray, focal: float = _HYPERSIM_FOCAL) -> n
 
 
 def _png(path: Path, key: str | None, scale: float) -> np.ndarray:
+    with Image.open(path, formats=["PNG"]) as image:
+        if "near" in image.info and "far" in image.info:
+            return _log_png(path, image)
     depth = read_depth_png(path, scale)
     return np.where(depth > 0, depth, np.float32(np.nan))
+
+
+def _log_png(path: Path, image: Image.Image) -> np.ndarray:
+    """MoGe's 16-bit PNG: near^(1-t) far^t, t = (x - 1)/65533; 0 is no value, 65535 infinity."""
+    x = np.array(image)
+    if x.dtype.kind not in "iu" or x.ndim != 2:
+        raise fault(path, f"{x.dtype} {list(x.shape)}", "one channel of 16 bits beside near and far", _AGAIN)
+    near, far = float(image.info["near"]), float(image.info["far"])
+    t = (x.astype(np.float64) - 1) / 65533
+    depth = near ** (1 - t) * far**t * float(image.info.get("unit", 1.0))
+    return np.where(x == 0, np.nan, np.where(x == 65535, np.inf, depth))
 
 
 def _npy(path: Path, key: str | None, scale: float) -> np.ndarray:
