@@ -5,6 +5,7 @@
 //
 // Reads p, g, m twice for structure terms, else once (9 bytes/pixel in float32), writes a record per band.
 #pragma once
+#include <array>
 #include <type_traits>
 
 #include "residual.hpp"
@@ -213,72 +214,56 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     work.bands[b * work.bands_per_image + band] = out;
 }
 
-template <class T>
-void deviations(const Work& work, int64_t b, int band, char* memory) {
-    const Call& call = *work.call;
-    const int64_t w = call.W;
-    const auto [y0, y1] = BandRows(band, call.H);
-    Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
-    Line<T> line;
-    const Image& image = work.images[b];
-    const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g)),
-                 zero = all(T(0));
-    Total<T> total_p, total_g;
-    for (int64_t y = y0; y < y1; y++) {
-        read_line(work, b, y, buffers, line);
-        for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
-            const uint8_t* on = line.m->at(o) - o;
-            const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
-            Vec<T> sum_p = zero, sum_g = zero;
-            for (int64_t x = o; x < end; x += LANES) {
-                const Mask<T> m = mask_of<T>(on + x);
-                sum_p = sum_p + select(m, abs(load(p_d + x) - mu_p));
-                sum_g = sum_g + select(m, abs(load(g_d + x) - mu_g));
-            }
-            total_p.add(sum_p);
-            total_g.add(sum_g);
-        }
-    }
-    Band& out = work.bands[b * work.bands_per_image + band];
-    out.dev_p = total_p;
-    out.dev_g = total_g;
-}
-
-// Phase 2 of a fit by least squares.
-template <class T>
-void products(const Work& work, int64_t b, int band, char* memory) {
+// Over a band the sums of N values of a pixel, given its mask, p - mu_p and g - mu_g.
+template <int N, class T, class F>
+std::array<Total<T>, N> centred_sums(const Work& work, int64_t b, int band, char* memory, const F& values) {
     const int64_t w = work.call->W;
     const auto [y0, y1] = BandRows(band, work.call->H);
     Arena arena = arena_of<T>(memory, w);
     LineBuffers<T> buffers(arena);
     Line<T> line;
     const Image& image = work.images[b];
-    const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g)),
-                 zero = all(T(0));
-    Total<T> total_p, total_g, total_pg, total_pp;
+    const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g));
+    std::array<Total<T>, N> totals;
     for (int64_t y = y0; y < y1; y++) {
         read_line(work, b, y, buffers, line);
         for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
             const uint8_t* on = line.m->at(o) - o;
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
-            Vec<T> sum_p = zero, sum_g = zero, sum_pg = zero, sum_pp = zero;
+            std::array<Vec<T>, N> sums;
+            for (auto& sum : sums) sum = all(T(0));
             for (int64_t x = o; x < end; x += LANES) {
-                const Mask<T> m = mask_of<T>(on + x);
-                const Vec<T> p = select(m, load(p_d + x) - mu_p), g = select(m, load(g_d + x) - mu_g);
-                sum_p = sum_p + p;
-                sum_g = sum_g + g;
-                sum_pg = sum_pg + p * g;
-                sum_pp = sum_pp + p * p;
+                const auto here = values(mask_of<T>(on + x), load(p_d + x) - mu_p, load(g_d + x) - mu_g);
+                for (int i = 0; i < N; i++) sums[i] = sums[i] + here[i];
             }
-            total_p.add(sum_p);
-            total_g.add(sum_g);
-            total_pg.add(sum_pg);
-            total_pp.add(sum_pp);
+            for (int i = 0; i < N; i++) totals[i].add(sums[i]);
         }
     }
+    return totals;
+}
+
+template <class T>
+void deviations(const Work& work, int64_t b, int band, char* memory) {
+    const auto [p, g] = centred_sums<2, T>(
+        work, b, band, memory,
+        [](const Mask<T>& m, const Vec<T>& p, const Vec<T>& g) __attribute__((always_inline)) {
+            return std::array<Vec<T>, 2>{select(m, abs(p)), select(m, abs(g))};
+        });
     Band& out = work.bands[b * work.bands_per_image + band];
-    out.dev_p = total_p, out.dev_g = total_g, out.covariance = total_pg, out.variance = total_pp;
+    out.dev_p = p, out.dev_g = g;
+}
+
+// Phase 2 of a fit by least squares.
+template <class T>
+void products(const Work& work, int64_t b, int band, char* memory) {
+    const auto [p, g, pg, pp] = centred_sums<4, T>(
+        work, b, band, memory,
+        [](const Mask<T>& m, const Vec<T>& dev_p, const Vec<T>& dev_g) __attribute__((always_inline)) {
+            const Vec<T> p = select(m, dev_p), g = select(m, dev_g);
+            return std::array<Vec<T>, 4>{p, g, p * g, p * p};
+        });
+    Band& out = work.bands[b * work.bands_per_image + band];
+    out.dev_p = p, out.dev_g = g, out.covariance = pg, out.variance = pp;
 }
 
 }  // namespace DL_ISA

@@ -17,8 +17,9 @@ struct Fit {
         : mu_p(all(T(i.mu_p))), mu_g(all(T(i.mu_g))), inv_p(all(T(i.inv_p))), inv_g(all(T(i.inv_g))) {}
     explicit Fit(const double* c)
         : mu_p(all(T(c[MU_P]))), mu_g(all(T(c[MU_G]))), inv_p(all(T(c[INV_P]))), inv_g(all(T(c[INV_G]))) {}
-    INLINE Vec<T> residual(const Vec<T>& p, const Vec<T>& g) const {
-        return (p - mu_p) * inv_p - (g - mu_g) * inv_g;
+    INLINE Vec<T> residual(const Vec<T>& p, const Vec<T>& g) const { return of_centred(p - mu_p, g); }
+    INLINE Vec<T> of_centred(const Vec<T>& dev_p, const Vec<T>& g) const {
+        return dev_p * inv_p - (g - mu_g) * inv_g;
     }
 };
 

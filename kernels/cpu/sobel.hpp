@@ -344,8 +344,7 @@ struct FullResolution {
 
     template <Reads READS, bool STANDARD, bool OWN>
     void residual_row(int slot, int64_t y) {
-        const Vec<T> mu_p = all(T(image.mu_p)), mu_g = all(T(image.mu_g)), inv_p = all(T(image.inv_p)),
-                     inv_g = all(T(image.inv_g));
+        const Fit<T> fit(image);
         const Vec<T> zero = all(T(0)), inf = all(T(__builtin_inf()));
         const Bytes one = all_bytes(1);
         T* __restrict__ to_r = r[y % 2], * __restrict__ to_z = z[slot];
@@ -370,8 +369,8 @@ struct FullResolution {
                 Mask<T> keep = m;
                 if (READS == FINITE_ONES) keep = m | ((abs(p) < inf) & (abs(g) < inf));
                 if (READS == EVERY_ONE) p = select(m, p), g = select(m, g);
-                const Vec<T> dev = p - mu_p;
-                const Vec<T> residual = STANDARD ? dev * inv_p - (g - mu_g) * inv_g : p - g;
+                const Vec<T> dev = p - fit.mu_p;
+                const Vec<T> residual = STANDARD ? fit.of_centred(dev, g) : p - g;
                 const Vec<T> valid_r = select(m, residual), valid_dev = select(m, dev);
                 const auto read_of = [&](const Vec<T>& all_of,
                                          const Vec<T>& valid) __attribute__((always_inline)) {
