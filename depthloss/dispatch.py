@@ -33,6 +33,7 @@ _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _MASK = (type(None), Tensor)
 _NAMES = ("pred", "gt", "mask", "abs_mask", "weight", "confidence")
 _STRIDED = torch.strided
+_OTHER_SIZE = "{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
 _EXTRAS = "a weight or a confidence of each pixel has no fused form"
 Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pred, gt, mask, abs_mask
 _loaded: dict[str, ModuleType] = {"reference": reference}
@@ -184,6 +185,11 @@ def _image_shape(x: Tensor) -> tuple[int, ...] | None:
     return tuple(x.shape) if x.dim() == 3 else None
 
 
+def _is_other_size(x: Tensor, pred: Tensor) -> bool:
+    """Whether the B, H, W of x are not those of pred; equal shapes are the usual case, and quick to see."""
+    return x.shape != pred.shape and _image_shape(x) != _image_shape(pred)
+
+
 def check_inputs(
     pred: Tensor,
     gt: Tensor,
@@ -224,8 +230,8 @@ def _check_extras(pred: Tensor, weight: Tensor | None, confidence: Tensor | None
             raise TypeError(f"{name} must be a torch.Tensor or None; got {type(x).__name__}")
         transforms.check_plain(name, x)
         problem = ""
-        if not isinstance(pred, Tensor) or x.shape != pred.shape and _image_shape(x) != _image_shape(pred):
-            problem = f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
+        if not isinstance(pred, Tensor) or _is_other_size(x, pred):
+            problem = _OTHER_SIZE.format(name=name)
         elif x.dtype not in _DTYPES:
             problem = f"{name} must be float16, bfloat16, float32 or float64"
         elif x.device != pred.device:
@@ -254,8 +260,8 @@ def _problem(pred: Tensor, gt: Tensor, mask: Tensor | None, abs_mask: Tensor | N
             "pred and gt must be float16, bfloat16, float32 or float64; convert integer depth with .float()"
         )
     for name, x in (("mask", mask), ("abs_mask", abs_mask)):
-        if x is not None and x.shape != shape and _image_shape(x) != _image_shape(pred):
-            return f"{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
+        if x is not None and _is_other_size(x, pred):
+            return _OTHER_SIZE.format(name=name)
         if x is not None and x.dtype.is_complex:
             return f"{name} must be bool, uint8 or float holding 0/1"
     return ""

@@ -252,17 +252,6 @@ def available_recipes() -> tuple[str, ...]:
     return tuple(RECIPES)
 
 
-def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}")
-    return RECIPES[name]
-
-
 def recipe(name: str, **overrides: Any) -> DepthLoss:
     """Build what a published model trains with.
 
@@ -279,7 +268,9 @@ def recipe(name: str, **overrides: Any) -> DepthLoss:
         ValueError: unknown name.
         TypeError: unknown keyword.
     """
-    found = find_recipe(name)
+    if not isinstance(name, str) or name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}")
+    found = RECIPES[name]
     check_known(f"recipe {name!r}", found.parameters, overrides)
     if isinstance(found.loss, str):
         loss = build_loss(found.loss, **(found.options | overrides))
