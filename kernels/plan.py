@@ -106,7 +106,6 @@ class Plan:
     codes: bool
     structure: s.Domain | None
     alignment: s.Alignment
-    standardised: bool  # by the mean or by the median
     eps: float  # of the alignment
     absolute: PixelPlan | None
     relative: PixelPlan | None
@@ -140,9 +139,59 @@ class Plan:
     total_slot: int
 
     @property
+    def aligned(self) -> bool:
+        """Whether the structure's residual needs statistics of p and of g."""
+        return self.alignment.kind != "none"
+
+    @property
+    def by_mean(self) -> bool:
+        """Whether the structure is standardised by means."""
+        return self.alignment.kind == "mean"
+
+    @property
     def by_median(self) -> bool:
-        """Whether the structure is aligned by medians."""
+        """Whether the structure is standardised by medians."""
         return self.alignment.kind == "median"
+
+    @property
+    def fits(self) -> bool:
+        """Whether p is fitted to g."""
+        return self.alignment.kind in ("least-squares", "packnet-trim")
+
+    @property
+    def centred(self) -> bool:
+        """Whether the statistics begin with the means."""
+        return self.by_mean or self.fits
+
+    @property
+    def trim(self) -> float:
+        """The part of the pixels that the relative term leaves out."""
+        return self.relative.trim if self.relative else 0.0
+
+    @property
+    def trim_batch(self) -> bool:
+        """Whether it is a part of the batch."""
+        return self.trim > 0 and self.relative is not None and self.relative.trim_batch
+
+    @property
+    def weighed(self) -> bool:
+        """Whether the relative term is no plain sum of |r|."""
+        return self.relative is not None and (self.relative.kind != "l1" or self.trim > 0)
+
+    @property
+    def forward(self) -> bool:
+        """Whether the gradient term takes differences to the next cell."""
+        return self.stencil == "forward"
+
+    @property
+    def strided(self) -> bool:
+        """Whether a level reads every 2^k-th pixel: ceil(H/2^k) x ceil(W/2^k) cells."""
+        return self.downsample == "strided"
+
+    @property
+    def edge(self) -> str:
+        """The border of the Sobel filter; forward differences count nothing beyond it."""
+        return "zero" if self.forward else self.border
 
     @property
     def detached(self) -> bool:
@@ -249,7 +298,6 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         codes=codes,
         structure=structure,
         alignment=alignment,
-        standardised=alignment.kind in ("mean", "median"),
         eps=alignment.eps,
         absolute=_pixel(roles.absolute, all_pixels) if roles.absolute else None,
         relative=_pixel(relative, all_pixels) if relative else None,

@@ -71,17 +71,6 @@ def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
 
 def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
     """What the Triton engine has."""
-    relative, gradient, structure = roles.relative, roles.gradient, roles.structure
-    if any(t.align not in ("none", "mean", "median") for t in (relative, gradient) if t):
-        return False
-    if relative and (relative.trim or relative.penalty.kind != "l1"):
-        return False
-    if gradient and gradient.gradient.stencil != "sobel":
-        return False
-    if gradient and gradient.reduction != "pixels":
-        return False
-    if structure and structure.log is not None:
-        return False
     return all(t.reduction != "none" for t in terms)
 
 

@@ -136,6 +136,8 @@ def forward(
             dist.all_reduce(run.found, op=dist.ReduceOp.MAX, group=process_group)
         for step in run.middle:
             step.run()
+            if exchange and step.counts is not None:
+                dist.all_reduce(step.counts, group=process_group)
         if exchange:
             run.last(collect=True, combine=False).run()
             rows = [torch.empty_like(run.totals) for _ in range(world)]

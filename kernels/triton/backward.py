@@ -9,47 +9,10 @@ nothing; reads 0.33 bytes/pixel, writes 4 bytes/cell = 1.33 bytes/pixel in float
 import triton
 import triton.language as tl
 
-from .coefficients import KAPPA
+from .codes import adjoint, beyond, unpack_count, unpack_row
+from .coefficients import COEFFICIENTS, HEAD, KAPPA, LEVEL_WEIGHT
 from .device import NUMBERS, SIZES, divide
 from .levels import locate
-
-SMOOTH = tl.constexpr(4.0 * 2**23 + 16.0)  # four fields, each of a sign + 1, times 4
-
-
-@triton.jit
-def _field(c, MASK: tl.constexpr):
-    """2^23 + a field of the code c, in float32; integers that a loop carries LLVM packs in halves."""
-    return (c & MASK | 0x4B000000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def code_row(code):
-    """Of one row of codes: adjoint differences of sx and smooth sums of sy along x, and the codes themselves.
-
-    Sx^T: left neighbour less right; Sy^T: 1 2 1. The offset of sy, SMOOTH in all, cancels between rows.
-    """
-    c_l = tl.load(code - 1).to(tl.int32)
-    c = tl.load(code).to(tl.int32)
-    c_r = tl.load(code + 1).to(tl.int32)
-    # Multiples of 4, 2^23 above small ones: exact below 2^26.
-    ends = _field(c_l, 12) + _field(c_r, 12)
-    middle = _field(c, 12)
-    return _field(c_l, 3) - _field(c_r, 3), ends + (middle + middle), c
-
-
-@triton.jit
-def beyond(d, s, outside, PLAN: tl.constexpr):
-    """The row's d and s; of a row outside the image, which are the edge row's, what stands for it."""
-    if PLAN.border == "replicate":
-        return d, tl.where(outside, 2 * SMOOTH - s, s)
-    else:
-        return tl.where(outside, 0.0, d), tl.where(outside, SMOOTH, s)
-
-
-@triton.jit
-def adjoint(d0, d1, d2, s0, s2):
-    """Sx^T sx + Sy^T sy from three rows' differences and smooth sums, whole numbers."""
-    return (d0 + d2) + (d1 + d1) + 0.25 * (s0 - s2)
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
@@ -71,12 +34,15 @@ def coarse(
     """Write A_k of all cells."""
     i_p = tl.program_id(0)
     b = i_p // NQ
-    level, h, w, y0, x0, o_cells, o_codes, o_highs = locate(i_p - b * NQ, b, B, H, W, 1, LEVELS, TH, TW)
+    level, h, w, y0, x0, o_cells, o_codes, o_highs = locate(i_p - b * NQ, b, B, H, W, 1, PLAN, LEVELS, TH, TW)
     x = x0 + tl.arange(0, TW)
     x_c = tl.minimum(x, w - 1)
     end = tl.minimum(y0 + TH, h)
     stored_rows = tl.where(x < w, end, 0)
-    kappa = tl.load(coefficients + KAPPA + level)
+    if PLAN.gradient_images:
+        kappa = tl.load(coefficients + HEAD + b.to(tl.int64) * COEFFICIENTS + LEVEL_WEIGHT + level)
+    else:
+        kappa = tl.load(coefficients + KAPPA + level)
     if PLAN.sobel_mask != "support":
         if PLAN.downsample == "average":
             kappa = divide(kappa, (1 << (2 * level)).to(ACC))
@@ -96,7 +62,7 @@ def coarse(
     for pair in tl.range(0, (end - y0 + 3) // 2, num_stages=1):
         for i in tl.static_range(2):
             y = y0 + (2 * pair + i - 1)
-            d2, s2, c2 = code_row(code + o)
+            d2, s2, c2 = unpack_row(code + o, PLAN)
             d2, s2 = beyond(d2, s2, (y < 0) | (y >= h), PLAN)
             e2 = zero
             if HIGH:
@@ -104,9 +70,9 @@ def coarse(
             # A row outside the image is its edge row.
             o += ((y >= 0) & (y < h - 1)).to(tl.int64) * (w + 2)
             if pair > 0:
-                a = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                a = adjoint(d0, d1, d2, s0, s1, s2, PLAN).to(ACC) * kappa
                 if PLAN.sobel_mask == "support":
-                    a = a / ((c1 >> 4) + 1 + 16 * e1).to(ACC)
+                    a = a / unpack_count(c1, e1).to(ACC)
                 tl.store(cells + o_a, a, mask=y - 1 < stored_rows)
                 o_a += w
             d0, s0, d1, s1, c1, e1 = d1, s1, d2, s2, c2, e2

@@ -14,15 +14,23 @@ import triton.language as tl
 from .. import plan as p
 from .coefficients import (
     ABS_WEIGHT,
+    BY_G,
+    BY_P,
     CENTRE,
     COEFFICIENTS,
     HEAD,
+    INV_G,
+    INV_P,
     KAPPA,
     LARGEST,
+    LEVEL_WEIGHT,
     MEAN_WEIGHT,
+    MU_G,
+    MU_P,
     PIXEL_WEIGHT,
     REL_WEIGHT,
     SCALE,
+    SHARE,
     SHIFT,
     SIGN_WEIGHT,
     SLOPE,
@@ -30,17 +38,26 @@ from .coefficients import (
 )
 from .combine import combine
 from .device import NUMBERS, SIZES, divide
-from .joined import gradient_levels, joined, joined_moments, norm_of, unit
-from .levels import level_of
+from .histogram import kept_of
+from .joined import gradient_levels, joined, joined_moments, norm_of
+from .levels import level_of, unit
 from .moments import ABS_COUNT, STATISTICS
 from .penalty import from_largest
-from .pyramid import FREE, IMAGE, INV_N, INV_P, SIGN_MEAN, TIES
-from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
+from .pyramid import FREE, IMAGE, INV_N, OFFSET, SIGN_MEAN, SPREAD, TIES
+from .pyramid import INV_G as INV_G_OF_IMAGE
+from .pyramid import INV_P as INV_P_OF_IMAGE
+from .pyramid import MU_G as MU_G_OF_IMAGE
+from .pyramid import MU_P as MU_P_OF_IMAGE
+from .pyramid import SHARE as SHARE_OF_IMAGE
+from .pyramid import SLOPE as SLOPE_OF_IMAGE
+from .sobel import CELLS, KEPT_RESPONSES, REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
     T_ABS_COUNT,
     T_ABS_FLOORED,
     T_ABSOLUTE,
+    T_ALIGNED,
     T_COUNT,
+    T_FITTED,
     T_IMAGES,
     T_MEAN,
     T_PIXEL,
@@ -50,6 +67,10 @@ from .totals import (
     T_STATISTICS,
     T_VISIBLE,
     collect,
+    fitted_counts,
+    image_divisors,
+    kept_of_images,
+    levels_of_images,
     moments_of_images,
     per_image_count,
     pixels_of_images,
@@ -72,29 +93,73 @@ def _over(x, n):
 def _adjoints(sums, b, here, kappa, w_r, H, W, NQ, row, PLAN: tl.constexpr, ACC: tl.constexpr,
               TH: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
               LEVELS: tl.constexpr):  # fmt: skip
-    """Of the images b [BC]: sum_k kappa_k sum s Sobel(a) and s Sobel(a z_p), sum sign(r), sum sign(r) z_p."""
+    """Of the images b [BC]: sum_k kappa_k sum s Sobel(a) and s Sobel(a z_p), sum phi'(r), sum phi'(r) z_p;
+    kappa [1 or BC, 8].
+    """
     one = tl.zeros([BC], ACC)
     z = one
     rel_one = one
     rel_z = one
     k = tl.arange(0, 8)[None, :]
+    b_row = sums + b.to(tl.int64)[:, None] * NQ
     for q0 in range(0, NQ, QB):
         q = q0 + tl.arange(0, QB)
-        level = level_of(q, H, W, TH, 30 * S, LEVELS)
-        weight = tl.sum(tl.where(level[:, None] == k, kappa[None, :], 0.0), 1)
-        at = sums + b.to(tl.int64)[:, None] * NQ + q[None, :]
+        level = level_of(q, H, W, PLAN, TH, 30 * S, LEVELS)
+        of_level = (level[:, None] == k)[None, :, :]
+        weight = tl.sum(tl.where(of_level, kappa[:, None, :], 0.0), 2)
+        at = b_row + q[None, :]
         keep = here[:, None] & (q < NQ)[None, :]
         # By selection, not by product: a group that is left out leaves out its NaN.
-        counts = keep & (weight != 0)[None, :]
-        z += tl.sum(tl.load(at + U_Z * row, mask=counts, other=0.0) * weight[None, :], 1)
-        if PLAN.sobel_mask != "support":
-            weight = weight * unit(level, PLAN, ACC)
-            one += tl.sum(tl.load(at + U_ONE * row, mask=counts, other=0.0) * weight[None, :], 1)
+        counts = keep & (weight != 0)
+        z += tl.sum(tl.load(at + U_Z * row, mask=counts, other=0.0) * weight, 1)
+        if PLAN.sobel_mask != "support" and not PLAN.forward:
+            weight = weight * unit(level, PLAN, ACC)[None, :]
+            one += tl.sum(tl.load(at + U_ONE * row, mask=counts, other=0.0) * weight, 1)
         if PLAN.relative is not None:
             keep = keep & (level == 0)[None, :] & (w_r != 0)[:, None]
             rel_one += tl.sum(tl.load(at + REL_ONE * row, mask=keep, other=0.0), 1)
             rel_z += tl.sum(tl.load(at + REL_Z * row, mask=keep, other=0.0), 1)
     return one, z, rel_one, rel_z
+
+
+@triton.jit
+def _fit_coefficients(row, image, here, wanted, u_one, u_z, inv_n, PLAN: tl.constexpr):
+    """What the backward needs of images whose p is fitted to g; U0 and U1 of each."""
+    u_one = tl.where(wanted, u_one, 0.0)
+    u_z = tl.where(wanted, u_z, 0.0)
+    free = tl.load(image + FREE, mask=wanted, other=0.0) != 0
+    spread = tl.load(image + SPREAD, mask=wanted, other=1.0)
+    slope = tl.load(image + SLOPE_OF_IMAGE, mask=wanted, other=0.0)
+    if PLAN.alignment.kind == "least-squares":
+        by = tl.where(free, _over(u_z * inv_n, spread), 0.0)
+        mean = u_one * inv_n
+    else:
+        # Beyond its bounds the slope is a constant, and the shift, by a0, is not.
+        mu_p = tl.load(image + MU_P_OF_IMAGE, mask=wanted, other=0.0)
+        by = _over(tl.where(free, u_z, -mu_p * u_one) * inv_n, spread)
+        offset = tl.load(image + OFFSET, mask=wanted, other=0.0)
+        # The backward takes g - mu_g, and multiplies by the bounded slope.
+        mean = _over(
+            slope * u_one * inv_n - by * offset, tl.load(image + INV_P_OF_IMAGE, mask=wanted, other=0.0)
+        )
+    tl.store(row + BY_G, by, mask=here)
+    tl.store(row + BY_P, -2.0 * slope * by, mask=here)
+    tl.store(row + MEAN_WEIGHT, mean, mask=here)
+
+
+@triton.jit
+def _level_weights(row, sums, n, b, here, kappa, H, W, NQ, row_q, PLAN: tl.constexpr, ACC: tl.constexpr,
+                   TH: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
+                   LEVELS: tl.constexpr):  # fmt: skip
+    """kappa [BC, 8] of a gradient term by images, which the backward reads."""
+    k = tl.arange(0, 8)[None, :]
+    kept = levels_of_images(sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
+    cells = kept
+    if PLAN.counts_cells:
+        cells = levels_of_images(sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
+    weights = kappa[None, :] * image_divisors(kept, cells, fitted_counts(n, PLAN).to(ACC), PLAN, ACC)
+    tl.store(row[:, None] + LEVEL_WEIGHT + k, weights, mask=here[:, None] & (k >= 0))
+    return weights
 
 
 @triton.jit
@@ -151,10 +216,18 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
         norm_a = norm_of(n_abs, floored, size, PLAN.absolute)
         a = divide(joined(totals, T_ABSOLUTE, WORLD, WP), norm_a)
     if PLAN.relative is not None:
-        norm_r = norm_of(n_all, floored, size, PLAN.relative)
+        counted = n_all
+        if PLAN.weighed or PLAN.alignment.min_pixels:
+            counted = joined(totals, T_ALIGNED, WORLD, WP)
+        if PLAN.trim_batch:
+            counted = kept_of(counted.to(tl.int64), PLAN.trim).to(ACC)
+        norm_r = norm_of(counted, floored, size, PLAN.relative)
         r = divide(joined(totals, T_RELATIVE, WORLD, WP), norm_r)
     if PLAN.has_gradient:
-        g, levels, kept, kappa = gradient_levels(totals, n_all, PLAN, WORLD, WP, ACC)
+        fitted = n_all
+        if PLAN.alignment.min_pixels:
+            fitted = joined(totals, T_FITTED, WORLD, WP)
+        g, levels, kept, kappa = gradient_levels(totals, fitted, size, PLAN, WORLD, WP, ACC)
         g += joined(totals, T_VISIBLE, WORLD, WP)
     values = (a, r, g)
     pooled = ()  # of the moments: mean, root, factor of V
@@ -205,27 +278,52 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                 tl.store(row + ABS_WEIGHT, w_a, mask=here)
             if PLAN.codes:
                 w_r = tl.zeros([BC], ACC) + divide(factors[1] * WORLD, norm_r)
+                row_q = (tl.full((), 0, tl.int64) + NQ) * B
                 if PLAN.relative is not None:
                     if PLAN.relative.by_image:
                         n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
-                        w_r = divide(w_r, tl.maximum(n_b, 1).to(ACC))
+                        kept_b = kept_of_images(images, n_b, b, here, PLAN, ACC)
+                        w_r = divide(w_r, tl.where(kept_b > 1, kept_b, 1.0))
+                kappas = kappa[None, :]
+                if PLAN.gradient_images:
+                    n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+                    kappas = _level_weights(row, sums, n_b, b, here, kappa, H, W, NQ, row_q, PLAN, ACC, TH, S,
+                                            BC, QB, LEVELS)  # fmt: skip
                 one, z, rel_one, rel_z = _adjoints(
-                    sums, b, here, kappa, w_r, H, W, NQ, (tl.full((), 0, tl.int64) + NQ) * B, PLAN, ACC, TH,
-                    S, BC, QB, LEVELS
+                    sums, b, here, kappas, w_r, H, W, NQ, row_q, PLAN, ACC, TH, S, BC, QB, LEVELS
                 )  # fmt: skip
                 image = images + b.to(tl.int64) * IMAGE
                 # Without a factor also a NaN of the statistics is left out.
                 wanted = here & ((w_r != 0) | (f_g + w_r * 0.0 != 0))
-                scale = tl.load(image + INV_P, mask=wanted, other=0.0)
+                if PLAN.alignment.min_pixels:
+                    n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+                    wanted = wanted & (fitted_counts(n_b, PLAN) > 0)
+                scale = tl.load(image + INV_P_OF_IMAGE, mask=wanted, other=0.0)
                 inv_n = tl.load(image + INV_N, mask=here, other=0.0)
                 u_one = one + w_r * rel_one
                 u_z = z + w_r * rel_z
                 if PLAN.floored:
                     u_z = tl.where(tl.load(image + FREE, mask=here, other=0.0) != 0, u_z, 0.0)
-                of_centre = u_one - tl.load(image + SIGN_MEAN, mask=here, other=0.0) * u_z
                 tl.store(row + REL_WEIGHT, w_r, mask=here)
                 tl.store(row + SCALE, scale, mask=here)
-                if PLAN.standardised:
+                if PLAN.trim > 0:
+                    share = tl.load(image + SHARE_OF_IMAGE, mask=wanted, other=0.0)
+                    tl.store(row + SHARE, share, mask=here)
+                if not PLAN.of_signs:
+                    tl.store(row + MU_P, tl.load(image + MU_P_OF_IMAGE, mask=wanted, other=0.0), mask=here)
+                    mu_g = tl.load(image + MU_G_OF_IMAGE, mask=wanted, other=0.0)
+                    if PLAN.fits:
+                        mu_g += tl.load(image + OFFSET, mask=wanted, other=0.0)
+                    tl.store(row + MU_G, mu_g, mask=here)
+                    tl.store(row + INV_P, scale, mask=here)
+                    tl.store(row + INV_G, tl.load(image + INV_G_OF_IMAGE, mask=wanted, other=0.0), mask=here)
+                    if not PLAN.fits:
+                        tl.store(row + BY_P, scale * 0.0, mask=here)
+                        tl.store(row + BY_G, scale * 0.0, mask=here)
+                if PLAN.fits:
+                    _fit_coefficients(row, image, here, wanted, u_one, u_z, inv_n, PLAN)
+                elif PLAN.aligned:
+                    of_centre = u_one - tl.load(image + SIGN_MEAN, mask=here, other=0.0) * u_z
                     if PLAN.detached:
                         tl.store(row + TIE_WEIGHT, u_one * 0.0, mask=here)
                     elif PLAN.by_median:
@@ -266,7 +364,7 @@ def finish(
 ):  # fmt: skip
     """Collect this rank's totals, combine those of all ranks, or both."""
     if COLLECT:
-        collect(moments, sums, totals, B, H, W, NP, R, NQ, PLAN, ACC, TH, S, NPP, BC, QC, LEVELS)
+        collect(moments, images, sums, totals, B, H, W, NP, R, NQ, PLAN, ACC, TH, S, NPP, BC, QC, QB, LEVELS)
     if COLLECT and COMBINE:
         tl.debug_barrier()  # The totals are read by threads that did not write them.
     if COMBINE:

@@ -7,30 +7,63 @@ Reads the codes (2 bytes/pixel) and A_k (1.33); p for a converted domain; p, g, 
 Writes the gradient; everything is float32 or wider until it is stored.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .backward import adjoint, beyond, code_row
+from .codes import adjoint, beyond, fold, part_of_trim, touched, unpack_row, unpack_valid
 from .coefficients import (
     ABS_WEIGHT,
+    BY_G,
+    BY_P,
     CENTRE,
     COEFFICIENTS,
     HEAD,
+    INV_G,
+    INV_P,
     KAPPA,
     LARGEST,
+    LEVEL_WEIGHT,
     LOG_VAR,
     MEAN_WEIGHT,
+    MU_G,
+    MU_P,
     PIXEL_WEIGHT,
     REL_WEIGHT,
     SCALE,
+    SHARE,
     SHIFT,
     SIGN_WEIGHT,
     SLOPE,
     TIE_WEIGHT,
 )
-from .device import NUMBERS, SIZES, image, slope, valid
-from .residual import moments_gradient, pixel_gradient
-from .sobel import READ_BIT, VALID_BIT
+from .device import NUMBERS, SIZES, image, valid
+from .levels import size_of
+from .penalty import penalty
+from .residual import moments_gradient, pixel_gradient, through_structure, to_structure
+
+
+class Weights(NamedTuple):
+    """What the structure terms' signs are multiplied by, in an image."""
+
+    absolute: Any
+    relative: Any
+    scale: Any
+    mean: Any
+    sign: Any
+    share: Any
+
+
+class Fitted(NamedTuple):
+    """What the residual of an image is made with, and of a fit the weights of p and g about their means."""
+
+    mu_p: Any
+    mu_g: Any
+    inv_p: Any
+    inv_g: Any
+    by_p: Any
+    by_g: Any
 
 
 @triton.jit
@@ -50,9 +83,8 @@ def _cells_of_row(cells, old, b, B, H, W, y, first, x, K: tl.constexpr, PLAN: tl
     if not KNOWN:
         new = y >= 0
     if new:
-        zero = tl.full((), 0, tl.int32)
-        h = (zero + H) >> K
-        w = (zero + W) >> K
+        h = size_of(H, K, PLAN)
+        w = size_of(W, K, PLAN)
         y_k = y >> K
         x_k = x >> K
         hit_y = y_k < h
@@ -67,7 +99,7 @@ def _cells_of_row(cells, old, b, B, H, W, y, first, x, K: tl.constexpr, PLAN: tl
             hit_x = hit_x & (((x - FIRST) & (F - 1)) < ROWS)
         base = b.to(tl.int64) * h * w + y_k.to(tl.int64) * w
         for k in tl.static_range(1, K):
-            base += ((zero + H) >> k).to(tl.int64) * ((zero + W) >> k) * B
+            base += size_of(H, k, PLAN).to(tl.int64) * size_of(W, k, PLAN) * B
         found = tl.load(cells + base + x_k, mask=hit_x & hit_y, other=0.0)
     elif row_of_cell >= ROWS:
         found = tl.zeros_like(old)
@@ -75,41 +107,33 @@ def _cells_of_row(cells, old, b, B, H, W, y, first, x, K: tl.constexpr, PLAN: tl
 
 
 @triton.jit
-def _structure(c, u, scale, w_r, mean, w_s, w_a, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """dL/dd of the absolute, relative and gradient terms, from a code and the sum over levels u.
-
-    A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused
-    multiply-add gives sign * weight exactly.
+def _again(c, p, g, m, fitted, weights, PLAN: tl.constexpr):
+    """What the codes do not say of an aligned residual: of a fit what depends on p and g, of a penalty other
+    than L1 its slope.
     """
-    zero = tl.zeros_like(u)
-    v = (c & VALID_BIT) != 0
-    if PLAN.reads_invalid:
-        u = tl.where((c & READ_BIT) != 0, u, 0.0)
+    zero = tl.zeros_like(p)
+    p_d, g_d = to_structure(p, g, m, PLAN)
+    dev_p = tl.where(m, p_d - fitted.mu_p, 0.0)
+    dev_g = tl.where(m, g_d - fitted.mu_g, 0.0)
+    d = zero
+    if PLAN.fits:
+        by_p = fitted.by_p + zero
+        by_g = fitted.by_g + zero
+        d = tl.where((by_p != 0) | (by_g != 0), dev_p * by_p + dev_g * by_g, 0.0)
     if PLAN.relative is not None:
-        u += tl.fma((c & 48).to(ACC), zero + w_r * 0.0625, zero - w_r)
-    if PLAN.standardised:
-        of_mean = zero + (mean - w_s)
-        if PLAN.by_median:
-            of_mean = tl.where((c & 768) == 256, mean, 0.0) - w_s  # of the pixels that equal the median
-        deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, of_mean)
-        if PLAN.reads_invalid:
-            u -= tl.where(v, deviation, 0.0)
-        else:
-            u -= deviation
-    if not PLAN.reads_invalid:
-        u = tl.where(v, u, 0.0)
-    u = u * scale
-    if PLAN.absolute is not None:
-        u += tl.fma((c & 192).to(ACC), zero + w_a * 0.015625, zero - w_a)
-    return u
+        weight = weights.relative * weights.scale + zero
+        on = m & (weight != 0)
+        r = tl.where(on, dev_p * fitted.inv_p - dev_g * fitted.inv_g, 0.0)
+        _, slope, _ = penalty(r, r, zero, on, zero, PLAN.relative)
+        if PLAN.trim > 0:
+            weight = weight * part_of_trim(c, weights.share)
+        d += tl.where(on, slope * weight, 0.0)
+    return d
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
 def gradient(
-    pred,  # maps [B, H, W]
-    gt,
-    mask,
-    abs_mask,
+    inputs,
     code0,  # uint16 [B, H, W + 2]
     cells,  # A_k of the levels k >= 1
     coefficients,
@@ -149,19 +173,31 @@ def gradient(
     STRUCTURE: tl.constexpr = PLAN.structure
     image_row = coefficients + HEAD + b64 * COEFFICIENTS
     kappa = tl.load(coefficients + KAPPA)
+    if PLAN.gradient_images:
+        kappa = tl.load(image_row + LEVEL_WEIGHT)
     none = kappa * 0.0
-    w_a, w_r, scale, mean, w_s = none, none, none, none, none
+    w_a, w_r, scale, mean, w_s, share = none, none, none, none, none, none
     if PLAN.absolute is not None:
         w_a = tl.load(image_row + ABS_WEIGHT)
     if PLAN.codes:
         w_r = tl.load(image_row + REL_WEIGHT)
         scale = tl.load(image_row + SCALE)
-    if PLAN.codes and PLAN.standardised:
+    if PLAN.codes and PLAN.aligned:
         if PLAN.by_median:
             mean = tl.load(image_row + TIE_WEIGHT)
         else:
             mean = tl.load(image_row + MEAN_WEIGHT)
-        w_s = tl.load(image_row + SIGN_WEIGHT)
+        if not PLAN.fits:
+            w_s = tl.load(image_row + SIGN_WEIGHT)
+    if PLAN.trim > 0:
+        share = tl.load(image_row + SHARE)
+    of_image = Weights(w_a, w_r, scale, mean, w_s, share)
+    fitted = Fitted(none, none, none, none, none, none)
+    if PLAN.codes and not PLAN.of_signs:
+        fitted = Fitted(
+            tl.load(image_row + MU_P), tl.load(image_row + MU_G), tl.load(image_row + INV_P),
+            tl.load(image_row + INV_G), tl.load(image_row + BY_P), tl.load(image_row + BY_G)
+        )  # fmt: skip
     of_moments = ()
     for i in tl.static_range(len(PLAN.moments)):
         slope_i = tl.load(image_row + SLOPE + i)
@@ -177,6 +213,7 @@ def gradient(
     p_code = code0 + (b64 * H + tl.maximum(y0 - 1, 0)) * (W + 2)
     first_row = y0.to(tl.int64)
     p_out = image(out, b) + first_row * out[2]
+    pred, gt, mask, abs_mask = inputs
     p_pred = image(pred, b) + first_row * pred[2]
     p_gt = image(gt, b) + first_row * gt[2]
     p_mask = image(mask, b) + first_row * mask[2]
@@ -200,7 +237,7 @@ def gradient(
             s2 = s0
             c2 = c1
             if PLAN.codes:
-                d2, s2, c2 = code_row(p_code + (x_c + 1))
+                d2, s2, c2 = unpack_row(p_code + (x_c + 1), PLAN)
                 d2, s2 = beyond(d2, s2, (y < 0) | (y >= H), PLAN)
                 # A row outside the image is its edge row.
                 p_code += ((y >= 0) & (y < H - 1)).to(tl.int64) * (W + 2)
@@ -208,6 +245,7 @@ def gradient(
                 ok = y - 1 < rows
                 g = tl.zeros([TW], ACC)
                 total = g
+                again = g
                 if PLAN.reads_pred:
                     p = tl.load(p_pred + x_o * pred[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_inputs:
@@ -229,7 +267,9 @@ def gradient(
                         else:
                             total += pixel_gradient(p, g, m, w_j, c_j, PLAN.pixels[j])
                 if PLAN.codes:
-                    u = adjoint(d0, d1, d2, s0, s2).to(ACC) * kappa
+                    if not PLAN.of_signs:
+                        again = _again(c1, p, g, unpack_valid(c1), fitted, of_image, PLAN)
+                    u = adjoint(d0, d1, d2, s0, s1, s2, PLAN).to(ACC) * kappa
                     first = y - 1 == y0
                     if LEVELS > 1:
                         a1 = _cells_of_row(cells, a1, b, B, H, W, y - 1, first, x, 1, PLAN, DIVIDES)
@@ -246,10 +286,9 @@ def gradient(
                     if LEVELS > 5:
                         a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, first, x, 5, PLAN, DIVIDES)
                         u += a5
-                    d = _structure(c1, u, scale, w_r, mean, w_s, w_a, PLAN, ACC)
-                    touched = ((c1 & VALID_BIT) != 0) | ((c1 & 192) != 64)
-                    if STRUCTURE.conversion != "identity" or STRUCTURE.clamps:
-                        d = d * slope(p, touched, STRUCTURE)
+                    d = fold(c1, u, again, of_image, PLAN, ACC)
+                    if STRUCTURE.converts:
+                        d = through_structure(d, p, touched(c1), STRUCTURE)
                     total += d
                 tl.store(p_out + x_o * out[3], (total * upstream).to(out[0].dtype.element_ty), mask=ok)
                 p_out += out[2]

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .device import divide, share, spread_about
+from .levels import unit
 from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
 
 
@@ -38,7 +39,9 @@ def joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.c
 
 
 @triton.jit
-def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr):
+def gradient_levels(
+    totals, n, images, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr
+):
     """Of the gradient term: its value, its levels, kept responses and kappa [8], all still without w F."""
     k = tl.arange(0, 8)
     response = joined_levels(totals, T_RESPONSE, WORLD, WP)
@@ -54,6 +57,11 @@ def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.c
     if PLAN.normalizer != "kept":
         norm = norm + PLAN.gradient_eps
     inverse = tl.where(on, divide(1.0, tl.where(on, norm, 1.0)), 0.0)
+    if PLAN.gradient_images:
+        # The images' ratios are added up already.
+        inverse = kept * 0.0 + divide(1.0, tl.where(images > 1, images, 1.0))
+        inverse = tl.where(k < PLAN.levels, inverse, 0.0)
+        on = k < PLAN.levels
     levels = tl.where(on, response * inverse, 0.0)
     if PLAN.combine == "mean":
         if PLAN.sobel_mask == "support":
@@ -65,18 +73,6 @@ def gradient_levels(totals, n, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.c
     else:
         value = tl.sum(levels)
     return value, levels, kept, inverse
-
-
-@triton.jit
-def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """D_k(m) of one valid pixel: 1 over the pixels that a cell samples."""
-    one = tl.full((), 1.0, ACC)
-    if PLAN.downsample == "average":
-        return divide(one, (1 << (2 * k)).to(ACC))
-    elif PLAN.downsample == "bilinear":
-        return tl.where(k > 0, 0.25 * one, one)
-    else:
-        return tl.zeros_like(k).to(ACC) + one
 
 
 @triton.jit

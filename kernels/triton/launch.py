@@ -1,8 +1,9 @@
 """The launches of a loss: a list of (kernel, programs, arguments, options), built from its plan and its
 inputs.
 
-Forward: moments, (by_largest,) pyramid, sobel, finish: at most 4; medians take a fill and 3 launches of
-select more, in float64 6. Backward: coarse, gradient: at most 2.
+Forward: moments, (by_largest,) pyramid, sobel, finish: at most 4. Medians take a fill and 2 launches of
+select more, a trim beside them 2 again, a trim without them a fill and 3; in float64 5 and 6.
+Backward: coarse, gradient: at most 2.
 What is launched does not depend on the data, nothing is read back, and all sizes come from shapes.
 """
 
@@ -22,12 +23,14 @@ from . import backward as k_backward
 from . import coefficients as k_coefficients
 from . import finish as k_finish
 from . import gradient as k_gradient
+from . import histogram
 from . import moments as k_moments
 from . import pyramid as k_pyramid
 from . import select as k_select
 from . import sobel as k_sobel
 from . import totals as k_totals
 from .geometry import Geometry, cdiv, up
+from .inputs import Inputs
 from .table import Parameters
 
 
@@ -40,6 +43,7 @@ class Launch:
     args: tuple
     constants: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
+    counts: Tensor | None = None  # what it counts, for ranks to add up before the next launch
 
     def run(self) -> None:
         """Launch it; with no program there is nothing to do."""
@@ -101,8 +105,9 @@ class Forward:
         self.plan, self.parameters, self.acc = plan, parameters, _acc(dtype)
         empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
         r, strips = g.b * g.programs, g.b * g.strips
-        self.maps = _map(pred, pred), _map(gt, pred), _map(mask, pred)
-        self.abs_map = _map(abs_mask, pred)
+        # Without the mask of absolute terms, for the kernels that have none: no reason to compile again.
+        self.maps = Inputs(_map(pred, pred), _map(gt, pred), _map(mask, pred), _map(pred, pred))
+        self.inputs = self.maps._replace(abs_mask=_map(abs_mask, pred))
         self.masks = {"HAS_MASK": mask is not None}
         self.has_abs = {"HAS_ABS": abs_mask is not None}
         self.total, self.terms = empty(()), empty(plan.num_metrics)
@@ -114,6 +119,8 @@ class Forward:
         self.images = empty((g.b, k_pyramid.IMAGE.value)) if plan.codes else self.moments
         self.sums = empty((k_sobel.ROWS, strips)) if plan.codes else self.moments
         self.exchange, self.saves = exchange, saves
+        self.digits = histogram.digits(self.acc.primitive_bitwidth)
+        self.medians = self._selection(2 * g.b, plan.by_median)
         by_pointer = isinstance(weights, Tensor)
         self.weights = (weights,) if by_pointer else _split(weights, dtype)
         self.by_pointer, self.log_vars = by_pointer, tuple(log_vars)
@@ -131,76 +138,87 @@ class Forward:
         self.first = Launch(
             k_moments.moments,
             r,
-            (*self.maps, self.abs_map, self.moments, *sizes),
+            (self.inputs, self.moments, self.medians[0], *sizes),
             {**tile, **self.has_abs, "STEP": step},
             warps,
         )
         self.middle = []
         if plan.largest:
             constants = {**tile, **self.has_abs, "GIVEN": exchange, "RP": 1024, "STEP": step}
-            args = (*self.maps, self.abs_map, self.moments, self.found, *sizes)
+            args = (self.inputs, self.moments, self.found, *sizes)
             self.middle.append(Launch(k_moments.by_largest, r, args, constants, warps))
         if plan.codes:
             self.middle += self._structure(empty, tile, sizes, strips, exact)
         self.world = world
 
+    def _selection(self, number: int, wanted: bool) -> tuple[Tensor, Tensor]:
+        """Histograms and states of so many selections; what is not wanted is never read."""
+        if not wanted:
+            return self.moments, self.moments
+        device, pixels = self.moments.device, self.geometry.b * self.geometry.h * self.geometry.w
+        # A bin holds at most all pixels of the batch.
+        kind = torch.int64 if pixels >= 2**31 else torch.int32
+        counts = torch.zeros((self.digits, number, histogram.BINS.value), dtype=kind, device=device)
+        shape = (self.digits, number, histogram.STATE.value)
+        return counts, torch.empty(shape, dtype=torch.int64, device=device)
+
+    def _select(self, found, deviations, sizes, tile, options, of_residual: bool) -> list[Launch]:
+        """The launches that count the digits of a selection which no other phase counts."""
+        (counts, states), plan = found, self.plan
+        kernel = k_select.select_kept if of_residual else k_select.select
+        images = (self.images,) if of_residual else ()
+        constants = {**tile, "NPP": up(self.geometry.programs)} if of_residual else tile
+        programs = self.geometry.b * self.geometry.programs
+        launches = []
+        for digit in range(not of_residual or plan.by_median, self.digits):
+            args = (self.maps, deviations, *images, counts, states, self.geometry.b, *sizes, digit)
+            summed = counts[digit] if of_residual and plan.trim_batch else None
+            launches.append(Launch(kernel, programs, args, constants, options, summed))
+        return launches
+
     def _structure(self, empty, tile, sizes, strips, exact) -> list[Launch]:
         g, plan, parameters = self.geometry, self.plan, self.parameters
         deviations = empty((k_pyramid.ROWS, g.b * g.programs))
-        level_p, info = empty(g.cells), empty(g.cells, torch.int16)
-        # A residual that is not standardised is pooled as one map.
-        level_g = empty(g.cells) if plan.standardised else level_p
+        cells = g.cells if g.pooled > 1 else 0
+        level_p, info = empty(cells), empty(cells, torch.int16)
+        # A residual that is not aligned is pooled as one map.
+        level_g = empty(cells) if plan.aligned else level_p
         levels = {"NPP": up(g.programs), "LEVELS": g.levels}
-        digits = k_select.digits(self.acc.primitive_bitwidth) if plan.by_median else 0
-        counts = states = self.moments
+        warps = {"num_warps": parameters.tile_warps, **exact}
+        by_pixel = {**tile, "STEP": min(parameters.step, g.tile[0])}
+        digits = {"DIGITS": self.digits}
         medians = []
         if plan.by_median:
-            shape = (digits, g.b, 2, k_select.BINS.value)
-            counts = torch.zeros(shape, dtype=torch.int32, device=self.moments.device)
-            states = empty((digits, g.b, 2, k_select.STATE.value), torch.int64)
-            constants = {**tile, "STEP": min(parameters.step, g.tile[0]), "NPP": levels["NPP"]}
-            options = {"num_warps": parameters.tile_warps, **exact}
-            for digit in range(digits):
-                args = (*self.maps, self.moments, counts, states, g.b, *sizes, digit)
-                medians.append(Launch(k_select.select, g.b * g.programs, args, constants, options))
+            medians = self._select(self.medians, deviations, sizes, by_pixel, warps, of_residual=False)
+        trimmed = self._selection(1 if plan.trim_batch else g.b, plan.trim > 0)
+        trims = []
+        if plan.trim > 0:
+            trims = self._select(trimmed, deviations, sizes, by_pixel, warps, of_residual=True)
         args = (
-            *self.maps,
-            self.moments,
-            counts,
-            states,
-            deviations,
-            self.images,
-            level_p,
-            level_g,
-            info,
-            g.b,
-            *sizes,
-        )
+            self.maps, self.moments, *self.medians, deviations, trimmed[0], self.images, level_p, level_g,
+            info, g.b, *sizes
+        )  # fmt: skip
         # Pooled cells lie whole in a block; two maps fill the registers twice as fast as one.
-        step = min(max(parameters.step << (not plan.standardised), 1 << (g.levels - 1)), g.tile[0])
-        options = {"num_warps": parameters.tile_warps, **exact}
+        step = min(max(parameters.step << (not plan.aligned), 1 << (g.pooled - 1)), g.tile[0])
+        options = dict(warps)
         if parameters.pyramid_registers and self.acc == tl.float64:
             options["maxnreg"] = parameters.pyramid_registers
-        pyramid = Launch(
-            k_pyramid.pyramid,
-            g.b * g.programs,
-            args,
-            {**tile, **levels, "STEP": step, "DIVIDES": g.divides, "DIGITS": digits},
-            options,
-        )
+        constants = {**tile, **levels, **digits, "LEVELS": g.pooled, "STEP": step, "DIVIDES": g.divides}
+        counted = trimmed[0][0] if plan.by_median and plan.trim_batch else None
+        pyramid = Launch(k_pyramid.pyramid, g.b * g.programs, args, constants, options, counted)
         code0, code, high = _views(self.codes, g) if self.saves else (info, self.codes, self.codes)
         args = (
-            *self.maps, self.abs_map, deviations, self.images, level_p, level_g, info, code0,
-            code, high, self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
+            self.inputs, deviations, self.images, level_p, level_g, info, *trimmed, code0, code, high,
+            self.sums, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
         )  # fmt: skip
         constants = {
             "PLAN": plan, "CODES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows,
-            "S": parameters.strips, **self.masks, **self.has_abs, **levels
+            "S": parameters.strips, **self.masks, **self.has_abs, **levels, **digits
         }  # fmt: skip
         options = {"num_warps": parameters.strip_warps, **exact}
         if parameters.strip_registers and self.total.dtype == torch.float32:  # float64 takes twice as many.
             options["maxnreg"] = parameters.strip_registers
-        return [*medians, pyramid, Launch(k_sobel.sobel, strips, args, constants, options)]
+        return [*medians, pyramid, *trims, Launch(k_sobel.sobel, strips, args, constants, options)]
 
     def largest_of_rank(self) -> Launch:
         """The largest residuals of this rank alone, where those of all ranks are wanted before the sums."""
@@ -271,8 +289,8 @@ def backward_launches(
         launches.append(Launch(k_backward.coarse, g.b * per_image, args, shared, options))
     tiles = cdiv(g.w, p.columns) * cdiv(g.h, p.rows)
     args = (
-        _map(pred, pred), _map(gt, pred), _map(mask, pred), _map(abs_mask, pred), code0, cells, coefficients,
-        grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
+        Inputs(_map(pred, pred), _map(gt, pred), _map(mask, pred), _map(abs_mask, pred)), code0, cells,
+        coefficients, grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
     )  # fmt: skip
     masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
     # Terms that read p and g beside codes fill the registers: one row a round.

@@ -7,9 +7,35 @@ both sides of a row); the high bytes of counts begin at level 3.
 import triton
 import triton.language as tl
 
+from .device import divide
+
 
 @triton.jit
-def locate(q, b, B, H, W, FIRST: tl.constexpr, LEVELS: tl.constexpr, TH: tl.constexpr, COLUMNS: tl.constexpr):
+def size_of(n, k, PLAN: tl.constexpr):
+    """Cells of level k along n pixels."""
+    # An int argument that equals 1 is a constant without methods: hence the zero.
+    n = tl.full((), 0, tl.int32) + n
+    if PLAN.strided:
+        return (n + ((1 << k) - 1)) >> k
+    else:
+        return n >> k
+
+
+@triton.jit
+def unit(k, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """D_k(m) of one valid pixel: 1 over the pixels that a cell samples."""
+    one = tl.full((), 1.0, ACC)
+    if PLAN.downsample == "average":
+        return divide(one, (1 << (2 * k)).to(ACC))
+    elif PLAN.downsample == "bilinear":
+        return tl.where(k > 0, 0.25 * one, one)
+    else:
+        return tl.zeros_like(k).to(ACC) + one
+
+
+@triton.jit
+def locate(q, b, B, H, W, FIRST: tl.constexpr, PLAN: tl.constexpr, LEVELS: tl.constexpr, TH: tl.constexpr,
+           COLUMNS: tl.constexpr):  # fmt: skip
     """Of program q of image b over the levels FIRST.. in tiles of TH x COLUMNS.
 
     Returns:
@@ -28,9 +54,8 @@ def locate(q, b, B, H, W, FIRST: tl.constexpr, LEVELS: tl.constexpr, TH: tl.cons
     next_codes = cells
     next_highs = cells
     for k in tl.static_range(FIRST, LEVELS):
-        # An int argument that equals 1 is a constant without methods: hence the zero.
-        h_k = (tl.full((), 0, tl.int32) + H) >> k
-        w_k = (tl.full((), 0, tl.int32) + W) >> k
+        h_k = size_of(H, k, PLAN)
+        w_k = size_of(W, k, PLAN)
         n_cells = h_k.to(tl.int64) * w_k
         n_codes = h_k.to(tl.int64) * (w_k + 2)
         here = q >= next_first
@@ -53,13 +78,13 @@ def locate(q, b, B, H, W, FIRST: tl.constexpr, LEVELS: tl.constexpr, TH: tl.cons
 
 
 @triton.jit
-def level_of(q, H, W, TH: tl.constexpr, COLUMNS: tl.constexpr, LEVELS: tl.constexpr):
+def level_of(q, H, W, PLAN: tl.constexpr, TH: tl.constexpr, COLUMNS: tl.constexpr, LEVELS: tl.constexpr):
     """The level that each of the programs q of an image works on, from level 0 on."""
     level = q * 0
     first = tl.full((), 0, tl.int32)
     for k in tl.static_range(LEVELS):
         level = tl.where(q >= first, k, level)
-        h = (tl.full((), 0, tl.int32) + H) >> k
-        w = (tl.full((), 0, tl.int32) + W) >> k
+        h = size_of(H, k, PLAN)
+        w = size_of(W, k, PLAN)
         first += tl.cdiv(w, COLUMNS) * tl.cdiv(h, TH)
     return level

@@ -12,21 +12,11 @@ import triton
 import triton.language as tl
 
 from ..plan import MOST
-from .device import (
-    NUMBERS,
-    SIZES_BUT_WIDTH,
-    add,
-    columns,
-    corner,
-    mean_and_spread,
-    pixels,
-    rows,
-    start,
-    to_domain,
-    valid,
-)
+from .device import NUMBERS, SIZES_BUT_WIDTH, add, columns, corner, mean_and_spread, rows, start, to_domain
+from .histogram import count_digit
+from .inputs import read
 from .penalty import from_largest, penalty, sized
-from .residual import residual
+from .residual import residual, to_structure
 
 COUNT = tl.constexpr(0)
 ABS_COUNT = tl.constexpr(1)
@@ -34,7 +24,7 @@ STATISTICS = tl.constexpr(2)  # pixels of every term but the absolute ones: all 
 ABSOLUTE = tl.constexpr(3)
 MEAN_P = tl.constexpr(4)
 MEAN_G = tl.constexpr(5)
-RESIDUAL = tl.constexpr(6)  # sum (p - g): makes a valid NaN show in a gradient term that is not standardised
+RESIDUAL = tl.constexpr(6)  # sum (p - g): makes a valid NaN show where there is no mean
 MEAN = tl.constexpr(7)  # [MOST] moments, as the next
 SPREAD = tl.constexpr(7 + MOST)
 PIXEL = tl.constexpr(7 + 2 * MOST)  # [MOST] pixel terms, as the next two
@@ -77,11 +67,9 @@ def _pixel_sum(total, p, g, m, T: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def moments(
-    pred,  # maps [B, H, W]
-    gt,
-    mask,
-    abs_mask,
+    inputs,
     part,  # [ROWS, R]
+    counts,  # int [digits, 2 B, BINS], of medians only
     H,
     W,
     tiles_x,
@@ -125,30 +113,25 @@ def moments(
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
-            g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
-            v = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
-            m = v
+            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, HAS_ABS, ACC)
             if PLAN.all_pixels:
-                m = ok
                 n_valid += v.to(tl.int32)
-            v_abs = v
             if HAS_ABS:
-                v_abs = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
                 n_abs += v_abs.to(tl.int32)
             first = m & (n == 0)
             n += m.to(tl.int32)
             if PLAN.codes:
-                STRUCTURE: tl.constexpr = PLAN.structure
-                p_d = to_domain(p, m | v_abs, STRUCTURE)
-                g_d = to_domain(g, m | v_abs, STRUCTURE)
+                p_d, g_d = to_structure(p, g, m | v_abs, PLAN)
                 if PLAN.absolute is not None:
                     absolute += tl.where(v_abs, tl.abs(p_d - g_d), 0.0)
-                if PLAN.standardised:
+                if PLAN.centred:
                     sums_p = add(sums_p, p_d, m, first)
                     sums_g = add(sums_g, g_d, m, first)
                 else:
                     difference += tl.where(m, p_d - g_d, 0.0)
+                if PLAN.by_median:
+                    count_digit(counts, p_d, m, 0, 0, 2 * b, ACC)
+                    count_digit(counts, g_d, m, 0, 0, 2 * b + 1, ACC)
             new_sums = ()
             for i in tl.static_range(M):
                 new_sums = new_sums + (_moments_sums(sums[i], p, g, m, first, PLAN.moments[i].domain),)
@@ -174,7 +157,7 @@ def moments(
     tl.store(row + ABS_COUNT * R, abs_count)
     if PLAN.absolute is not None:
         tl.store(row + ABSOLUTE * R, tl.sum(absolute))
-    if PLAN.standardised:
+    if PLAN.centred:
         mean, _ = mean_and_spread(sums_p, n_j, count)
         tl.store(row + MEAN_P * R, mean)
         mean, _ = mean_and_spread(sums_g, n_j, count)
@@ -211,7 +194,7 @@ def rank_largest(part, found, R, PLAN: tl.constexpr, RP: tl.constexpr, ACC: tl.c
 
 
 @triton.jit
-def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles, NP, R, WHICH: tl.constexpr,
+def _term_by_largest(inputs, part, found, H, W, tiles_x, tiles, NP, R, WHICH: tl.constexpr,
                      PLAN: tl.constexpr, HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr, GIVEN: tl.constexpr,
                      ACC: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, STEP: tl.constexpr,
                      RP: tl.constexpr):  # fmt: skip
@@ -233,13 +216,9 @@ def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
-            g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
-            m = ok
-            if T.absolute and HAS_ABS:
-                m = valid(pixels(abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
-            elif T.absolute or not PLAN.all_pixels:
-                m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
+            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, HAS_ABS, ACC)
+            if T.absolute:
+                m = v_abs
             p_d = to_domain(p, m, D)
             g_d = to_domain(g, m, D)
             phi, _, again = penalty(tl.where(m, residual(p_d, g_d, m, D), 0.0), p_d, g_d, m, c, T)
@@ -252,10 +231,7 @@ def _term_by_largest(pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def by_largest(
-    pred,
-    gt,
-    mask,
-    abs_mask,
+    inputs,
     part,
     found,  # [MOST]
     H,
@@ -278,6 +254,6 @@ def by_largest(
     for i in tl.static_range(len(PLAN.pixels)):
         if PLAN.pixels[i].largest:
             _term_by_largest(
-                pred, gt, mask, abs_mask, part, found, H, W, tiles_x, tiles, NP, R, i, PLAN, HAS_MASK,
-                HAS_ABS, GIVEN, ACC, TH, TW, STEP, RP
+                inputs, part, found, H, W, tiles_x, tiles, NP, R, i, PLAN, HAS_MASK, HAS_ABS, GIVEN, ACC, TH,
+                TW, STEP, RP
             )  # fmt: skip

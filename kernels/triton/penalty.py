@@ -87,7 +87,7 @@ def _barron(r, p, g, m, c, T: tl.constexpr):
     elif T.a == float("-inf"):
         return -_expm1(-h), slope * tl.exp(-h), r != r
     else:
-        b: tl.constexpr = abs(T.a - 2)
+        b: tl.constexpr = 2 - T.a if T.a < 2 else T.a - 2
         ln = _log1p(h * (2 / b))
         phi = _expm1(ln * (T.a / 2)) * (b / T.a)
         return phi, slope * tl.exp(ln * (T.a / 2 - 1)), r != r

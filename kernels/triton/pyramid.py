@@ -1,6 +1,10 @@
-"""Phase 2: absolute deviations, and the pyramid of the centred inputs.
+"""Phase 2: what the scales of an image are made of, and the pyramid of the centred inputs.
 
-    dev = d - mu;  sum m |dev_p|, sum m |dev_g|, sum m sign(dev_p);  D_k(a dev_p), D_k(a dev_g) for k >= 1
+    dev = d - mu;  mean: sum m |dev_p|, sum m |dev_g|, sum m sign(dev_p)
+    fits: sum m dev_p^2, sum m dev_p dev_g
+    D_k(a dev_p), D_k(a dev_g) for k >= 1
+
+Of medians the sums come from their selection, and a trim begins to count here.
 
 Downsampling is linear, so the pyramid needs mu but not yet the MAD. a = m for mask residual, the finite
 pixels for centre, m / D_k(m) for support. Saves `deviations` [ROWS, B * programs], `images` [B, IMAGE] and,
@@ -20,21 +24,27 @@ from .device import (
     divide,
     image_count,
     image_mean,
-    pixels,
+    image_total,
     places,
     sign,
-    to_domain,
-    valid,
 )
+from .histogram import count_digit, median
+from .inputs import read
 from .moments import MEAN_G, MEAN_P, STATISTICS
-from .select import median
+from .residual import to_structure
 
 DEV_P = tl.constexpr(0)
 DEV_G = tl.constexpr(1)
 DEV_SIGN = tl.constexpr(2)
+# Of medians, from their selection: sums of the distances of the pixels that differ in more than the last
+# digit, from the least number with the median's digits.
+BESIDE_P = tl.constexpr(0)
+BESIDE_G = tl.constexpr(1)
 ROWS = 3
-# Per image, for later phases: means or medians, 1/S of both, mean sign of dev_p, 1/n; the pixels that equal
-# the median of p, and 1, or 0 where the scale of p is its floor, a constant.
+# Per image, for later phases: means or medians, what both are multiplied by, mean sign of dev_p, pixels and
+# 1/n; the pixels that equal the median of p; 1, or 0 where the scale is a constant; of a fit the variance,
+# with eps, its slope before the bounds, and what these move the residual by; of a trim its threshold, the
+# share of a pixel there, and how many pixels it keeps.
 MU_P = tl.constexpr(0)
 MU_G = tl.constexpr(1)
 INV_P = tl.constexpr(2)
@@ -43,7 +53,14 @@ SIGN_MEAN = tl.constexpr(4)
 INV_N = tl.constexpr(5)
 TIES = tl.constexpr(6)
 FREE = tl.constexpr(7)
-IMAGE = tl.constexpr(8)
+COUNT = tl.constexpr(8)
+SPREAD = tl.constexpr(9)
+SLOPE = tl.constexpr(10)
+OFFSET = tl.constexpr(11)
+TAU = tl.constexpr(12)
+SHARE = tl.constexpr(13)
+KEPT = tl.constexpr(14)
+IMAGE = tl.constexpr(16)
 HALF = tl.constexpr(2048)  # bit 11: more than half of the cell's pixels are valid
 
 
@@ -51,8 +68,7 @@ HALF = tl.constexpr(2048)  # bit 11: more than half of the cell's pixels are val
 def centred(p, g, m, inside, mu_p, mu_g, PLAN: tl.constexpr):
     """dev_p, dev_g (0 where the residual is not read) and the pixels that are read."""
     D: tl.constexpr = PLAN.structure
-    p = to_domain(p, m, D)
-    g = to_domain(g, m, D)
+    p, g = to_structure(p, g, m, PLAN)
     keep = m
     if PLAN.sobel_mask == "centre":
         if D.conversion == "identity" and not D.clamps:
@@ -64,16 +80,10 @@ def centred(p, g, m, inside, mu_p, mu_g, PLAN: tl.constexpr):
 
 
 @triton.jit
-def _read(
-    pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, ACC: tl.constexpr
-):
-    p = tl.load(pixels(pred, b, y, x), mask=ok, other=0.0).to(ACC)
-    g = tl.load(pixels(gt, b, y, x), mask=ok, other=0.0).to(ACC)
-    m = ok
-    if not PLAN.all_pixels:
-        m = valid(pixels(mask, b, y, x), g, ok, HAS_MASK, PLAN.positive_gt)
+def _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, ACC: tl.constexpr):
+    p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, False, ACC)
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
-    if not PLAN.standardised:
+    if not PLAN.aligned:
         # Nothing stands between p and g: pooled apart, they would cancel.
         dev_p = tl.where(keep, dev_p - dev_g, 0.0)
         dev_g = dev_p
@@ -111,7 +121,7 @@ def _store(level_p, level_g, info, o, ok, dev_p, dev_g, counts, AREA: tl.constex
     else:
         scale = 1.0 / AREA
     tl.store(level_p + o, dev_p * scale, mask=ok)
-    if PLAN.standardised:
+    if PLAN.aligned:
         tl.store(level_g + o, dev_g * scale, mask=ok)
     if PLAN.sobel_mask == "centre":
         count = (counts >> 16) | tl.where(2 * count > AREA, HALF, 0)
@@ -153,7 +163,7 @@ def _even(level_p, level_g, info, dev_p, dev_g, counts, b, y, left, H, W, PLAN: 
 
 
 @triton.jit
-def _sample(pred, gt, mask, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
+def _sample(inputs, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
             HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Sums over the pixels that the cells y, x of the levels k sample: 1 (nearest) or the central 2x2."""
     if PLAN.downsample == "nearest":
@@ -163,16 +173,16 @@ def _sample(pred, gt, mask, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.con
         else:
             y = y * H // h
             x = x * W // w
-        p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+        p, g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
         return p, g, m.to(tl.int32) + tl.where(keep, 65536, 0)
     else:
         y = (y << k) + ((1 << k) // 2 - 1)
         x = (x << k) + ((1 << k) // 2 - 1)
-        p, g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+        p, g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
         counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
         for i in tl.static_range(1, 4):
             more_p, more_g, m, keep = _read(
-                pred, gt, mask, b, y + i // 2, x + i % 2, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC
+                inputs, b, y + i // 2, x + i % 2, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC
             )
             p += more_p
             g += more_g
@@ -181,7 +191,7 @@ def _sample(pred, gt, mask, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.con
 
 
 @triton.jit
-def _sampled(pred, gt, mask, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN: tl.constexpr,
+def _sampled(inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN: tl.constexpr,
              HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr, FIRST: tl.constexpr,
              LEVELS: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):  # fmt: skip
     """Store a tile's cells of the levels FIRST .. LEVELS - 1, in blocks that hold cells of any of them."""
@@ -213,21 +223,48 @@ def _sampled(pred, gt, mask, level_p, level_g, info, b, top, left, B, H, W, mu_p
         w = W >> level
         ok = (row < (TH >> level)) & (y < h) & (x < w)
         p, g, counts = _sample(
-            pred, gt, mask, b, y, x, ok, level, h, w, H, W, mu_p, mu_g, PLAN, HAS_MASK, DIVIDES, ACC
+            inputs, b, y, x, ok, level, h, w, H, W, mu_p, mu_g, PLAN, HAS_MASK, DIVIDES, ACC
         )
         at = base + b.to(tl.int64) * h * w + y * w + x
         _store(level_p, level_g, info, at, ok, p, g, counts, 1 if PLAN.downsample == "nearest" else 4, PLAN)
 
 
+@triton.jit
+def _by_median(histograms, states, deviations, row, first, b, B, n, NP, R, WHICH: tl.constexpr,
+               PLAN: tl.constexpr, NPP: tl.constexpr, DIGITS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Median and 1/S of p (WHICH 0) or g (1); the `first` program stores what later phases need."""
+    at = 2 * b.to(tl.int64) + WHICH
+    each = 2 * (tl.full((), 0, tl.int64) + B)
+    t, ties, near, signs, below, above, off = median(histograms, states, at, each, DIGITS, ACC)
+    beside = image_total(deviations, BESIDE_P + WHICH, b, NP, R, NPP)
+    # About the median, not about the least number with its digits.
+    spread = (beside + (below - above).to(ACC) * off) + near
+    spread = divide(spread, tl.where(n > 0, n, 1.0))
+    # An infinite scale would make every pixel 0, and hide that.
+    spread = tl.where(tl.abs(spread) < float("inf"), spread, float("nan"))
+    if PLAN.floored:
+        inv = divide(1.0, tl.where(spread < PLAN.eps, PLAN.eps, spread))
+    else:
+        inv = divide(1.0, spread + PLAN.eps)
+    inv = tl.where(n > 0, inv, 0.0)
+    tl.store(row + INV_P + WHICH, inv, mask=first)
+    if WHICH == 0:
+        tl.store(row + TIES, ties, mask=first)
+        q = (above - below + signs).to(ACC)
+        tl.store(row + SIGN_MEAN, divide(q, tl.where(n > 0, n, 1.0)), mask=first)
+        if PLAN.floored:
+            tl.store(row + FREE, tl.where(spread >= PLAN.eps, 1.0, 0.0), mask=first)
+    return t, inv
+
+
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
 def pyramid(
-    pred,  # maps [B, H, W]
-    gt,
-    mask,
+    inputs,
     moments,  # [.., R]
     histograms,  # what `select` counted, as the next; of medians only
     states,
     deviations,  # [ROWS, R]
+    trimmed,  # int [digits, selections, BINS], of a trim beside medians only
     images,  # [B, IMAGE]
     level_p,  # [cells of all levels k >= 1]
     level_g,
@@ -257,20 +294,26 @@ def pyramid(
     mu_p = zero
     mu_g = zero
     n = zero
+    inv_p = zero
+    inv_g = zero
     first = i_p == b * NP
-    if PLAN.standardised or first:
+    row = images + b * IMAGE
+    if PLAN.aligned or first:
         n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
     if PLAN.by_median:
-        mu_p, ties = median(histograms, states, b, B, n.to(tl.int64), 0, DIGITS, ACC)
-        mu_g, ties_g = median(histograms, states, b, B, n.to(tl.int64), 1, DIGITS, ACC)
-        tl.store(images + b * IMAGE + TIES, ties, mask=first)
-    elif PLAN.standardised:
+        mu_p, inv_p = _by_median(histograms, states, deviations, row, first, b, B, n, NP, R, 0, PLAN, NPP,
+                                 DIGITS, ACC)  # fmt: skip
+        mu_g, inv_g = _by_median(histograms, states, deviations, row, first, b, B, n, NP, R, 1, PLAN, NPP,
+                                 DIGITS, ACC)  # fmt: skip
+    elif PLAN.centred:
         mu_p = image_mean(moments, STATISTICS, MEAN_P, n, b, NP, R, NPP)
         mu_g = image_mean(moments, STATISTICS, MEAN_G, n, b, NP, R, NPP)
     inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)
-    tl.store(images + b * IMAGE + INV_N, inv_n, mask=first)
-    tl.store(images + b * IMAGE + MU_P, mu_p, mask=first)
-    tl.store(images + b * IMAGE + MU_G, mu_g, mask=first)
+    tl.store(row + INV_N, inv_n, mask=first)
+    tl.store(row + MU_P, mu_p, mask=first)
+    tl.store(row + MU_G, mu_g, mask=first)
+    if PLAN.fits:
+        tl.store(row + COUNT, n, mask=first)
     # The levels below NEAR are made of the pixels of a block: all of average, else one. What is pooled more
     # than once is in squares, of which a warp has whole ones: most sums need no shared memory.
     NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else min(2, LEVELS)
@@ -284,8 +327,17 @@ def pyramid(
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y, x = places(o, left, TW // WIDTH, STEP, WIDTH)
             ok = (y < H) & (x < W)
-            dev_p, dev_g, m, keep = _read(pred, gt, mask, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
-            if PLAN.standardised:
+            dev_p, dev_g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+            if PLAN.by_median and PLAN.trim > 0:
+                r = tl.abs(dev_p * inv_p - dev_g * inv_g)
+                at = b
+                if PLAN.trim_batch:
+                    at = b * 0
+                count_digit(trimmed, r, m, 0, 0, at, ACC)
+            if PLAN.fits:
+                sum_p += _fours(tl.where(m, dev_p * dev_p, 0.0))
+                sum_g += _fours(tl.where(m, dev_p * dev_g, 0.0))
+            if PLAN.by_mean:
                 sum_p += _fours(tl.where(m, tl.abs(dev_p), 0.0))
                 sum_g += _fours(tl.where(m, tl.abs(dev_g), 0.0))
                 sum_sign += _fours(sign(dev_p, m))
@@ -297,11 +349,12 @@ def pyramid(
                 _pooled(level_p, level_g, info, dev_p, dev_g, counts, b, o, left, B, H, W, PLAN, NEAR)
         if NEAR < LEVELS:
             _sampled(
-                pred, gt, mask, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN, HAS_MASK,
+                inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN, HAS_MASK,
                 DIVIDES, ACC, NEAR, LEVELS, TH, TW
             )  # fmt: skip
-    row = deviations + i_p
-    if PLAN.standardised:
-        tl.store(row + DEV_P * R, tl.sum(sum_p))
-        tl.store(row + DEV_G * R, tl.sum(sum_g))
-        tl.store(row + DEV_SIGN * R, tl.sum(sum_sign).to(ACC))
+    part = deviations + i_p
+    if PLAN.by_mean or PLAN.fits:
+        tl.store(part + DEV_P * R, tl.sum(sum_p))
+        tl.store(part + DEV_G * R, tl.sum(sum_g))
+    if PLAN.by_mean:
+        tl.store(part + DEV_SIGN * R, tl.sum(sum_sign).to(ACC))

@@ -1,4 +1,5 @@
-"""The residual of the terms that are not aligned, and the way of a derivative back to the prediction.
+"""The residual of the terms that are not aligned, what the structure terms compare, and the way of a
+derivative back to the prediction.
 
     e = p - g in the term's domain, or l = ln((p + offset)/(g + offset))
     pixel terms w phi'(e);   moments slope (e - mean) + shift;   of a logarithm / (p + offset)
@@ -35,6 +36,43 @@ def residual(p, g, m, D: tl.constexpr):
         return p - g
     else:
         return _log_ratio(p, g, m, D)
+
+
+@triton.jit
+def _log_of(x, m, D: tl.constexpr):
+    """ln(x + offset) at m; 0 elsewhere."""
+    x = tl.where(m, x, 1.0)
+    if D.floor is not None:
+        x = tl.where(tl.abs(x) < float("inf"), tl.where(x < D.floor, D.floor, x), float("nan"))
+    return tl.where(m, tl.log(x + D.log), 0.0)
+
+
+@triton.jit
+def to_structure(p, g, m, PLAN: tl.constexpr):
+    """p and g as the structure terms compare them, at m. Of a logarithm that is not aligned p is the residual
+    and g is 0.
+    """
+    D: tl.constexpr = PLAN.structure
+    p = to_domain(p, m, D)
+    g = to_domain(g, m, D)
+    if D.log is None:
+        return p, g
+    elif PLAN.aligned:
+        return _log_of(p, m, D), _log_of(g, m, D)
+    else:
+        return tl.where(m, _log_ratio(p, g, m, D), 0.0), tl.zeros_like(g)
+
+
+@triton.jit
+def through_structure(d, p, m, D: tl.constexpr):
+    """dL/dp from the derivative d by what the structure terms compare, at m."""
+    if D.log is None:
+        if D.conversion == "identity" and not D.clamps:
+            return d
+        else:
+            return d * slope(p, m, D)
+    else:
+        return _through(d, p, to_domain(p, m, D), m, D)
 
 
 @triton.jit

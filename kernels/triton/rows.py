@@ -1,46 +1,123 @@
-"""What the Sobel phase reads: the statistics of an image, and rows of its residual at any level.
+"""What the residual of an image is made with, and rows of it at any level.
 
-    z = dev_p/S_p;  r = z - dev_g/S_g;  S = sum m |dev|/n + eps, of medians perhaps max(sum m |dev|/n, eps)
-    1/S = 0 for an empty image
+    r = (p - mu_p) inv_p - (g - mu_g) inv_g
+    mean, median    1/inv = S = sum m |dev|/n + eps, of medians perhaps max(sum m |dev|/n, eps)
+    least squares   inv_p = C/V, inv_g = 1;  packnet: inv_p = clamp(a0), a0 = C/(V + eps), the shift by a0
 
-At level 0 from p, g and m, at the others from the cells of phase 2.
+inv = 0 for an empty image. At level 0 from p, g and m, at the others from the cells of phase 2.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from .device import divide, image_total, to_domain, valid
-from .pyramid import DEV_G, DEV_P, DEV_SIGN, FREE, HALF, IMAGE, INV_G, INV_N, INV_P, SIGN_MEAN, centred
+from .pyramid import (
+    COUNT,
+    DEV_G,
+    DEV_P,
+    DEV_SIGN,
+    FREE,
+    HALF,
+    IMAGE,
+    INV_G,
+    INV_N,
+    INV_P,
+    MU_G,
+    MU_P,
+    OFFSET,
+    SIGN_MEAN,
+    SLOPE,
+    SPREAD,
+    centred,
+)
+
+
+class Fit(NamedTuple):
+    """What the residual of an image is made with; `offset`: what it is moved by beside it, that the cells
+    lack; 1 if the image counts, or 0.
+    """
+
+    mu_p: Any
+    mu_g: Any
+    inv_p: Any
+    inv_g: Any
+    offset: Any
+    on: Any
 
 
 @triton.jit
-def image_statistics(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr,
-                     ACC: tl.constexpr):  # fmt: skip
-    """1/S of p and of g (0 for an empty image); the image's first program stores what later phases need."""
+def _slope(spread, covariance, mu_p, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """Of a fit, from variance and covariance: its slope, what moves it beyond the means, whether it depends
+    on p, the variance with eps, and the slope before its bounds.
+    """
+    if PLAN.alignment.kind == "least-squares":
+        EPS: tl.constexpr = 2.0**-52 if ACC == tl.float64 else 2.0**-23
+        least = 4.0 * EPS * mu_p
+        # A prediction that varies by no more than rounding has no slope; NaN goes on.
+        fixed = spread <= least * least
+        slope = tl.where(fixed, 0.0, divide(covariance, tl.where(fixed, 1.0, spread)))
+        return slope, slope * 0.0, tl.where(fixed, 0.0, 1.0), spread, slope
+    else:
+        spread = spread + PLAN.eps
+        a0 = divide(covariance, tl.where(spread != 0, spread, 1.0))
+        slope = tl.where(a0 < 0.1, 0.1, tl.where(a0 > 10.0, 10.0, a0))
+        free = tl.where((a0 >= 0.1) & (a0 <= 10.0), 1.0, 0.0)
+        return slope, (slope - a0) * mu_p, free, spread, a0
+
+
+@triton.jit
+def fit_of(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.constexpr, ACC: tl.constexpr):
+    """What the residual of image b is made with; the `first` program stores what later phases need."""
     row = images + b * IMAGE
     inv_n = tl.load(row + INV_N)
+    mu_p = tl.load(row + MU_P)
+    mu_g = tl.load(row + MU_G)
     inv_p = tl.full((), 1.0, ACC)
     inv_g = inv_p
-    if PLAN.standardised:
+    offset = inv_p * 0.0
+    on = inv_n > 0
+    if PLAN.by_median:
+        inv_p = tl.load(row + INV_P)
+        inv_g = tl.load(row + INV_G)
+    elif PLAN.by_mean:
         spread_p = image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n
         spread_g = image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n
-        if PLAN.floored:
-            free = spread_p >= PLAN.eps
-            inv_p = divide(1.0, tl.where(spread_p < PLAN.eps, PLAN.eps, spread_p))
-            inv_g = divide(1.0, tl.where(spread_g < PLAN.eps, PLAN.eps, spread_g))
-            tl.store(row + FREE, tl.where(free, 1.0, 0.0), mask=first)
-        else:
-            inv_p = divide(1.0, spread_p + PLAN.eps)
-            inv_g = divide(1.0, spread_g + PLAN.eps)
-    # An empty image has no z.
-    inv_p = tl.where(inv_n > 0, inv_p, 0.0)
-    inv_g = tl.where(inv_n > 0, inv_g, 0.0)
-    if first:
+        inv_p = divide(1.0, spread_p + PLAN.eps)
+        inv_g = divide(1.0, spread_g + PLAN.eps)
+    elif PLAN.fits:
+        spread_p = image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n
+        covariance = image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n
+        inv_p, offset, free, spread, slope = _slope(spread_p, covariance, mu_p, PLAN, ACC)
+        if PLAN.alignment.min_pixels:
+            on = on & (tl.load(row + COUNT) >= PLAN.alignment.min_pixels)
+        offset = tl.where(on, offset, 0.0)
+    # An empty image has no residual.
+    inv_p = tl.where(on, inv_p, 0.0)
+    inv_g = tl.where(on, inv_g, 0.0)
+    # Of medians the phase before has stored it.
+    if first and not PLAN.by_median:
         tl.store(row + INV_P, inv_p)
         tl.store(row + INV_G, inv_g)
-        if PLAN.standardised:
+        if PLAN.by_mean:
             tl.store(row + SIGN_MEAN, image_total(deviations, DEV_SIGN, b, NP, R, NPP) * inv_n)
-    return inv_p, inv_g
+        if PLAN.fits:
+            tl.store(row + OFFSET, offset)
+            tl.store(row + FREE, free)
+            tl.store(row + SPREAD, spread)
+            tl.store(row + SLOPE, slope)
+    return Fit(mu_p, mu_g + offset, inv_p, inv_g, offset, on.to(tl.int32))
+
+
+@triton.jit
+def counted(m, fit, PLAN: tl.constexpr):
+    """The pixels m of an image, but none of one that is too small for its alignment."""
+    if PLAN.alignment.min_pixels:
+        # A block of integers: the interpreter cannot broadcast a scalar's comparison.
+        return m & ((tl.full(m.shape, 0, tl.int32) + fit.on) != 0)
+    else:
+        return m
 
 
 @triton.jit
@@ -51,36 +128,54 @@ def unit_sign(x):
 
 
 @triton.jit
-def pixel_row(pred, gt, mask, abs_mask, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr,
-              HAS_ABS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask; all pointers are inside."""
-    p = tl.load(pred).to(ACC)
-    g = tl.load(gt).to(ACC)
+def residual_of(dev_p, dev_g, fit, PLAN: tl.constexpr):
+    """What the backward multiplies signs by, z_p or of a fit dev_p, and r."""
+    z = dev_p * fit.inv_p
+    r = z - dev_g * fit.inv_g
+    if PLAN.fits:
+        z = dev_p
+    return z, r
+
+
+@triton.jit
+def pixel_row(at, ok, fit, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr,
+              ACC: tl.constexpr):  # fmt: skip
+    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask; all pointers `at` are inside."""
+    p = tl.load(at.pred).to(ACC)
+    g = tl.load(at.gt).to(ACC)
     everywhere = tl.full(p.shape, True, tl.int1)
     m = ok
     v = ok
     if HAS_MASK or PLAN.positive_gt:
-        v = ok & valid(mask, g, everywhere, HAS_MASK, PLAN.positive_gt)
+        v = ok & valid(at.mask, g, everywhere, HAS_MASK, PLAN.positive_gt)
         if not PLAN.all_pixels:
             m = v
-    dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
+    m = counted(m, fit, PLAN)
     e = tl.zeros_like(p)
+    if PLAN.absolute is not None and HAS_ABS:
+        v = valid(at.abs_mask, g, everywhere, True, PLAN.positive_gt)
+    dev_p, dev_g, keep = centred(p, g, m, ok, fit.mu_p, fit.mu_g, PLAN)
     if PLAN.absolute is not None:
-        if HAS_ABS:
-            v = valid(abs_mask, g, everywhere, True, PLAN.positive_gt)
         D: tl.constexpr = PLAN.structure
         e = tl.where(v, to_domain(p, v, D) - to_domain(g, v, D), 0.0)
     return dev_p, dev_g, m, keep, e
 
 
 @triton.jit
-def cell_row(level_p, level_g, info, o, ok, inv_p, inv_g, PLAN: tl.constexpr):
+def cell_row(cells, o, ok, unit, fit, PLAN: tl.constexpr):
     """Of one row of cells: z, r, the weight a, whether covered, whether half valid, and the count."""
-    z = tl.load(level_p + o) * inv_p
-    r = z
-    if PLAN.standardised:
-        r = z - tl.load(level_g + o) * inv_g
-    count = tl.load(info + o).to(tl.int32)
+    z = tl.load(cells.p + o)
+    if PLAN.aligned:
+        z, r = residual_of(z, tl.load(cells.g + o), fit, PLAN)
+    else:
+        z = z * fit.inv_p
+        r = z
+    count = tl.load(cells.info + o).to(tl.int32)
+    if PLAN.alignment.min_pixels:
+        on = counted(count >= 0, fit, PLAN)
+        z = tl.where(on, z, 0.0)
+        r = tl.where(on, r, 0.0)
+        count = tl.where(on, count, 0)
     if PLAN.border == "zero":
         z = tl.where(ok, z, 0.0)
         r = tl.where(ok, r, 0.0)
@@ -89,4 +184,11 @@ def cell_row(level_p, level_g, info, o, ok, inv_p, inv_g, PLAN: tl.constexpr):
     weight = count
     if PLAN.sobel_mask == "centre":
         weight = count & (HALF - 1)
-    return z, r, weight.to(z.dtype), (count > 0).to(tl.int32), half, count
+    weight = weight.to(z.dtype)
+    if PLAN.alignment.kind == "packnet-trim":
+        # The cells hold p and g about their means.
+        if PLAN.sobel_mask == "support":
+            r += tl.where(count > 0, fit.offset, 0.0)
+        else:
+            r += fit.offset * (weight * unit)
+    return z, r, weight, (count > 0).to(tl.int32), half, count

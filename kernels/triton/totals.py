@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .. import layout
 from .device import divide, share, spread_about
-from .levels import level_of
+from .levels import level_of, unit
 from .moments import (
     ABS_COUNT,
     ABSOLUTE,
@@ -25,7 +25,8 @@ from .moments import (
     SPREAD,
     STATISTICS,
 )
-from .sobel import CELLS, KEPT, REL, RESPONSE
+from .pyramid import IMAGE, KEPT
+from .sobel import CELLS, KEPT_RESPONSES, REL, RESPONSE
 
 T_IMAGES = tl.constexpr(layout.TOTAL["IMAGES"])
 T_COUNT = tl.constexpr(layout.TOTAL["COUNT"])
@@ -35,6 +36,10 @@ T_STATISTICS = tl.constexpr(layout.TOTAL["STATISTICS"])
 T_ABSOLUTE = tl.constexpr(layout.TOTAL["ABSOLUTE"])
 T_RELATIVE = tl.constexpr(layout.TOTAL["RELATIVE"])
 T_VISIBLE = tl.constexpr(layout.TOTAL["VISIBLE"])  # NaN if a valid pixel of the structure terms is
+T_ALIGNED = tl.constexpr(
+    layout.TOTAL["ALIGNED"]
+)  # pixels that the relative term counts, before a trim of all
+T_FITTED = tl.constexpr(layout.TOTAL["FITTED"])  # of images that are large enough
 T_MEAN = tl.constexpr(layout.TOTAL["MEAN"])  # of the moments terms; by images: the sum of the images' values
 T_SPREAD = tl.constexpr(layout.TOTAL["SPREAD"])
 T_PIXEL = tl.constexpr(layout.TOTAL["PIXEL"])  # of the pixel terms, as the next
@@ -143,8 +148,59 @@ def by_level(x, level):
 
 
 @triton.jit
+def fitted_counts(n, PLAN: tl.constexpr):
+    """The pixels n of images, but 0 of one that is too small for the alignment."""
+    if PLAN.alignment.min_pixels:
+        return tl.where(n >= PLAN.alignment.min_pixels, n, 0)
+    else:
+        return n
+
+
+@triton.jit
+def kept_of_images(images, n, b, here, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """The pixels that the relative term counts of the images b [BC]; a trim over the batch is left out."""
+    if PLAN.trim > 0 and not PLAN.trim_batch:
+        return tl.load(images + b.to(tl.int64) * IMAGE + KEPT, mask=here, other=0.0)
+    else:
+        return fitted_counts(n, PLAN).to(ACC)
+
+
+@triton.jit
+def levels_of_images(sums, row, b, here, H, W, NQ, PLAN: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr,
+                     S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
+    """Sums [BC, 8] over the programs of the images b, by level, of what the Sobel phase left at `row`."""
+    total = tl.zeros([BC, 8], ACC)
+    for q0 in range(0, NQ, QB):
+        q = q0 + tl.arange(0, QB)
+        level = level_of(q, H, W, PLAN, TH, 30 * S, LEVELS)
+        keep = here[:, None] & (q < NQ)[None, :]
+        x = tl.load(sums + row + b.to(tl.int64)[:, None] * NQ + q[None, :], mask=keep, other=0.0)
+        on = level[:, None] == tl.arange(0, 8)[None, :]
+        total += tl.sum(tl.where(on[None, :, :], x[:, :, None], 0.0), 1)
+    return total
+
+
+@triton.jit
+def image_divisors(kept, cells, n, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """1 over what each level [BC, 8] of a gradient term by images is divided by; 0 of one that is empty."""
+    k = tl.arange(0, 8)
+    norm = kept
+    if PLAN.normalizer == "full":
+        norm = kept * 0.0 + n[:, None]
+    elif PLAN.counts_cells:
+        norm = cells
+        if PLAN.sobel_mask == "residual":
+            norm = norm * unit(k, PLAN, ACC)[None, :]
+    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)[None, :]
+    if PLAN.normalizer != "kept":
+        norm = norm + PLAN.gradient_eps
+    return tl.where(on, divide(1.0, tl.where(on, norm, 1.0)), 0.0)
+
+
+@triton.jit
 def collect(
     moments,  # [.., R]
+    images,  # [B, IMAGE]
     sums,  # [.., B * NQ] of the Sobel phase
     totals,  # [TOTALS]
     B,
@@ -160,6 +216,7 @@ def collect(
     NPP: tl.constexpr,
     BC: tl.constexpr,
     QC: tl.constexpr,
+    QB: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
     """Write the totals of this rank's batch. Runs in one program."""
@@ -174,6 +231,10 @@ def collect(
     absolute = zero
     relative = zero
     visible = zero
+    aligned = zero
+    fitted = izero
+    response = tl.zeros([8], ACC)
+    row_q = B * (izero + NQ)
     values = ()
     for _ in tl.static_range(M):
         values = values + (zero,)
@@ -200,18 +261,39 @@ def collect(
             r = tl.zeros([BC], ACC)
             for q0 in range(0, NQ, QC):
                 q = q0 + tl.arange(0, QC)
-                full_resolution = (q < NQ) & (level_of(q, H, W, TH, 30 * S, LEVELS) == 0)
+                full_resolution = (q < NQ) & (level_of(q, H, W, PLAN, TH, 30 * S, LEVELS) == 0)
                 o = b.to(tl.int64)[:, None] * NQ + q[None, :]
                 keep = here[:, None] & full_resolution[None, :]
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
+            kept_pixels = kept_of_images(images, n, b, here, PLAN, ACC)
             if PLAN.relative.by_image:
-                r = divide(r, tl.maximum(n, 1).to(ACC))
+                r = divide(r, tl.where(kept_pixels > 1, kept_pixels, 1.0))
             relative += tl.sum(r)
-        if PLAN.standardised:
+            aligned += tl.sum(kept_pixels)
+        if PLAN.alignment.min_pixels:
+            fitted += tl.sum(fitted_counts(n, PLAN))
+        if PLAN.centred:
             means = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
-            visible += tl.sum(means * 0.0)
+            hidden = means * 0.0
+            if PLAN.alignment.min_pixels:
+                hidden = tl.where((fitted_counts(n, PLAN) > 0)[:, None], hidden, 0.0)
+            visible += tl.sum(hidden)
         elif PLAN.codes:
             visible += tl.sum(programs(moments, RESIDUAL, b, B, NP, R, NPP) * 0.0)
+        if PLAN.gradient_images:
+            sums_of = levels_of_images(
+                sums, RESPONSE * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
+            )
+            kept_of_b = levels_of_images(
+                sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
+            )
+            cells_of = kept_of_b
+            if PLAN.counts_cells:
+                cells_of = levels_of_images(
+                    sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
+                )
+            by = image_divisors(kept_of_b, cells_of, fitted_counts(n, PLAN).to(ACC), PLAN, ACC)
+            response += tl.sum(tl.where(by > 0, sums_of * by, 0.0), 0)
         new_values = ()
         for i in tl.static_range(M):
             if PLAN.moments[i].images:
@@ -245,6 +327,10 @@ def collect(
     tl.store(totals + T_ABSOLUTE, absolute)
     tl.store(totals + T_RELATIVE, relative)
     tl.store(totals + T_VISIBLE, visible)
+    if PLAN.weighed or PLAN.alignment.min_pixels:
+        tl.store(totals + T_ALIGNED, aligned)
+    if PLAN.alignment.min_pixels:
+        tl.store(totals + T_FITTED, fitted.to(ACC))
     n = statistics.to(ACC)
     for i in tl.static_range(M):
         if PLAN.moments[i].images:
@@ -258,15 +344,15 @@ def collect(
         tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
     if PLAN.codes:
         levels = tl.arange(0, 8)
-        response = tl.zeros([8], ACC)
         kept = tl.zeros([8], ACC)
         cells = tl.zeros([8], ACC)
-        row = B * (izero + NQ)
+        row = row_q
         for i0 in range(0, B * NQ, QC):
             at = i0 + tl.arange(0, QC)
-            level = level_of(at % NQ, H, W, TH, 30 * S, LEVELS)
-            response += by_level(tl.load(sums + RESPONSE * row + at, mask=at < row, other=0.0), level)
-            kept += by_level(tl.load(sums + KEPT * row + at, mask=at < row, other=0.0), level)
+            level = level_of(at % NQ, H, W, PLAN, TH, 30 * S, LEVELS)
+            if not PLAN.gradient_images:
+                response += by_level(tl.load(sums + RESPONSE * row + at, mask=at < row, other=0.0), level)
+            kept += by_level(tl.load(sums + KEPT_RESPONSES * row + at, mask=at < row, other=0.0), level)
             if PLAN.counts_cells:
                 cells += by_level(tl.load(sums + CELLS * row + at, mask=at < row, other=0.0), level)
         tl.store(totals + T_RESPONSE + levels, response)

@@ -63,17 +63,37 @@ def test_more_of_several_terms_agree_with_the_reference(family, dtype, abs_mask,
     emulated(cases.agrees_in_the_matrix, case, None, perturbed)
 
 
+# By the names of tests/fused/aligned.py: align, penalty, trim, gradient, domain, reduction. The first two run
+# every kernel of a selection and of a fit.
+ALIGNED = (
+    ("median", "l1", "image", "forward", "identity", "images"),
+    ("least squares", "half-l2", "none", "forward", "identity", "pixels"),
+    ("median", "l1", "none", "published", "identity", "pixels"),
+    ("median, added floor", "l1", "batch", "sparse", "inverse", "pixels"),
+    ("median detached", "l2", "none", "none", "inverse", "images"),
+    ("least squares", "huber", "batch", "sparse", "log", "pixels"),
+    ("packnet", "l1", "image", "bilinear", "identity", "images-sum"),
+    ("mean", "barron", "none", "centre", "identity", "images"),
+    ("mean", "charbonnier", "most", "published", "clamped", "images"),
+    ("none", "smooth-l1", "batch", "forward, deep", "log", "pixels"),
+)
+
+
 @pytest.mark.parametrize(
     "dtype, perturbed",
     (("f32", False), *(pytest.param(d, p, marks=full) for d, p in (("f64", False), ("bf16", True)))),
 )
-def test_medians_agree_with_the_reference(dtype, perturbed, emulated):
-    """Exactly selected, beside a gradient term of two levels."""
-    gradient = {"penalty": "l1", "trim": "none", "gradient": "published", "domain": "identity"}
+@pytest.mark.parametrize(
+    "axes", (*ALIGNED[:2], *(pytest.param(axes, marks=full) for axes in ALIGNED[2:])), ids="-".join
+)
+def test_aligned_losses_agree_with_the_reference(axes, dtype, perturbed, emulated):
+    """Exact selections and fits, twice the same bits; with loops over tiles and images."""
     rest = {"shape": (3, 17, 22), "pixels": "70%", "mask_dtype": torch.bool, "layout": "contiguous",
-            "poison": "NaN", "tiles": "loops", "reduction": "pixels"}  # fmt: skip
-    case = aligned.Case("median", dtype=dtype, **gradient, **rest)
-    emulated(cases.agrees_in_the_matrix, case, None, perturbed, True)
+            "poison": "NaN", "tiles": "loops"}  # fmt: skip
+    names = dict(
+        zip(("align", "penalty", "trim", "gradient", "domain", "reduction"), axes, strict=True), dtype=dtype
+    )
+    emulated(cases.agrees_in_the_matrix, aligned.Case(**names, **rest), None, perturbed, True)
 
 
 @full

@@ -1,0 +1,162 @@
+"""The k-th smallest of a quantity of each pixel, exactly: radix selection, one histogram for each digit.
+
+    key(x): a whole number in the order of x, -0 as +0;  its digits of 11 bits from the top, the last shorter
+    digit i: of the pixels whose first i digits are those sought, count how many have each value of the next
+
+Counts are integers, so that atomics on them are deterministic; a selection has 2048 per digit, however many
+pixels. `counts` is [digits, selections, BINS], `states` int64 [digits, selections, STATE].
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+DIGIT = tl.constexpr(11)
+BINS = tl.constexpr(1 << 11)
+# What a launch leaves of each selection: the digits so far, the rank among the pixels with them, all pixels.
+STATE = tl.constexpr(3)
+
+
+def digits(bits: int) -> int:
+    """Digits of a float of so many bits."""
+    return -(-bits // DIGIT.value)
+
+
+class Found(NamedTuple):
+    """A selection so far: the digits known, the rank sought among the pixels that have them, how many these
+    are, and how many pixels there are.
+    """
+
+    prefix: Any
+    rank: Any
+    ties: Any
+    n: Any
+
+
+@triton.jit
+def key_of(x):
+    """A whole number without sign in the order of x; -0 is +0."""
+    x = tl.where(x == 0, 0.0, x).to(x.dtype)
+    if x.dtype == tl.float64:
+        i = x.to(tl.int64, bitcast=True)
+        return tl.where(i < 0, ~i, i ^ (tl.full((), 1, tl.int64) << 63)).to(tl.uint64, bitcast=True)
+    else:
+        i = x.to(tl.int32, bitcast=True)
+        return tl.where(i < 0, ~i, i ^ (tl.full((), 1, tl.int32) << 31)).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def from_key(k):
+    """The number whose key is k."""
+    if k.dtype == tl.uint64:
+        i = k.to(tl.int64, bitcast=True)
+        return tl.where(i < 0, i ^ (tl.full((), 1, tl.int64) << 63), ~i).to(tl.float64, bitcast=True)
+    else:
+        i = k.to(tl.int32, bitcast=True)
+        return tl.where(i < 0, i ^ (tl.full((), 1, tl.int32) << 31), ~i).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def width_of(digit, BITS: tl.constexpr):
+    """Bits of this digit: those that are left, for the last."""
+    return tl.minimum(BITS - digit * DIGIT, DIGIT)
+
+
+@triton.jit
+def count_digit(counts, x, m, prefix, digit, at, ACC: tl.constexpr):
+    """Count the next digit of those x at m whose digits so far are `prefix`, in the histogram `at`."""
+    BITS: tl.constexpr = ACC.primitive_bitwidth
+    zero = tl.full((), 0, tl.int32)
+    width = width_of(zero + digit, BITS)
+    key = key_of(x)
+    so_far = key >> tl.maximum(BITS - (zero + digit + 1) * DIGIT, 0).to(key.dtype)
+    hit = m & ((so_far >> width.to(key.dtype)) == prefix)
+    value = so_far.to(tl.int32) & ((tl.full((), 1, tl.int32) << width) - 1)
+    bins = counts + (tl.full((), 0, tl.int64) + at) * BINS
+    tl.atomic_add(bins + value, 1, mask=hit, sem="relaxed")
+
+
+@triton.jit
+def rank_sought(n, TRIM: tl.constexpr):
+    """Place among n sorted pixels, from 0: that of the lower median, or of the last that a trim keeps."""
+    if TRIM == 0:
+        return tl.maximum(n - 1, 0) // 2
+    else:
+        return kept_of(n, TRIM) - 1
+
+
+@triton.jit
+def kept_of(n, TRIM: tl.constexpr):
+    """floor((1 - trim) n) in double precision, as Python's int((1 - trim) * n)."""
+    KEPT: tl.constexpr = 1.0 - TRIM
+    return (n.to(tl.float64) * tl.full((), KEPT, tl.float64)).to(tl.int64)
+
+
+@triton.jit
+def narrowed(counts, states, at, each, digit, TRIM: tl.constexpr, ACC: tl.constexpr):
+    """Selection `at` of `each`, from the counts of the digit before `digit`; before the first one nothing."""
+    BITS: tl.constexpr = ACC.primitive_bitwidth
+    KEY: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
+    before = (digit - 1) * each + at
+    bins = tl.arange(0, BINS)
+    begun = digit > 0
+    counted = tl.load(counts + before * BINS + bins, mask=begun & (bins >= 0), other=0)
+    ends = tl.cumsum(counted, 0).to(tl.int64)
+    later = digit > 1
+    known = states + before * STATE
+    n = tl.where(later, tl.load(known + 2, mask=later, other=0), tl.max(ends))
+    rank = tl.where(later, tl.load(known + 1, mask=later, other=0), rank_sought(n, TRIM))
+    prefix = tl.load(known, mask=later, other=0)
+    passed = ends <= rank
+    found = tl.minimum(tl.sum(passed.to(tl.int32)), BINS - 1)
+    below = tl.max(tl.where(passed, ends, 0))
+    ties = tl.sum(tl.where(bins == found, counted, 0)).to(tl.int64)
+    prefix = tl.where(begun, (prefix << width_of(digit - 1, BITS).to(tl.int64)) | found, 0)
+    return Found(prefix.to(KEY), rank - below, ties, n)
+
+
+@triton.jit
+def leave(states, at, each, digit, found, here):
+    """Store what is known before `digit` is counted, for the launches that follow."""
+    state = states + (digit * each + at) * STATE
+    tl.store(state, found.prefix.to(tl.int64), mask=here)
+    tl.store(state + 1, found.rank, mask=here)
+    tl.store(state + 2, found.n, mask=here)
+
+
+@triton.jit
+def median(counts, states, at, each, DIGITS: tl.constexpr, ACC: tl.constexpr):
+    """Lower median `at` of `each`, 0 of no pixels; how many pixels equal it; sums of x - median and of its
+    sign over the pixels that share all digits but the last, the pixels below and above these, and the
+    median less the least number with these digits.
+    """
+    BITS: tl.constexpr = ACC.primitive_bitwidth
+    KEY: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
+    found = narrowed(counts, states, at, each, tl.full((), DIGITS, tl.int32), 0.0, ACC)
+    some = found.n > 0
+    t = tl.where(some, from_key(found.prefix), 0.0).to(ACC)
+    last = (DIGITS - 1) * each + at
+    bins = tl.arange(0, BINS)
+    counted = tl.load(counts + last * BINS + bins)
+    first = tl.load(states + last * STATE) << width_of(tl.full((), DIGITS - 1, tl.int32), BITS).to(tl.int64)
+    d = tl.where(counted > 0, from_key((first + bins).to(KEY)).to(ACC) - t, 0.0)
+    near = tl.sum(counted.to(ACC) * tl.abs(d))
+    signs = tl.sum(tl.where(d > 0, counted, 0).to(tl.int64)) - tl.sum(
+        tl.where(d < 0, counted, 0).to(tl.int64)
+    )
+    below = rank_sought(found.n, 0.0) - tl.load(states + last * STATE + 1)
+    above = found.n - below - tl.sum(counted.to(tl.int64))
+    off = tl.where(some, t - from_key(first.to(KEY)).to(ACC), 0.0)
+    return t, found.ties.to(ACC), near, signs, below, above, off
+
+
+@triton.jit
+def threshold(counts, states, at, each, TRIM: tl.constexpr, DIGITS: tl.constexpr, ACC: tl.constexpr):
+    """Of a trim: the largest value kept, -1 if none; how much a pixel with it counts; the pixels kept."""
+    found = narrowed(counts, states, at, each, tl.full((), DIGITS, tl.int32), TRIM, ACC)
+    kept = kept_of(found.n, TRIM)
+    some = kept > 0
+    tau = tl.where(some, from_key(found.prefix), -1.0).to(ACC)
+    share = tl.where(some, (found.rank + 1).to(ACC) / tl.maximum(found.ties, 1).to(ACC), 0.0)
+    return tau, share.to(ACC), kept
