@@ -20,7 +20,7 @@ from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 # Kernels that take signs of differences, or sum values of which later kernels do.
-WITHOUT_FUSION = ("moments", "berhu", "pyramid", "sobel", "finish")
+WITHOUT_FUSION = ("moments", "by_largest", "select", "pyramid", "select_kept", "sobel", "finish")
 ABOUT = {
     "instructions": "of the compiled kernel, each once, in a loop too; without padding and subroutines",
     "looped": "those of them in loops: over rows, or over tiles or partial sums, few rounds at bar shapes",

@@ -34,13 +34,19 @@ LOSSES = {
     "enhanced-ssi": ("enhanced-ssi", {}),
     "berhu": ("berhu", {}),
     "l1": ("l1", {}),
+    "affine-invariant": ("affine-invariant", {"trim": 0.2, "alpha": 0.5}),
+    "scale-shift-invariant": ("scale-shift-invariant", {"alpha": 0.5}),
+    "ssi-trim": ("ssi-trim", {}),
 }
+# Compiled in float32, on some targets: their kernels are many.
+ALIGNED = ("affine-invariant", "scale-shift-invariant", "ssi-trim")
+ALIGNED_TARGETS = ("sm_80", "sm_90", "sm_100")
 SHAPE = SHAPES[0]
 # Small tiles compile faster; the losses have every kernel between them.
 SMALL = table.Parameters(tile=(16, 16), strip_rows=2, strips=1, rows=2, columns=32)
 SMALL_LOSSES = ("g2 document", "ssi-silog", "berhu")
 # Kernels that go down their tile so many rows a round: STEP of them, or ROUND and the rows beside the tile.
-STEPPED = ("moments", "by_largest", "pyramid")
+STEPPED = ("moments", "by_largest", "select", "pyramid", "select_kept")
 ROLLED = ("sobel", "coarse", "gradient")
 
 
@@ -128,6 +134,8 @@ def classes(target: str) -> dict[str, str]:
 
 def dtypes_of(target: str, loss: str, quick: bool = False) -> tuple[str, ...]:
     """Dtypes to compile; float64, which no training uses, for one loss on one target."""
+    if loss in ALIGNED:
+        return (QUICK[1],) if target in ALIGNED_TARGETS else ()
     if quick:
         return (QUICK[1],)
     return DTYPES + ("float64",) * (loss == IN_FLOAT64 and target == QUICK[0])
@@ -139,7 +147,9 @@ def jobs(targets: list[str], quick: bool, small: bool = False) -> list[Job]:
     for target in targets:
         for loss in SMALL_LOSSES if small else LOSSES:
             cases += [(target, loss, dtype, SHAPE) for dtype in dtypes_of(target, loss, quick)]
-            if target == QUICK[0] and not quick:  # Other launch parameters, for the model.
+            if (
+                target == QUICK[0] and not quick and loss not in ALIGNED
+            ):  # Other launch parameters, for the model.
                 others = set(classes(target).values()) - {text_of(SHAPE)}
                 cases += [(target, loss, QUICK[1], s) for s in SHAPES if text_of(s) in others]
     found = [

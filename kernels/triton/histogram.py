@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .device import divide
+
 DIGIT = tl.constexpr(11)
 BINS = tl.constexpr(1 << 11)
+CHUNK = tl.constexpr(256)  # bins that are read at a time
 # What a launch leaves of each selection: the digits so far, the rank among the pixels with them, all pixels.
 STATE = tl.constexpr(3)
 
@@ -94,25 +97,44 @@ def kept_of(n, TRIM: tl.constexpr):
 
 
 @triton.jit
+def _total(counted):
+    """Sum of all counts of a histogram."""
+    n = tl.full((), 0, tl.int64)
+    for o in range(0, BINS, CHUNK):
+        n += tl.sum(tl.load(counted + o + tl.arange(0, CHUNK)).to(tl.int64))
+    return n
+
+
+@triton.jit
 def narrowed(counts, states, at, each, digit, TRIM: tl.constexpr, ACC: tl.constexpr):
     """Selection `at` of `each`, from the counts of the digit before `digit`; before the first one nothing."""
     BITS: tl.constexpr = ACC.primitive_bitwidth
     KEY: tl.constexpr = tl.uint64 if BITS == 64 else tl.uint32
-    before = (digit - 1) * each + at
-    bins = tl.arange(0, BINS)
-    begun = digit > 0
-    counted = tl.load(counts + before * BINS + bins, mask=begun & (bins >= 0), other=0)
-    ends = tl.cumsum(counted, 0).to(tl.int64)
-    later = digit > 1
-    known = states + before * STATE
-    n = tl.where(later, tl.load(known + 2, mask=later, other=0), tl.max(ends))
-    rank = tl.where(later, tl.load(known + 1, mask=later, other=0), rank_sought(n, TRIM))
-    prefix = tl.load(known, mask=later, other=0)
-    passed = ends <= rank
-    found = tl.minimum(tl.sum(passed.to(tl.int32)), BINS - 1)
-    below = tl.max(tl.where(passed, ends, 0))
-    ties = tl.sum(tl.where(bins == found, counted, 0)).to(tl.int64)
-    prefix = tl.where(begun, (prefix << width_of(digit - 1, BITS).to(tl.int64)) | found, 0)
+    zero = tl.full((), 0, tl.int64)
+    before = tl.where(digit > 0, digit - 1, 0) * each + at
+    counted = counts + before * BINS
+    prefix, rank, n, below = zero, zero, zero, zero
+    found = tl.full((), 0, tl.int32)
+    if digit > 0:
+        if digit > 1:
+            known = states + before * STATE
+            prefix = tl.load(known)
+            rank = tl.load(known + 1)
+            n = tl.load(known + 2)
+        else:
+            n = _total(counted)
+            rank = rank_sought(n, TRIM)
+        ends = zero
+        for o in range(0, BINS, CHUNK):
+            here = tl.load(counted + o + tl.arange(0, CHUNK)).to(tl.int64)
+            to = ends + tl.cumsum(here, 0)
+            passed = to <= rank
+            found += tl.sum(passed.to(tl.int32))
+            below = tl.maximum(below, tl.max(tl.where(passed, to, 0)))
+            ends += tl.sum(here)
+        found = tl.minimum(found, BINS - 1)
+        prefix = (prefix << width_of(digit - 1, BITS).to(tl.int64)) | found
+    ties = tl.load(counted + found).to(tl.int64)
     return Found(prefix.to(KEY), rank - below, ties, n)
 
 
@@ -137,16 +159,19 @@ def median(counts, states, at, each, DIGITS: tl.constexpr, ACC: tl.constexpr):
     some = found.n > 0
     t = tl.where(some, from_key(found.prefix), 0.0).to(ACC)
     last = (DIGITS - 1) * each + at
-    bins = tl.arange(0, BINS)
-    counted = tl.load(counts + last * BINS + bins)
     first = tl.load(states + last * STATE) << width_of(tl.full((), DIGITS - 1, tl.int32), BITS).to(tl.int64)
-    d = tl.where(counted > 0, from_key((first + bins).to(KEY)).to(ACC) - t, 0.0)
-    near = tl.sum(counted.to(ACC) * tl.abs(d))
-    signs = tl.sum(tl.where(d > 0, counted, 0).to(tl.int64)) - tl.sum(
-        tl.where(d < 0, counted, 0).to(tl.int64)
-    )
+    near = t * 0.0
+    signs = tl.full((), 0, tl.int64)
+    same = signs
+    for o in range(0, BINS, CHUNK):
+        bins = o + tl.arange(0, CHUNK)
+        counted = tl.load(counts + last * BINS + bins).to(tl.int64)
+        d = tl.where(counted > 0, from_key((first + bins).to(KEY)).to(ACC) - t, 0.0)
+        near += tl.sum(counted.to(ACC) * tl.abs(d))
+        signs += tl.sum(tl.where(d > 0, counted, 0)) - tl.sum(tl.where(d < 0, counted, 0))
+        same += tl.sum(counted)
     below = rank_sought(found.n, 0.0) - tl.load(states + last * STATE + 1)
-    above = found.n - below - tl.sum(counted.to(tl.int64))
+    above = found.n - below - same
     off = tl.where(some, t - from_key(first.to(KEY)).to(ACC), 0.0)
     return t, found.ties.to(ACC), near, signs, below, above, off
 
@@ -158,5 +183,5 @@ def threshold(counts, states, at, each, TRIM: tl.constexpr, DIGITS: tl.constexpr
     kept = kept_of(found.n, TRIM)
     some = kept > 0
     tau = tl.where(some, from_key(found.prefix), -1.0).to(ACC)
-    share = tl.where(some, (found.rank + 1).to(ACC) / tl.maximum(found.ties, 1).to(ACC), 0.0)
+    share = tl.where(some, divide((found.rank + 1).to(ACC), tl.maximum(found.ties, 1).to(ACC)), 0.0)
     return tau, share.to(ACC), kept
