@@ -24,6 +24,7 @@ from torch.compiler import is_compiling
 from . import autograd, reference, transforms
 from .maps import valid_pixels
 from .spec import Backend, LossSpec
+from .spec.roles import WEIGHTED
 from .transforms import constant
 
 BACKENDS = ("triton", "cpu", "reference")
@@ -34,8 +35,9 @@ _MASK = (type(None), Tensor)
 _NAMES = ("pred", "gt", "mask", "abs_mask", "weight", "confidence")
 _STRIDED = torch.strided
 _OTHER_SIZE = "{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
-_EXTRAS = "a weight or a confidence of each pixel has no fused form"
-Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pred, gt, mask, abs_mask
+_WEIGHT = "weight= has no fused form on it"
+# pred, gt, mask, abs_mask, weight, confidence
+Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 _loaded: dict[str, ModuleType] = {"reference": reference}
 
 
@@ -278,21 +280,22 @@ def as_maps(x: Tensor | None) -> Tensor | None:
 
 
 def _obstacle(maps: Maps, log_vars: Sequence[Tensor]) -> str:
-    """Why no fused backend can read (pred, gt, mask, abs_mask), or ""."""
-    saves = (maps[0].requires_grad or bool(log_vars)) and torch.is_grad_enabled()
+    """Why no fused backend can read these maps, or ""."""
+    of_maps = maps[0].requires_grad or (maps[5] is not None and maps[5].requires_grad)
+    saves = (of_maps or bool(log_vars)) and torch.is_grad_enabled()
     if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
         return reason
     return autograd.GT_GRADIENT if maps[1].requires_grad else ""
 
 
 def backend_for(
-    maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend, extras: bool = False
+    maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend
 ) -> tuple[Backend, str]:
-    """`choose` for the loss `spec` of (pred, gt, mask, abs_mask), with `extras`: and a weight or a
-    confidence.
-    """
-    obstacle = _EXTRAS if extras else _obstacle(maps, log_vars)
-    return choose(_choice.backend or backend, maps[0].device.type, spec.fused, obstacle)
+    """`choose` for the loss `spec` of these maps."""
+    requested, device = _choice.backend or backend, maps[0].device.type
+    fused = _FUSED_FOR_DEVICE.get(device) if requested == "auto" else requested
+    refused = maps[4] is not None and fused not in WEIGHTED
+    return choose(requested, device, spec.fused, _WEIGHT if refused else _obstacle(maps, log_vars))
 
 
 def evaluate(
@@ -311,8 +314,8 @@ def evaluate(
     """Evaluate the loss `spec` on [B, 1, H, W] or [B, H, W] inputs with the backend asked for.
 
     Returns:
-        The loss (0-dim, differentiable) and the detached vector that `spec.metric_names` names; both may be
-        wrapped by a transform of torch.func (`plain`).
+        The loss (0-dim, or [B] where `spec.by_image`; differentiable) and the detached vector that
+        `spec.metric_names` names; both may be wrapped by a transform of torch.func (`plain`).
 
     Raises:
         ValueError: inputs that do not fit, or an unknown backend.
@@ -330,18 +333,19 @@ def evaluate(
     if len(weights) != spec.num_weights:
         raise ValueError(f"weights must hold {spec.num_weights} numbers for this loss; got {len(weights)}")
     check_backend(backend)
-    maps = (pred, gt, mask, abs_mask)
-    name, _ = backend_for(maps, spec, log_vars, backend, weight is not None or confidence is not None)
+    maps = (pred, gt, mask, abs_mask, weight, confidence)
+    name, _ = backend_for(maps, spec, log_vars, backend)
     if name == "reference":
         if process_group is not None and (reason := transforms.differentiation()):
             raise RuntimeError(f"a loss with process_group has no rule for its collectives: {reason}")
         p, g = (transforms.saveable(as_maps(x)) for x in (pred, gt))
-        m, a = (transforms.saveable(as_maps(x)) for x in (mask, abs_mask))
-        w, c = (transforms.saveable(as_maps(x)) for x in (weight, confidence))
+        m, a, w, c = (transforms.saveable(as_maps(x)) for x in maps[2:])
         return reference.evaluate(p, g, m, a, spec, weights, log_vars, process_group, w, c)
     if spec.gt_range is not None:  # Kernels know it as a part of the masks.
         g = as_maps(gt)
         if abs_mask is not None:
             abs_mask = valid_pixels(g, as_maps(abs_mask), gt_range=spec.gt_range)
         mask = valid_pixels(g, as_maps(mask), gt_range=spec.gt_range)
-    return autograd.evaluate(pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name)
+    return autograd.evaluate(
+        pred, gt, mask, abs_mask, spec, weights, log_vars, process_group, name, weight, confidence
+    )

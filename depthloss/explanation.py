@@ -174,10 +174,10 @@ def explain(
         raise TypeError("explain reads the metrics by itself; leave out return_metrics")
     if reason := dispatch.transforms.functorch():
         raise RuntimeError(f"explain reads numbers, and inside a transform there are none: {reason}")
-    dispatch.check_inputs(pred, gt, mask)
-    spec, maps = loss.spec, (pred, gt, mask, forward.get("abs_mask"))
-    extras = any(forward.get(name) is not None for name in ("weight", "confidence"))
-    backend, reason = dispatch.backend_for(maps, spec, loss.log_vars(), loss.backend, extras)
+    abs_mask, weight, confidence = (forward.get(name) for name in ("abs_mask", "weight", "confidence"))
+    spec, maps = loss.spec, (pred, gt, mask, abs_mask, weight, confidence)
+    dispatch.check_inputs(*maps)
+    backend, reason = dispatch.backend_for(maps, spec, loss.log_vars(), loss.backend)
     probe = copy.copy(loss)  # Shares the parameters; keeps the metrics of this call to itself.
     probe.process_group = None
     with torch.no_grad(), dispatch.use_backend(backend):

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-_NAMES = ("pred", "gt", "mask", "abs_mask")
+_NAMES = ("pred", "gt", "mask", "abs_mask", "weight", "confidence")
 _NO_DISPATCH = Tensor.__torch_dispatch__
 _interpreter = _functorch.peek_interpreter_stack
 _is_wrapped = _functorch.is_functorch_wrapped_tensor
@@ -49,12 +49,12 @@ def differentiation() -> str:
 
 
 def obstacle(maps: tuple[Tensor | None, ...], saves: bool) -> str:
-    """Why native code must not read (pred, gt, mask, abs_mask) now, or "" where it may.
+    """Why native code must not read the maps of a loss now, or "" where it may.
 
     Leaves out what `functorch` says, and must not be asked while Dynamo traces.
 
     Args:
-        maps: the tensors.
+        maps: pred, gt, mask, abs_mask, weight and confidence.
         saves: whether autograd would keep them for a backward.
     """
     if _interpreter() is not None:

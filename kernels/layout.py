@@ -57,12 +57,15 @@ def _places(**lengths: int) -> dict[str, int]:
 VALUE = _places(ABSOLUTE=1, RELATIVE=1, GRADIENT=1, MOMENTS=MOST, PIXELS=MOST)
 # The totals of a rank's batch. MEAN of a moments term by images: the sum of the images' values. ALIGNED: the
 # pixels that the relative term counts; FITTED: those of images that are large enough. RESPONSE of a gradient
-# term by images: the sum of the images' ratios.
+# term by images: the sum of the images' ratios. All numbers of pixels but COUNT, FITTED, KEPT and CELLS are
+# sums of weights where pixels have weights. PLAIN: of pixel terms with a confidence, and of the relative one,
+# the sum without it, which is their metric; CONFIDENCE: the sum of all.
 TOTAL = _places(
     IMAGES=1, COUNT=1, ABS_COUNT=1, ABS_FLOORED=1, STATISTICS=1, ABSOLUTE=1, RELATIVE=1, VISIBLE=1,
     ALIGNED=1, FITTED=1,
     MEAN=MOST, SPREAD=MOST, PIXEL=MOST, AGAIN=MOST,
     RESPONSE=_LEVEL_PLACES, KEPT=_LEVEL_PLACES, CELLS=_LEVEL_PLACES,
+    PLAIN=MOST, PLAIN_RELATIVE=1, CONFIDENCE=1,
 )  # fmt: skip
 # The coefficients of the backward: numbers of the batch, then of each image. What the residual of an image is
 # made with, (p - MU_P) INV_P - (g - MU_G) INV_G, and of a trim its threshold and the share of a pixel there.
@@ -125,10 +128,10 @@ STRUCTS = (
     ),
     Struct(
         "Pixel",
-        "A pixel term. A penalty is numbered by its place in penalty.hpp.",
+        "A pixel term. A penalty is numbered by its place in penalty.hpp. alpha: of -ln c, if confident.",
         (
-            ("int32_t", "penalty norm absolute largest counts trim_batch"),
-            ("double", "a b eps trim"),
+            ("int32_t", "penalty norm absolute largest counts trim_batch confident unused"),
+            ("double", "a b eps trim alpha"),
             ("Domain", "domain"),
         ),
     ),
@@ -157,11 +160,11 @@ STRUCTS = (
     Struct(
         "Plan",
         "A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances. of_signs:\n"
-        "the backward makes the gradient of the residual of codes alone.",
+        "the backward makes the gradient of the residual of codes alone, if no pixel has a weight.",
         (
             ("int32_t", "codes has_absolute has_relative has_gradient pixels moments largest"),
             ("int32_t", "alignment scale_floor_max detached min_pixels of_signs all_pixels positive_gt"),
-            ("int32_t", "absolute_norm forward gradient_images unused"),
+            ("int32_t", "absolute_norm forward gradient_images by_image confident confidence_slot"),
             ("int32_t", "gradient_mask downsample border normalizer mean levels parts"),
             ("int32_t", "groups num_log_vars num_metrics count_slot total_slot"),
             ("double", "eps absolute_eps gradient_eps low high"),
@@ -176,19 +179,19 @@ STRUCTS = (
         "Call",
         "One call. in_double: the arithmetic. saves: a backward will follow, for which codes and\n"
         "coefficients are kept. largest [MOST]: residuals of the batch, where a penalty needs them.\n"
-        "totals [world, TOTALS]. terms [num_metrics] and total, one number: in the type of the arithmetic.\n"
-        "reduce(numbers, n), if not NULL, adds up what the ranks count.",
+        "totals [world, TOTALS]. terms [num_metrics] and total, one number or by_image [B]: in the type of\n"
+        "the arithmetic; grad_output is as many. reduce(numbers, n), if not NULL, adds up what the ranks\n"
+        "count. weight and confidence: NONE if not given; grad and grad_confidence: if not wanted.",
         (
-            ("Map", "pred gt mask abs_mask grad"),
+            ("Map", "pred gt mask abs_mask weight confidence grad grad_confidence"),
             ("int64_t", "B H W"),
             ("int32_t", "in_double saves threads world"),
-            ("const double*", "weights log_vars largest"),
+            ("const double*", "weights log_vars largest grad_output"),
             ("double*", "totals"),
             ("void*", "terms total"),
             ("Reduce*", "reduce"),
             ("uint8_t*", "codes"),
             ("double*", "coefficients"),
-            ("double", "grad_output"),
         ),
     ),
 )

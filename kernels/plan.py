@@ -24,12 +24,13 @@ class PixelPlan:
         domain: of p and g.
         norm: what its sum is divided by: ``"pixels"`` (N + eps, or max(N, 1) where eps is 0), ``"images"``
             (its images by max(n, 1), the sum of them by B), ``"images-sum"`` (that sum), ``"floored"`` (as
-            pixels; N sums max(n, 1)).
+            pixels; N sums max(n, 1)). With weights n and N are their sums, and max(n, 1) is n, but 1 for 0.
         eps: of that divisor.
         absolute: it counts the pixels of `abs_mask`.
         largest: its penalty needs the largest residual of the batch.
         counts: its penalty counts some pixels once more.
         trim: this part of the pixels is left out, of each image or, with `trim_batch`, of the batch.
+        confidence: c phi - confidence ln c takes the place of phi, c the confidence of the pixel; None: no.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class PixelPlan:
     counts: bool
     trim: float
     trim_batch: bool
+    confidence: float | None
 
     @property
     def by_image(self) -> bool:
@@ -137,6 +139,10 @@ class Plan:
     num_metrics: int
     count_slot: int
     total_slot: int
+    # The total is [B], one number per image; its metrics are the means of the images.
+    by_image: bool
+    confident: bool  # whether a term multiplies by a confidence
+    confidence_slot: int  # -1 without
 
     @property
     def aligned(self) -> bool:
@@ -216,7 +222,9 @@ def make_plan(spec: s.LossSpec) -> Plan:
 
 def _pixel(t: s.Pixel, all_pixels: bool) -> PixelPlan:
     # Statistics "all", as the source has it: absolute terms are pooled, an empty image counting one pixel.
-    norm = "floored" if all_pixels and t.mask == "abs_mask" else t.reduction
+    # A loss whose value is [B] has the means of its images in its metrics.
+    reduction = "images" if t.reduction == "none" else t.reduction
+    norm = "floored" if all_pixels and t.mask == "abs_mask" else reduction
     eps = 0.0 if all_pixels and t.mask != "abs_mask" else t.eps
     return PixelPlan(
         t.penalty.kind,
@@ -230,12 +238,13 @@ def _pixel(t: s.Pixel, all_pixels: bool) -> PixelPlan:
         t.penalty.kind in COUNTS,
         t.trim,
         t.trim_over == "batch",
+        t.confidence,
     )
 
 
 def _moments(t: s.Moments) -> MomentsPlan:
     summed = t.reduction == "images-sum"
-    images = summed or t.reduction == "images"
+    images = t.reduction != "pixels"
     return MomentsPlan(t.form == "root", t.mean_weight, t.scale, t.eps, t.unbiased, images, summed, t.domain)
 
 
@@ -280,7 +289,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
     aligned = relative or gradient
     alignment = aligned.alignment if aligned else s.NOT_ALIGNED
     of_signs = alignment.kind in ("none", "mean", "median") and (
-        relative is None or relative.penalty.kind == "l1"
+        relative is None or (relative.penalty.kind == "l1" and relative.confidence is None)
     )
     normalizer = "kept" if all_pixels else sobel.normalizer
     slots = {name: i for i, name in enumerate(spec.metric_names)}
@@ -303,7 +312,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         relative=_pixel(relative, all_pixels) if relative else None,
         has_gradient=gradient is not None,
         stencil=sobel.stencil,
-        gradient_images=gradient is not None and gradient.reduction == "images",
+        gradient_images=gradient is not None and gradient.reduction != "pixels",
         sobel_mask=sobel.mask,
         reads_invalid=sobel.mask == "centre" and structure == s.IDENTITY,
         downsample=sobel.downsample,
@@ -327,4 +336,7 @@ def _lay_out(spec: s.LossSpec) -> Plan:
         num_metrics=len(spec.metric_names),
         count_slot=slots["num_valid_pixels"],
         total_slot=slots["total_loss"],
+        by_image=spec.by_image,
+        confident=spec.confidence,
+        confidence_slot=slots.get("confidence", -1),
     )

@@ -9,6 +9,8 @@ from .domain import Domain
 from .penalty import OF_PIXELS
 from .terms import Gradient, Moments, Pixel, Term
 
+# The fused backends that take a weight of each pixel.
+WEIGHTED = frozenset({"cpu"})
 # As many pixel terms beside the structure, and as many moments.
 MOST = 4
 
@@ -47,8 +49,8 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
         return None
     absolute = None
     if structure and structure[0].domain.log is None:
-        rides = (t for t in pixels if t.mask == "abs_mask" and t.penalty.kind == "l1")
-        absolute = next((t for t in rides if t.domain == structure[0].domain), None)
+        rides = (t for t in pixels if t.mask == "abs_mask" and t.domain == structure[0].domain)
+        absolute = next((t for t in rides if t.penalty.kind == "l1" and t.confidence is None), None)
     others = tuple(t for t in pixels if t is not absolute and t not in relatives)
     if len(others) > MOST or len(moments) > MOST:
         return None
@@ -63,15 +65,14 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
 
 def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
     """What the native engine has: all but a trim beside mask "centre", whose codes need its bit."""
-    if any(t.reduction == "none" for t in terms):
-        return False
     centre = roles.gradient is not None and roles.gradient.gradient.mask == "centre"
     return not (centre and (roles.relative is not None and roles.relative.trim > 0))
 
 
 def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
     """What the Triton engine has."""
-    return all(t.reduction != "none" for t in terms)
+    confident = any(isinstance(t, Pixel) and t.confidence is not None for t in terms)
+    return not confident and all(t.reduction != "none" for t in terms)
 
 
 _ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}

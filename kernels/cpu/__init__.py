@@ -59,14 +59,21 @@ def coefficient_count(b: int) -> int:
 
 
 def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> tuple:
-    """The call of a batch like `pred`, and what must be kept alive for it; `inputs` may be none at all."""
+    """The call of a batch like `pred`, and what must be kept alive for it.
+
+    `inputs`: pred, gt, mask, abs_mask, weight and confidence, None where there is none to read.
+    """
     call = Call()
-    places = (call.pred, call.gt, call.mask, call.abs_mask)
-    kept = [set_map(place, x) for place, x in zip(places, inputs, strict=False)]
+    places = (call.pred, call.gt, call.mask, call.abs_mask, call.weight, call.confidence)
+    kept = [set_map(place, x) for place, x in zip(places, inputs, strict=True)]
     call.B, call.H, call.W = pred.shape[0], *pred.shape[-2:]
     call.in_double = dtype == torch.float64
     call.threads = torch.get_num_threads()
     return call, kept
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return memory.empty(x.shape, x.dtype) if x.is_contiguous() else torch.empty_like(x)
 
 
 def _out_of_memory(pred: Tensor) -> MemoryError:
@@ -107,6 +114,8 @@ def forward(
     process_group: dist.ProcessGroup | None,
     dtype: torch.dtype,
     saves: bool,
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Evaluate a loss.
 
@@ -121,15 +130,18 @@ def forward(
         process_group: evaluate the joined batch of its ranks, by one collective (berHu: two).
         dtype: of the arithmetic and the result, float32 or float64.
         saves: whether a backward will follow.
+        weight: as `pred`, how much each pixel counts, or None.
+        confidence: as `pred`, of the terms that ask for one.
 
     Returns:
-        The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
+        The total (0-dim, or [B] where `spec.by_image`), the vector of metrics, and what `backward` needs:
+        codes (uint8) and coefficients.
 
     Raises:
         MemoryError: the working memory cannot be had.
     """
     lib, plan = library(), _plan(spec.text)
-    call, kept = _call(pred, (pred, gt, mask, abs_mask), dtype)
+    call, kept = _call(pred, (pred, gt, mask, abs_mask, weight, confidence), dtype)
     b, h, w = call.B, call.H, call.W
     codes = memory.empty((code_count(spec, b, h, w) if saves else 0,), torch.uint8)
     coefficients = torch.empty(coefficient_count(b) if saves or log_vars else 0, dtype=dtype, device="cpu")
@@ -138,7 +150,7 @@ def forward(
     s = (c_double * len(log_vars))(*[v.item() for v in log_vars])
     totals = (c_double * TOTALS)()
     terms = torch.empty(len(spec.metric_names), dtype=dtype, device="cpu")
-    total = torch.empty((), dtype=dtype, device="cpu")
+    total = torch.empty((b,) if spec.by_image else (), dtype=dtype, device="cpu")
     call.saves = saves
     call.world = 1
     call.weights, call.log_vars = addressof(numbers), addressof(s)
@@ -178,28 +190,36 @@ def backward(
     spec: LossSpec,
     dtype: torch.dtype,
     wants_pred: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Gradient of the total with respect to pred, in its shape and dtype, and to the log-variances, [groups].
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
+    wants_confidence: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the total with respect to pred, in its shape and dtype, to the log-variances, [groups], and
+    to the confidence, in its shape and dtype.
 
-    Without `wants_pred` the first is empty.
+    Without `wants_pred` the first is empty, without `wants_confidence` the last.
     """
     plan = _plan(spec.text)
     log_vars = coefficients.new_empty(0)
     if plan.num_log_vars:
         slopes = coefficients.view(torch.float64)[LOG_VAR : LOG_VAR + plan.num_log_vars]
         log_vars = (slopes * grad_output).to(dtype)
-    if not wants_pred or not pred.numel():
-        return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
-    grad = memory.empty(pred.shape, pred.dtype) if pred.is_contiguous() else torch.empty_like(pred)
-    again = (pred, gt, mask, abs_mask) if make_plan(spec).reads_pred else ()
-    call, kept = _call(pred, again, dtype)
-    set_map(call.grad, grad)
+    grad = _empty_like(pred) if wants_pred else pred.new_empty(0)
+    of_confidence = _empty_like(confidence) if wants_confidence else pred.new_empty(0)
+    if not grad.numel() and not of_confidence.numel():
+        return grad, log_vars, of_confidence
+    again = make_plan(spec).reads_pred or weight is not None
+    maps = (pred, gt, mask, abs_mask, weight, confidence)
+    call, kept = _call(pred, maps if again else (None,) * len(maps), dtype)
+    set_map(call.grad, grad if wants_pred else None)
+    set_map(call.grad_confidence, of_confidence if wants_confidence else None)
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
-    call.grad_output = grad_output.item()
+    upstream = (c_double * grad_output.numel())(*grad_output.reshape(-1).tolist())
+    call.grad_output = addressof(upstream)
     if library().dl_backward(plan, call):
         raise _out_of_memory(pred)
     del kept
-    return grad, log_vars
+    return grad, log_vars, of_confidence
 
 
 def choose(name: str | None) -> bool:

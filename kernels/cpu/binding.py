@@ -105,6 +105,8 @@ _PIXEL = ("absolute", "largest", "counts", "a", "b", "eps", "trim", "trim_batch"
 def _pixel(t: PixelPlan) -> ctypes.Structure:
     return filled(
         "Pixel",
+        confident=t.confidence is not None,
+        alpha=t.confidence or 0.0,
         penalty=tuple(s.PENALTIES).index(t.kind),
         norm=_number("Norm", t.norm),
         domain=_domain(t.domain),
@@ -126,7 +128,8 @@ def c_plan(plan: Plan) -> ctypes.Structure:
     low, high = plan.log_var_bounds or (0.0, 0.0)
     given = (
         "codes", "has_gradient", "largest", "positive_gt", "parts", "num_log_vars", "of_signs",
-        "num_metrics", "count_slot", "total_slot", "eps", "gradient_eps", "gradient_images",
+        "num_metrics", "count_slot", "total_slot", "eps", "gradient_eps", "gradient_images", "by_image",
+        "confident", "confidence_slot",
     )  # fmt: skip
     values: dict[str, object] = {name: getattr(plan, name) for name in given}
     absolute, relative, align = plan.absolute, plan.relative, plan.alignment

@@ -13,10 +13,15 @@ static inline bool nests(const Call& call, int k) {
     return call.W % f == 0 && call.H % f == 0;
 }
 
+// Whether lines have weights: those that are given, or ones beside a confidence.
+static inline bool weighs(const Plan& plan, const Call& call) {
+    return call.weight.dtype != NONE || plan.confident;
+}
+
 // The larger of two; NaN if one is.
 static inline double larger(double a, double b) { return a != a || a >= b ? a : b; }
 
-// Sums of a band of an image. Each mean comes with its number of pixels.
+// Sums of a band of an image. Each mean comes with its number of pixels, or the sum of their weights.
 struct Spread {
     double n, mean, sum;  // sum of squared differences from the mean
 };
@@ -26,16 +31,20 @@ constexpr int APART = 128;
 
 struct alignas(APART) Band {
     int64_t n, n_abs, n_all;
-    double base_p, base_g;  // a valid pixel of it: p and g are sums of differences from them
+    double weight, weight_abs;  // n_all and n_abs, with weights their sums; so is every sum below
+    double base_p, base_g;      // a valid pixel of it: p and g are sums of differences from them
     double absolute, p, g, visible;
     Spread moment[MOST];
     double pixel[MOST], largest[MOST];
     int64_t again[MOST];          // pixels that count once more
+    double plain[MOST], plain_r;  // of terms with a confidence: the sums without it
+    double confidence;            // sum of c over the valid pixels
     double dev_p, dev_g;          // of a fit: sums of p - mu and g - mu, which rounding leaves
     double covariance, variance;  // sums of (p - mu)(g - mu), (p - mu)^2
     double relative, sign_dev_r;  // sum |r|, sum sign(r) (p - mu)
     double slope, slope_dev;      // sum phi'(r), sum phi'(r) (p - mu), where signs do not say it
     int64_t sign_r, sign_p;
+    double sign_dev;  // sign_p where pixels have weights
 };
 
 struct alignas(APART) LevelBand {
@@ -51,7 +60,7 @@ struct Image {
     double mean_g, spread;  // of a fit: mean of g, what its slope was divided by
     double slope;           // of packnet-trim: before its clamp
     double tau, share;      // the largest |r| that a trim keeps, and how much a pixel there counts
-    double kept;            // the pixels that the relative term counts
+    double kept;            // the pixels that the relative term counts, or the sum of their weights
     bool fixed, off;        // S is its floor; too few pixels
 };
 

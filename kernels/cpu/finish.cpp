@@ -9,8 +9,9 @@
 
 namespace {
 
-double share(double part, double n) { return n > 0 ? part / n : 0; }
 double over(double x, double n) { return n != 0 ? x / n : 0; }
+// A count as a divisor. A sum of weights may be any positive number.
+double at_least_one(double n) { return n == 0 ? 1 : n; }
 
 void merge(Spread& a, const Spread& b) {
     if (b.n == 0) return;
@@ -26,13 +27,15 @@ Band band_sums(const Work& work, int64_t b) {
     for (int i = 0; i < work.bands_per_image; i++) {
         const Band& x = work.bands[b * work.bands_per_image + i];
         total.n += x.n, total.n_abs += x.n_abs, total.n_all += x.n_all;
+        total.weight += x.weight, total.weight_abs += x.weight_abs;
         total.absolute += x.absolute, total.p += x.p, total.g += x.g, total.visible += x.visible;
         for (int k = 0; k < MOST; k++) {
             merge(total.moment[k], x.moment[k]);
-            total.pixel[k] += x.pixel[k], total.again[k] += x.again[k];
+            total.pixel[k] += x.pixel[k], total.plain[k] += x.plain[k], total.again[k] += x.again[k];
         }
         total.dev_p += x.dev_p, total.dev_g += x.dev_g;
-        total.relative += x.relative, total.sign_dev_r += x.sign_dev_r;
+        total.relative += x.relative, total.plain_r += x.plain_r, total.sign_dev_r += x.sign_dev_r;
+        total.confidence += x.confidence, total.sign_dev += x.sign_dev;
         total.slope += x.slope, total.slope_dev += x.slope_dev;
         total.sign_r += x.sign_r, total.sign_p += x.sign_p;
     }
@@ -56,9 +59,9 @@ struct Moment {
 };
 Moment moment_of(const Spread& s, const Moments& term) {
     const double factor = term.unbiased ? s.n / (s.n > 2 ? s.n - 1 : 1) : 1;
-    const double x = share(s.sum, s.n) * factor + term.mean_weight * s.mean * s.mean;
+    const double x = over(s.sum, s.n) * factor + term.mean_weight * s.mean * s.mean;
     if (!term.root) return {x, 1, factor};
-    const double inner = x + term.eps, root = s.n > 0 && inner != 0 ? std::sqrt(inner) : 0;
+    const double inner = x + term.eps, root = s.n != 0 && inner != 0 ? std::sqrt(inner) : 0;
     return {term.scale * root, root, factor};
 }
 
@@ -70,10 +73,10 @@ double unit(const Plan& plan, int k) {
 
 // What the sum of a pixel term is divided by.
 double norm_of(int norm, double eps, double n, double floored, double images) {
-    if (norm == BY_IMAGES) return std::max(images, 1.0);
+    if (norm == BY_IMAGES) return at_least_one(images);
     if (norm == BY_IMAGES_SUM) return 1;
     if (norm == BY_FLOORED) n = floored;
-    return eps > 0 ? n + eps : std::max(n, 1.0);
+    return eps > 0 ? n + eps : at_least_one(n);
 }
 
 bool by_image(int norm) { return norm == BY_IMAGES || norm == BY_IMAGES_SUM; }
@@ -93,11 +96,12 @@ double divisor(const Plan& plan, double norm, double kept) {
 
 double clamped(double v, const Plan& plan) { return std::min(std::max(v, plan.low), plan.high); }
 
-// The value of every term, the levels of the gradient term, and what the backward needs of them.
+// The value of every term and its metric, the levels of the gradient term, and what the backward needs of
+// them; `images` is what a mean of images divides by.
 struct Numbers {
-    double term[VALUES] = {};
+    double term[VALUES] = {}, shown[VALUES] = {};
     double level[LEVELS] = {}, kept[LEVELS] = {}, kappa[LEVELS] = {};
-    double n = 0, n_all = 0, images = 0, norm_a = 1, norm_r = 1, norm[MOST] = {};
+    double counted = 1, n = 0, n_all = 0, images = 0, norm_a = 1, norm_r = 1, norm[MOST] = {};
     Spread spread[MOST] = {};
     Moment moment[MOST] = {};
 };
@@ -124,16 +128,16 @@ void gradient_term(const Plan& plan, const Call& call, Numbers& v) {
         const double kept = joined(call, T_KEPT + k);
         v.kept[k] = kept;
         const double norm = normaliser(plan, k, fitted, kept, joined(call, T_CELLS + k)),
-                     by = plan.gradient_images ? std::max(v.images, 1.0) : divisor(plan, norm, kept);
+                     by = plan.gradient_images ? at_least_one(v.images) : divisor(plan, norm, kept);
         v.kappa[k] = 1 / by;
         v.level[k] = std::isinf(by) ? 0 : joined(call, T_RESPONSE + k) / by;
         sum += v.level[k];
         counted += kept > 0;
     }
     if (plan.mean) {
-        counted = plan.gradient_mask == SUPPORT ? std::max(counted, 1.0) : plan.levels;
-        for (double& kappa : v.kappa) kappa /= counted;
-        sum /= counted;
+        v.counted = plan.gradient_mask == SUPPORT ? std::max(counted, 1.0) : plan.levels;
+        for (double& kappa : v.kappa) kappa /= v.counted;
+        sum /= v.counted;
     }
     v.term[GRADIENT] = sum + joined(call, T_VISIBLE);
 }
@@ -158,7 +162,7 @@ Numbers numbers_of(const Work& work) {
     for (int i = 0; i < plan.moments; i++) {
         const Moments& term = plan.moment[i];
         if (term.images) {
-            v.term[MOMENTS + i] = joined(call, T_MEAN + i) / (term.images_sum ? 1 : std::max(v.images, 1.0));
+            v.term[MOMENTS + i] = joined(call, T_MEAN + i) / (term.images_sum ? 1 : at_least_one(v.images));
             continue;
         }
         v.spread[i] = joined_spread(call, T_MEAN + i, T_SPREAD + i);
@@ -172,6 +176,11 @@ Numbers numbers_of(const Work& work) {
                             v.images);
         v.term[PIXELS + i] = joined(call, T_PIXEL + i) / v.norm[i];
     }
+    for (int i = 0; i < VALUES; i++) v.shown[i] = v.term[i];
+    if (plan.has_relative && plan.relative.confident)
+        v.shown[RELATIVE] = joined(call, T_PLAIN_RELATIVE) / v.norm_r;
+    for (int i = 0; i < plan.pixels; i++)
+        if (plan.pixel[i].confident) v.shown[PIXELS + i] = joined(call, T_PLAIN + i) / v.norm[i];
     return v;
 }
 
@@ -198,7 +207,7 @@ void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* fa
             const Entry& entry = group.entry[e];
             const bool gate = open || entry.always;
             const double weight = call.weights[entry.weight], value = gate ? v.term[entry.place] : 0;
-            term(entry.slot, value);
+            term(entry.slot, gate ? v.shown[entry.place] : 0);
             if (entry.weight_slot >= 0) term(entry.weight_slot, weight);
             if (entry.place == GRADIENT && plan.parts) {
                 const int part = entry.slot + 1 + (entry.weight_slot >= 0);
@@ -221,12 +230,13 @@ void add_groups(const Plan& plan, const Call& call, const Numbers& v, double* fa
     }
     term(plan.count_slot, v.n);
     term(plan.total_slot, total);
-    put(call, call.total, 0, total);
+    if (plan.confidence_slot >= 0) term(plan.confidence_slot, joined(call, T_CONFIDENCE) / at_least_one(v.n));
+    if (!plan.by_image) put(call, call.total, 0, total);
 }
 
 // What the sum of an image's pixels is divided by in a mean of images.
 double pixels_of(const Band& sums, const Pixel& term, int i) {
-    return std::max(static_cast<double>((term.absolute ? sums.n_abs : sums.n_all) + sums.again[i]), 1.0);
+    return at_least_one((term.absolute ? sums.weight_abs : sums.weight) + static_cast<double>(sums.again[i]));
 }
 
 // What the structure terms' backward needs: U0 = sum u, U1 = sum u (p - mu), u = dL/dr.
@@ -234,10 +244,10 @@ void structure_coefficients(const Work& work, int64_t b, const Band& sums, const
                             const double* kappa, double* c) {
     const Plan& plan = *work.plan;
     const Image& image = work.images[b];
-    const double n = static_cast<double>(sums.n_all);
+    const double n = sums.weight;
     const bool aligned = plan.alignment != ALIGN_NONE;
     double w_r = f[RELATIVE] / v.norm_r;
-    if (by_image(plan.relative.norm)) w_r /= std::max(image.kept, 1.0);
+    if (by_image(plan.relative.norm)) w_r /= at_least_one(image.kept);
     if (image.off) return;
     c[REL_WEIGHT] = w_r;
     // Selected, not multiplied: a term that is left out must not add its NaN.
@@ -252,15 +262,17 @@ void structure_coefficients(const Work& work, int64_t b, const Band& sums, const
         double weight = kappa[k];
         if (plan.gradient_images) {
             const double kept = static_cast<double>(level.kept);
-            weight /= divisor(plan, normaliser(plan, k, n, kept, level.cells), kept);
+            weight /=
+                divisor(plan, normaliser(plan, k, static_cast<double>(sums.n_all), kept, level.cells), kept);
         }
         c[LEVEL_WEIGHT + k] = weight;
         z += weight * level.u_z;
         one += weight * unit(plan, k) * static_cast<double>(level.u_one);
     }
     if (!aligned || n == 0) return;
+    const bool weighted = weighs(plan, *work.call);
     if (w_r != 0) {
-        const bool weighed = !plan.of_signs || plan.relative.trim > 0;
+        const bool weighed = !plan.of_signs || plan.relative.trim > 0 || weighted;
         one += w_r * (weighed ? sums.slope : static_cast<double>(sums.sign_r));
         z += w_r * (weighed ? sums.slope_dev : sums.sign_dev_r);
     }
@@ -268,7 +280,7 @@ void structure_coefficients(const Work& work, int64_t b, const Band& sums, const
         z *= image.inv_p;
         if (image.fixed) z = 0;
         c[SIGN_WEIGHT] = z / n;
-        const double shift = one - static_cast<double>(sums.sign_p) / n * z;
+        const double shift = one - (weighted ? sums.sign_dev : static_cast<double>(sums.sign_p)) / n * z;
         if (plan.alignment == ALIGN_MEAN)
             c[MEAN_WEIGHT] = shift / n;
         else if (!plan.detached)
@@ -291,10 +303,10 @@ void image_coefficients(const Work& work, int64_t b, const Numbers& v, const dou
     double* c = call.coefficients + HEAD + b * COEFFICIENTS;
     std::fill(c, c + COEFFICIENTS, 0.0);
     const Band sums = band_sums(work, b);
-    const double images = std::max(v.images, 1.0);
+    const double images = at_least_one(v.images);
     if (plan.has_absolute) {
         c[ABS_WEIGHT] = f[ABSOLUTE] / v.norm_a;
-        if (by_image(plan.absolute_norm)) c[ABS_WEIGHT] /= std::max(static_cast<double>(sums.n_abs), 1.0);
+        if (by_image(plan.absolute_norm)) c[ABS_WEIGHT] /= at_least_one(sums.weight_abs);
     }
     if (plan.codes) structure_coefficients(work, b, sums, v, f, kappa, c);
     for (int i = 0; i < plan.moments; i++) {
@@ -317,6 +329,84 @@ void image_coefficients(const Work& work, int64_t b, const Numbers& v, const dou
     }
 }
 
+// The same for the losses of the images: their mean is taken for the metrics only.
+Numbers of_images(Numbers v) {
+    v.images = v.norm_a = v.norm_r = 1;
+    for (double& norm : v.norm) norm = 1;
+    for (double& kappa : v.kappa) kappa = 1 / v.counted;
+    return v;
+}
+
+void put_coefficients(const Work& work, const Numbers& v, const double* factor) {
+    const Plan& plan = *work.plan;
+    const Call& call = *work.call;
+    double kappa[LEVELS];
+    for (int k = 0; k < LEVELS; k++)
+        kappa[k] = call.coefficients[KAPPA + k] = factor[GRADIENT] == 0 ? 0 : v.kappa[k] * factor[GRADIENT];
+    for (int i = 0; i < plan.pixels; i++)
+        if (plan.pixel[i].largest) call.coefficients[LARGEST + i] = call.largest[i];
+    for (int64_t b = 0; b < call.B; b++) image_coefficients(work, b, v, factor, kappa);
+}
+
+// What an image adds to the totals: its values, where a term is by image, or its sums.
+struct Share {
+    double value[VALUES] = {}, plain[VALUES] = {}, visible = 0;
+    double level[LEVELS] = {}, kept[LEVELS] = {}, cells[LEVELS] = {};
+};
+
+Share share_of(const Work& work, int64_t b, const Band& sums) {
+    const Plan& plan = *work.plan;
+    const Image& image = work.images[b];
+    const double n = static_cast<double>(sums.n_all);
+    Share share;
+    share.value[ABSOLUTE] =
+        by_image(plan.absolute_norm) ? sums.absolute / at_least_one(sums.weight_abs) : sums.absolute;
+    if (plan.has_relative && !image.off) {
+        const double by = by_image(plan.relative.norm) ? at_least_one(image.kept) : 1;
+        share.value[RELATIVE] = sums.relative / by, share.plain[RELATIVE] = sums.plain_r / by;
+    }
+    // 0, or NaN if a valid pixel of the gradient term is.
+    if (!image.off) share.visible = 0 * (plan.alignment != ALIGN_NONE ? sums.p + sums.g : sums.visible);
+    for (int i = 0; i < plan.moments; i++)
+        if (plan.moment[i].images) share.value[MOMENTS + i] = moment_of(sums.moment[i], plan.moment[i]).value;
+    for (int i = 0; i < plan.pixels; i++) {
+        const Pixel& term = plan.pixel[i];
+        const double by = by_image(term.norm) ? pixels_of(sums, term, i) : 1;
+        share.value[PIXELS + i] = sums.pixel[i] / by, share.plain[PIXELS + i] = sums.plain[i] / by;
+    }
+    for (int k = 0; k < plan.levels; k++) {
+        const LevelBand level = level_sums(work, b, k);
+        const double kept = static_cast<double>(level.kept);
+        const double by =
+            plan.gradient_images ? divisor(plan, normaliser(plan, k, n, kept, level.cells), kept) : 1;
+        if (image.off && plan.gradient_mask != RESIDUAL) continue;
+        share.kept[k] = kept;
+        if (image.off) continue;
+        share.level[k] = std::isinf(by) ? 0 : level.response / by;
+        share.cells[k] = level.cells;
+    }
+    return share;
+}
+
+// The losses of the images, each the sum of its terms' values.
+void put_images(const Work& work, const Numbers& v, const double* factor) {
+    const Plan& plan = *work.plan;
+    const Call& call = *work.call;
+    for (int64_t b = 0; b < call.B; b++) {
+        Share share = share_of(work, b, band_sums(work, b));
+        for (int k = 0; k < plan.levels; k++) share.value[GRADIENT] += share.level[k] / v.counted;
+        share.value[GRADIENT] += share.visible;
+        double total = 0;
+        // Selected, not multiplied: a group that is left out must not add its NaN.
+        for (int i = 0; i < plan.groups; i++)
+            for (int e = 0; v.n >= plan.group[i].min_valid && e < plan.group[i].entries; e++) {
+                const int place = plan.group[i].entry[e].place;
+                total += factor[place] * share.value[place];
+            }
+        put(call, call.total, static_cast<int>(b), total);
+    }
+}
+
 }  // namespace
 
 // The totals of this rank's batch.
@@ -327,43 +417,33 @@ void collect(const Work& work, double* totals) {
     totals[T_IMAGES] = static_cast<double>(work.call->B);
     for (int64_t b = 0; b < work.call->B; b++) {
         const Band sums = band_sums(work, b);
-        const double n_abs = static_cast<double>(sums.n_abs), n = static_cast<double>(sums.n_all);
-        totals[T_COUNT] += static_cast<double>(sums.n);
-        totals[T_ABS_COUNT] += n_abs;
-        totals[T_ABS_FLOORED] += std::max(n_abs, 1.0);
-        totals[T_STATISTICS] += n;
-        totals[T_ABSOLUTE] +=
-            by_image(plan.absolute_norm) ? sums.absolute / std::max(n_abs, 1.0) : sums.absolute;
         const Image& image = work.images[b];
-        if (plan.has_relative && !image.off)
-            totals[T_RELATIVE] +=
-                by_image(plan.relative.norm) ? sums.relative / std::max(image.kept, 1.0) : sums.relative;
+        const Share share = share_of(work, b, sums);
+        totals[T_COUNT] += static_cast<double>(sums.n);
+        totals[T_ABS_COUNT] += sums.weight_abs;
+        totals[T_ABS_FLOORED] += at_least_one(sums.weight_abs);
+        totals[T_STATISTICS] += sums.weight;
+        totals[T_CONFIDENCE] += sums.confidence;
+        totals[T_ABSOLUTE] += share.value[ABSOLUTE];
+        totals[T_RELATIVE] += share.value[RELATIVE];
+        totals[T_PLAIN_RELATIVE] += share.plain[RELATIVE];
         totals[T_ALIGNED] += image.kept;
-        totals[T_FITTED] += image.off ? 0 : n;
-        // 0, or NaN if a valid pixel of the gradient term is.
-        if (!image.off)
-            totals[T_VISIBLE] += 0 * (plan.alignment != ALIGN_NONE ? sums.p + sums.g : sums.visible);
+        totals[T_FITTED] += image.off ? 0 : static_cast<double>(sums.n_all);
+        totals[T_VISIBLE] += share.visible;
         for (int i = 0; i < plan.moments; i++)
             if (plan.moment[i].images)
-                totals[T_MEAN + i] += moment_of(sums.moment[i], plan.moment[i]).value;
+                totals[T_MEAN + i] += share.value[MOMENTS + i];
             else
                 merge(pooled[i], sums.moment[i]);
         for (int i = 0; i < plan.pixels; i++) {
-            const Pixel& term = plan.pixel[i];
-            totals[T_PIXEL + i] +=
-                by_image(term.norm) ? sums.pixel[i] / pixels_of(sums, term, i) : sums.pixel[i];
+            totals[T_PIXEL + i] += share.value[PIXELS + i];
+            totals[T_PLAIN + i] += share.plain[PIXELS + i];
             totals[T_AGAIN + i] += static_cast<double>(sums.again[i]);
         }
         for (int k = 0; k < plan.levels; k++) {
-            const LevelBand level = level_sums(work, b, k);
-            const double kept = static_cast<double>(level.kept);
-            const double by =
-                plan.gradient_images ? divisor(plan, normaliser(plan, k, n, kept, level.cells), kept) : 1;
-            if (image.off && plan.gradient_mask != RESIDUAL) continue;
-            totals[T_KEPT + k] += kept;
-            if (image.off) continue;
-            totals[T_RESPONSE + k] += std::isinf(by) ? 0 : level.response / by;
-            totals[T_CELLS + k] += level.cells;
+            totals[T_KEPT + k] += share.kept[k];
+            totals[T_RESPONSE + k] += share.level[k];
+            totals[T_CELLS + k] += share.cells[k];
         }
     }
     for (int i = 0; i < plan.moments; i++)
@@ -377,13 +457,12 @@ void combine(const Work& work) {
     const Numbers v = numbers_of(work);
     double factor[VALUES] = {};
     add_groups(plan, call, v, factor);
-    if (!call.saves) return;
-    // Every rank has the same loss, and DDP averages: hence the factor world size.
-    double kappa[LEVELS];
-    for (double& f : factor) f *= call.world;
-    for (int k = 0; k < LEVELS; k++)
-        kappa[k] = call.coefficients[KAPPA + k] = factor[GRADIENT] == 0 ? 0 : v.kappa[k] * factor[GRADIENT];
-    for (int i = 0; i < plan.pixels; i++)
-        if (plan.pixel[i].largest) call.coefficients[LARGEST + i] = call.largest[i];
-    for (int64_t b = 0; b < call.B; b++) image_coefficients(work, b, v, factor, kappa);
+    if (plan.by_image) {
+        put_images(work, v, factor);
+        if (call.saves) put_coefficients(work, of_images(v), factor);
+    } else if (call.saves) {
+        // Every rank has the same loss, and DDP averages: hence the factor world size.
+        for (double& f : factor) f *= call.world;
+        put_coefficients(work, v, factor);
+    }
 }

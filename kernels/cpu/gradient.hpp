@@ -2,15 +2,15 @@
 //
 //     u = w_R sign(r) + a_mask sum_k kappa_k D_k^T(a_k / pixels);
 //     dL/dd = (u - m/n (U0 + (sign(dev) - q) U1))/S + w_A sign(p - g);   dL/dp = grad_output (dd/dp dL/dd +
-//     ...)
+//     ...);   with weights all but the adjoint of the gradient term is multiplied by w, and n is sum w m
 //
-// Reads the codes (2.41 bytes/pixel), p for a converted domain, and p, g, m for terms other than L1. Saves
-// nothing.
+// Reads the codes (2.41 bytes/pixel), p for a converted domain, and p, g, m for terms other than L1, w and c.
+// Saves nothing.
 #pragma once
 #include <type_traits>
 
+#include "again.hpp"
 #include "codes.hpp"
-#include "residual.hpp"
 
 namespace DL_ISA {
 
@@ -149,107 +149,14 @@ struct CoarseRows {
     }
 };
 
-// Adds the gradient of the terms that read p, g and m again to a row; the first of them overwrites it.
+// Multiplies a row by the weights of its pixels; what is 0 stays so.
 template <class T>
-struct AgainRow {
-    const Plan& plan;
-    const double* coefficients;  // of the image
-    const double* largest;
-    const int64_t w;
-    T *const row, *const own;  // `own`: of a term whose domain is not the input
-    Compared<T> compared;
-    bool empty = true;
-
-    AgainRow(const Plan& plan_, const double* of_image, const double* largest_, int64_t w_, Arena& arena)
-        : plan(plan_),
-          coefficients(of_image),
-          largest(largest_),
-          w(w_),
-          row(arena.row<T>()),
-          own(arena.row<T>()),
-          compared(arena) {}
-
-    INLINE void add(int64_t x, const Vec<T>& d, bool first) {
-        store(row + x, (first ? all(T(0)) : load(row + x)) + d);
+void weigh_row(T* row, const Line<T>& line, int64_t w) {
+    for (int64_t x = 0; x < w; x += LANES) {
+        const Vec<T> d = load(row + x);
+        store(row + x, select(d != all(T(0)), d * load(line.weight.main + x)));
     }
-
-    void moments(int i, const Line<T>& line) {
-        const double *slope_ = coefficients + MOMENTS_SLOPE + i, *centre = coefficients + MOMENTS_CENTRE + i,
-                     *shift = coefficients + MOMENTS_SHIFT + i;
-        if (*slope_ == 0 && *shift == 0) return;
-        const Domain domain = plan.moment[i].domain;
-        const Vec<T> by = all(T(*slope_)), from = all(T(*centre)), more = all(T(*shift));
-        const auto each = [&](auto first, auto log_) __attribute__((always_inline)) {
-            for (int64_t x = 0; x < w; x += LANES) {
-                const Mask<T> m = mask_of<T>(line.m->at(x));
-                const Vec<T> given = load(line.p.at(x)), p = to_domain(given, m, domain),
-                             g = to_domain(load(line.g.at(x)), m, domain),
-                             e = decltype(log_)::value ? log_ratio(p, g, m, domain) : p - g;
-                add(x, through<decltype(log_)::value>((e - from) * by + more, given, p, m, domain),
-                    decltype(first)::value);
-            }
-        };
-        with(domain, each);
-    }
-
-    void pixel(int i, const Line<T>& line) {
-        const double weight = coefficients[PIXEL_WEIGHT + i];
-        if (weight == 0) return;
-        const Pixel term = plan.pixel[i];
-        compared.read(term, line, w);
-        if (as_given(term.domain)) {
-            empty ? slopes<true>(i, row) : slopes<false>(i, row);
-            empty = false;
-        } else {
-            slopes<true>(i, own);
-            const auto each = [&](auto first, auto log_) __attribute__((always_inline)) {
-                const Domain domain = term.domain;  // Local copy: stores cannot alias it.
-                for (int64_t x = 0; x < w; x += LANES) {
-                    const Mask<T> m = mask_of<T>(compared.m->at(x));
-                    const Vec<T> given = load(line.p.at(x)), p = decltype(log_)::value
-                                                                     ? to_domain(given, m, domain)
-                                                                     : load(compared.p->at(x));
-                    add(x, through<decltype(log_)::value>(load(own + x), given, p, m, domain),
-                        decltype(first)::value);
-                }
-            };
-            with(term.domain, each);
-        }
-    }
-
-    // Writes or adds dL/dp of pixel term i, p in its domain, to a row.
-    template <bool FIRST>
-    void slopes(int i, T* to) {
-        const Pixel& term = plan.pixel[i];
-        const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b),
-                                 from_largest<T>(term, largest, i)};
-        const Vec<T> by = all(T(coefficients[PIXEL_WEIGHT + i]));
-        with_penalty(term.penalty, [&](auto kind) {
-            const auto block = [&](int64_t x, const Given<T>& at) __attribute__((always_inline)) {
-                const Vec<T> d = select(at.m, decltype(kind)::of(at, numbers).slope * by);
-                store(to + x, FIRST ? d : load(to + x) + d);
-            };
-            for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w))
-                each_residual(compared, o, end, block);
-        });
-    }
-
-    template <class F>
-    void with(const Domain& domain, const F& each) {
-        if (domain.has_log)
-            empty ? each(std::true_type(), std::true_type()) : each(std::false_type(), std::true_type());
-        else
-            empty ? each(std::true_type(), std::false_type()) : each(std::false_type(), std::false_type());
-        empty = false;
-    }
-
-    void make(const Line<T>& line) {
-        empty = true;
-        for (int i = 0; i < plan.moments; i++) moments(i, line);
-        for (int i = 0; i < plan.pixels; i++) pixel(i, line);
-        if (empty) memset(row, 0, sizeof(T) * static_cast<size_t>(blocks(w)));
-    }
-};
+}
 
 template <class T>
 INLINE void put(void* data, int dtype, int64_t o, T x) {
@@ -263,10 +170,20 @@ INLINE void put(void* data, int dtype, int64_t o, T x) {
         static_cast<uint16_t*>(data)[o] = to_bfloat(static_cast<float>(x));
 }
 
-// What the codes of an aligned residual do not say: of a fit BY_P (p - mu_p) + BY_G (g - mu_g), of a penalty
-// other than L1 its slope.
+// Writes row y of a map.
 template <class T>
-void fit_row(const Plan& plan, const double* c, const Line<T>& line, int64_t w, T* to) {
+void put_row(const Map& map, int64_t b, int64_t y, int64_t w, const T* row) {
+    const int64_t o = b * map.stride[0] + y * map.stride[1];
+    if (map.dtype == own_dtype<T>() && map.stride[2] == 1)
+        memcpy(static_cast<T*>(map.data) + o, row, sizeof(T) * static_cast<size_t>(w));
+    else
+        for (int64_t x = 0; x < w; x++) put(map.data, map.dtype, o + x * map.stride[2], row[x]);
+}
+
+// What the codes of an aligned residual do not say: of a fit BY_P (p - mu_p) + BY_G (g - mu_g), of a penalty
+// other than L1, or with a confidence, its slope; adds to dL/dc, if `of_c` is not null.
+template <class T>
+void fit_row(const Plan& plan, const double* c, const Line<T>& line, int64_t w, T* to, T* of_c) {
     const Fit<T> fit(c);
     const Trim<T> trim(plan.relative.trim > 0, c[TAU], c[SHARE]);
     const Vec<T> by_p = all(T(c[BY_P])), by_g = all(T(c[BY_G])), by = all(T(c[REL_WEIGHT] * c[SCALE])),
@@ -279,18 +196,28 @@ void fit_row(const Plan& plan, const double* c, const Line<T>& line, int64_t w, 
         store(to + x, linear ? select(mask_of<T>(line.m->at(x)), d) : zero);
     }
     if (!plan.has_relative || c[REL_WEIGHT] == 0) return;
+    const OfConfidence<T> of_confidence(plan.relative, c[REL_WEIGHT]);
     with_penalty(plan.relative.penalty, [&](auto kind) {
-        if constexpr (std::is_same<decltype(kind), L1>::value)
-            return;
-        else
+        const auto each = [&](auto confident_) __attribute__((always_inline)) {
             for (int64_t x = 0; x < w; x += LANES) {
                 const Mask<T> m = mask_of<T>(line.m->at(x));
                 const Vec<T> p = load(line.p_d->at(x)), g = load(line.g_d->at(x)),
                              r = select(m, aligned ? fit.residual(p, g) : p - g);
-                const auto part = trim.of(r, m);
-                const Vec<T> slope = decltype(kind)::of(Given<T>{r, r, zero, m}, numbers).slope;
-                store(to + x, load(to + x) + select(part.kept, slope * (part.weight * by)));
+                const Cost<T> cost = decltype(kind)::of(Given<T>{r, r, zero, m}, numbers);
+                if constexpr (decltype(confident_)::value) {
+                    const Vec<T> given = load(line.c.at(x));
+                    store(to + x, load(to + x) + select(m, cost.slope * (floored(given, m) * by)));
+                    if (of_c) of_confidence.add(of_c + x, cost.phi, given, m);
+                } else {
+                    const auto part = trim.of(r, m);
+                    store(to + x, load(to + x) + select(part.kept, cost.slope * (part.weight * by)));
+                }
             }
+        };
+        if (plan.relative.confident)
+            each(std::true_type());
+        else if constexpr (!std::is_same<decltype(kind), L1>::value)
+            each(std::false_type());
     });
 }
 
@@ -305,11 +232,11 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const auto [y0, y1] = BandRows(band, call.H);
     const double* c = call.coefficients + HEAD + b * COEFFICIENTS;
     Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
+    LineBuffers<T> buffers(arena, work);
     Line<T> line;
     CoarseRows<T> coarse(work, b, c, arena);
-    T* out = arena.row<T>();
-    AgainRow<T> again(plan, c, call.coefficients + LARGEST, w, arena);
+    T *out = arena.row<T>(), *of_c = call.grad_confidence.dtype != NONE ? arena.row<T>() : nullptr;
+    AgainRow<T> again(plan, c, call.coefficients + LARGEST, w, arena, of_c);
     uint8_t* code_tail = arena.row<uint8_t>();
     int8_t* adjoint_tail = arena.row<int8_t>();
     const bool has_structure = plan.codes, reads_again = plan.moments || plan.pixels;
@@ -320,28 +247,32 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
     const uint8_t* codes = pixel_codes(work, b);
     const int8_t* adjoints = adjoint_codes(work, b);
     T* of_fit = arena.row<T>();
-    const Vec<T> kappa = all(T(c[LEVEL_WEIGHT] * c[SCALE])), upstream = all(T(call.grad_output)),
-                 zero = all(T(0));
-    enum Terms { ANY, PLAIN, CONVERTED, AGAIN };
+    const bool weighted = weighs(plan, call);
+    const Vec<T> kappa = all(T(c[LEVEL_WEIGHT] * c[SCALE])),
+                 upstream = all(T(call.grad_output[plan.by_image ? b : 0])), zero = all(T(0));
+    enum Terms { ANY, WEIGHTED, PLAIN, CONVERTED, AGAIN };
     const std::integral_constant<int, ANY> any;
+    const std::integral_constant<int, WEIGHTED> any_weighted;
     const std::integral_constant<int, AGAIN> only_again;
     const std::true_type yes;
     const std::false_type no;
     bool is_l1 = false;
     with_penalty(plan.relative.penalty, [&](auto kind) { is_l1 = std::is_same<decltype(kind), L1>::value; });
     const Domain domain = plan.structure;  // of its own: what is stored may be anywhere, but not in here
-    const Fold<T> fold(c, plan.alignment != ALIGN_NONE, !fitted || is_l1);
+    const Fold<T> fold(c, plan.alignment != ALIGN_NONE, !fitted || (is_l1 && !plan.relative.confident));
     const bool in_place = call.grad.dtype == own_dtype<T>() && call.grad.stride[2] == 1;
     const bool large = in_place && call.B * call.H * w * static_cast<int64_t>(sizeof(T)) > KEPT_IN_CACHE;
     for (int64_t y = y0; y < y1; y++) {
         if (fitted)
             read_line(work, b, y, buffers, line);
-        else if (reads_again)
+        else if (reads_again || weighted)
             read_given(work, b, y, buffers, line);
-        if (fitted) fit_row(plan, c, line, w, of_fit);
-        if (reads_again)
+        if (of_c) memset(of_c, 0, sizeof(T) * static_cast<size_t>(blocks(w)));
+        if (fitted) fit_row(plan, c, line, w, of_fit, of_c);
+        if (reads_again) {
             again.make(line);
-        else if (converts && !fitted)
+            if (weighted) weigh_row(again.row, line, w);
+        } else if (converts && !fitted)
             read(call.pred, b, y, w, buffers.p, line.p);
         const T* given = converts ? line.p.main : nullptr;  // as far as whole blocks go
         const T* extra = sobel ? coarse.row(y) : nullptr;
@@ -354,6 +285,7 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             constexpr int terms = decltype(terms_)::value;
             constexpr bool simple = terms == PLAIN || terms == CONVERTED, partial = decltype(partial_)::value,
                            past = decltype(past_)::value;
+            constexpr bool by_weight = terms == WEIGHTED;
             Vec<T> total = zero;
             if (terms != AGAIN && (simple || has_structure)) {
                 const uint8_t* code = codes + y * w + x;
@@ -364,6 +296,11 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                 }
                 const Bytes field = load_as<Bytes>(code);
                 total = fold.of(field);
+                if (by_weight) {
+                    if (trimmed) total = total + fold.tie(code);
+                    if (fitted) total = total + load(of_fit + x);
+                    total = select(total != zero, total * load(line.weight.main + x));
+                }
                 if (simple || sobel) {
                     const int8_t* a = adjoints + y * w + x;
                     if (partial) {
@@ -373,8 +310,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
                     const Vec<T> u = converted<T>(from_signs<Int<T>>(a)) * kappa + load(extra + x);
                     total = total + select(mask_of<T>(code, reads), u);
                 }
-                if (!simple && trimmed) total = total + fold.tie(code);
-                if (!simple && fitted) total = total + load(of_fit + x);
+                if (!simple && !by_weight && trimmed) total = total + fold.tie(code);
+                if (!simple && !by_weight && fitted) total = total + load(of_fit + x);
                 if (simple ? terms == CONVERTED : converts) {
                     // Selected, not multiplied: the slope of a pixel that no term reads may be NaN.
                     const Mask<T> some = touched<T>(field);
@@ -409,6 +346,8 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             row_of(only_again, yes);
         else if (!has_structure)
             row_of(only_again, no);
+        else if (weighted)
+            row_of(any_weighted, no);
         else if (!sobel || reads_again || fitted || trimmed || domain.has_log)
             row_of(any, no);
         else if (converts)
@@ -417,10 +356,12 @@ void gradient(const Work& work, int64_t b, int band, char* memory) {
             row_of(std::integral_constant<int, PLAIN>(), yes);
         else
             row_of(std::integral_constant<int, PLAIN>(), no);
-        if (whole < w) block(whole, any, yes, no);
-        if (!in_place)
-            for (int64_t x = 0; x < w; x++)
-                put(call.grad.data, call.grad.dtype, o_out + x * call.grad.stride[2], out[x]);
+        if (whole < w) weighted ? block(whole, any_weighted, yes, no) : block(whole, any, yes, no);
+        if (!in_place && call.grad.dtype != NONE) put_row(call.grad, b, y, w, out);
+        if (!of_c) continue;
+        weigh_row(of_c, line, w);
+        for (int64_t x = 0; x < w; x += LANES) store(of_c + x, load(of_c + x) * upstream);
+        put_row(call.grad_confidence, b, y, w, of_c);
     }
     if (large) fence();
 }

@@ -45,7 +45,10 @@ enum Total {
     T_RESPONSE = 26,
     T_KEPT = 34,
     T_CELLS = 42,
-    TOTALS = 50,
+    T_PLAIN = 50,
+    T_PLAIN_RELATIVE = 54,
+    T_CONFIDENCE = 55,
+    TOTALS = 56,
 };
 enum HeadCoefficient {
     KAPPA = 0,
@@ -102,10 +105,10 @@ struct Domain {
     double minimum, maximum, log, floor;
 };
 
-// A pixel term. A penalty is numbered by its place in penalty.hpp.
+// A pixel term. A penalty is numbered by its place in penalty.hpp. alpha: of -ln c, if confident.
 struct Pixel {
-    int32_t penalty, norm, absolute, largest, counts, trim_batch;
-    double a, b, eps, trim;
+    int32_t penalty, norm, absolute, largest, counts, trim_batch, confident, unused;
+    double a, b, eps, trim, alpha;
     Domain domain;
 };
 
@@ -128,11 +131,11 @@ struct Group {
 };
 
 // A loss as depthloss.kernels.plan lays it out. low, high: bounds of the log-variances. of_signs:
-// the backward makes the gradient of the residual of codes alone.
+// the backward makes the gradient of the residual of codes alone, if no pixel has a weight.
 struct Plan {
     int32_t codes, has_absolute, has_relative, has_gradient, pixels, moments, largest;
     int32_t alignment, scale_floor_max, detached, min_pixels, of_signs, all_pixels, positive_gt;
-    int32_t absolute_norm, forward, gradient_images, unused;
+    int32_t absolute_norm, forward, gradient_images, by_image, confident, confidence_slot;
     int32_t gradient_mask, downsample, border, normalizer, mean, levels, parts;
     int32_t groups, num_log_vars, num_metrics, count_slot, total_slot;
     double eps, absolute_eps, gradient_eps, low, high;
@@ -145,21 +148,21 @@ struct Plan {
 
 // One call. in_double: the arithmetic. saves: a backward will follow, for which codes and
 // coefficients are kept. largest [MOST]: residuals of the batch, where a penalty needs them.
-// totals [world, TOTALS]. terms [num_metrics] and total, one number: in the type of the arithmetic.
-// reduce(numbers, n), if not NULL, adds up what the ranks count.
+// totals [world, TOTALS]. terms [num_metrics] and total, one number or by_image [B]: in the type of
+// the arithmetic; grad_output is as many. reduce(numbers, n), if not NULL, adds up what the ranks
+// count. weight and confidence: NONE if not given; grad and grad_confidence: if not wanted.
 struct Call {
-    Map pred, gt, mask, abs_mask, grad;
+    Map pred, gt, mask, abs_mask, weight, confidence, grad, grad_confidence;
     int64_t B, H, W;
     int32_t in_double, saves, threads, world;
-    const double *weights, *log_vars, *largest;
+    const double *weights, *log_vars, *largest, *grad_output;
     double* totals;
     void *terms, *total;
     Reduce* reduce;
     uint8_t* codes;
     double* coefficients;
-    double grad_output;
 };
 }
 
 // Of all the above: binding.py takes no library that was built with another.
-constexpr uint64_t FINGERPRINT = 0x59ded15ad6bc57dc;
+constexpr uint64_t FINGERPRINT = 0xf33c2ed7b51a8377;

@@ -22,15 +22,18 @@ INLINE void merge(Spread& a, const Spread& b) {
     a.n = n;
 }
 
-// n, mean and squared differences of the masked values of a row.
-template <class T>
-Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
+// n, mean and squared differences of the masked values of a row; n is the sum of what they count.
+template <class T, class Weigh>
+Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n, const Weigh& weigh) {
     if (n == 0) return {0, 0, 0};
     double total = 0, shifts = 0, all_squares = 0;
     for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
         const uint8_t* on = m.at(o) - o;
         Vec<T> part = all(T(0));
-        for (int64_t i = o; i < end; i += LANES) part = part + select(mask_of<T>(on + i), load(x + i));
+        for (int64_t i = o; i < end; i += LANES) {
+            const Mask<T> here = mask_of<T>(on + i);
+            part = part + weigh(i, here, select(here, load(x + i)));
+        }
         total += sum(part);
     }
     double mean = total / n;
@@ -39,9 +42,10 @@ Spread spread_of(const T* x, const Row<uint8_t>& m, int64_t w, double n) {
         const uint8_t* on = m.at(o) - o;
         Vec<T> shift = all(T(0)), square = all(T(0));
         for (int64_t i = o; i < end; i += LANES) {
-            const Vec<T> d = select(mask_of<T>(on + i), load(x + i) - centre);
-            shift = shift + d;
-            square = square + d * d;
+            const Mask<T> here = mask_of<T>(on + i);
+            const Vec<T> d = select(here, load(x + i) - centre);
+            shift = shift + weigh(i, here, d);
+            square = square + weigh(i, here, d * d);
         }
         shifts += sum(shift);
         all_squares += sum(square);
@@ -72,8 +76,9 @@ inline int64_t first_of(const Row<uint8_t>& m) {
 }
 
 // Adds the penalties of one row to `total`, and the pixels that count once more to `again`.
-template <class T>
-void pixel_row(const Pixel& term, const Compared<T>& row, int64_t w, T c, Total<T>& total, int64_t& again) {
+template <class T, class Weigh>
+void pixel_row(const Pixel& term, const Compared<T>& row, int64_t w, T c, const Weigh& weigh, Total<T>& total,
+               int64_t& again) {
     const Numbers<T> numbers{static_cast<T>(term.a), static_cast<T>(term.b), c};
     with_penalty(term.penalty, [&](auto kind_) {
         using Kind = decltype(kind_);
@@ -84,13 +89,37 @@ void pixel_row(const Pixel& term, const Compared<T>& row, int64_t w, T c, Total<
                 ask<false>(row.p->main + x + AHEAD);
                 ask<false>(row.g->main + x + AHEAD);
                 const Cost<T> cost = Kind::of(at, numbers);
-                sum_phi = sum_phi + select(at.m, cost.phi);
+                sum_phi = sum_phi + weigh(x, at.m, select(at.m, cost.phi));
                 if constexpr (Kind::COUNTS) n.add(cost.again);
             });
             total.add(sum_phi);
             if constexpr (Kind::COUNTS) again += sum(n);
         }
     });
+}
+
+// The moments and pixel terms of a line; `row_n` is what its pixels count together.
+template <class T, class Weigh>
+void terms_of_line(const Work& work, const Line<T>& line, double row_n, const T* c, const Weigh& weigh,
+                   T* values, Compared<T>& compared, Total<T>* pixels, Total<T>* plain, Band& out) {
+    const Plan& plan = *work.plan;
+    const int64_t w = work.call->W;
+    for (int i = 0; i < plan.moments; i++) {
+        residual_row(plan.moment[i].domain, line, *line.m, w, values);
+        merge(out.moment[i], spread_of(values, *line.m, w, row_n, weigh));
+    }
+    for (int i = 0; i < plan.pixels; i++) {
+        const Pixel& term = plan.pixel[i];
+        compared.read(term, line, w);
+        if constexpr (!std::is_same<Weigh, Alike>::value)
+            if (term.confident) {
+                pixel_row(term, compared, w, c[i], weigh, plain[i], out.again[i]);
+                pixel_row(term, compared, w, c[i], Weigh{line.sure.main}, pixels[i], out.again[i]);
+                out.pixel[i] += minus_logarithms(term, line, *compared.m, w);
+                continue;
+            }
+        pixel_row(term, compared, w, c[i], weigh, pixels[i], out.again[i]);
+    }
 }
 
 // Before phase 1, for penalties that need it: the largest residual, NaN if there is one.
@@ -101,7 +130,7 @@ void largest(const Work& work, int64_t b, int band, char* memory) {
     const int64_t w = call.W;
     const auto [y0, y1] = BandRows(band, call.H);
     Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
+    LineBuffers<T> buffers(arena, work);
     Line<T> line;
     Compared<T> row(arena);
     const Vec<T> none = all(T(-__builtin_inf()));
@@ -139,14 +168,15 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     const int64_t w = call.W;
     const auto [y0, y1] = BandRows(band, call.H);
     Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
+    LineBuffers<T> buffers(arena, work);
     Line<T> line;
     T* values = arena.row<T>();
     Compared<T> compared(arena);
     const Vec<T> zero = all(T(0));
     const bool has_absolute = plan.has_absolute, gradient = plan.has_gradient, structure = plan.codes,
                standardised = plan.alignment != ALIGN_NONE;
-    Total<T> pixels[MOST];
+    const bool weighted = weighs(plan, call);
+    Total<T> pixels[MOST], plain[MOST];
     T c[MOST] = {};
     for (int i = 0; i < plan.pixels; i++) c[i] = from_largest<T>(plan.pixel[i], call.largest, i);
     Band out{};
@@ -169,7 +199,8 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
             Vec<T> sum_p = zero, sum_g = zero, absolute = zero, visible = zero;
             Small<T> n;
             // A second instantiation for the common case, without branches in the loop.
-            const auto block = [&](int64_t x, auto common_) __attribute__((always_inline)) {
+            const auto block = [&](int64_t x, auto common_,
+                                   const auto& weigh) __attribute__((always_inline)) {
                 constexpr bool common = decltype(common_)::value;
                 ask<false>(p_d + x + AHEAD);
                 ask<false>(g_d + x + AHEAD);
@@ -177,18 +208,23 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
                 const Vec<T> p = load(p_d + x), g = load(g_d + x);
                 n.add(m);
                 if (common || standardised) {
-                    sum_p = sum_p + select(m, p - from_p);
-                    sum_g = sum_g + select(m, g - from_g);
+                    sum_p = sum_p + weigh(x, m, select(m, p - from_p));
+                    sum_g = sum_g + weigh(x, m, select(m, g - from_g));
                 } else if (gradient) {
                     visible = visible + select(m, p - g);
                 }
-                if (common || has_absolute)
-                    absolute = absolute + select(common ? m : mask_of<T>(on_abs + x), abs(p - g));
+                if (common || has_absolute) {
+                    const Mask<T> counted = common ? m : mask_of<T>(on_abs + x);
+                    absolute = absolute + weigh(x, counted, select(counted, abs(p - g)));
+                }
             };
-            if (standardised && has_absolute && on == on_abs)
-                for (int64_t x = o; x < end; x += LANES) block(x, std::true_type());
+            const Weighed<T> weigh{line.weight.main};
+            if (weighted)
+                for (int64_t x = o; x < end; x += LANES) block(x, std::false_type(), weigh);
+            else if (standardised && has_absolute && on == on_abs)
+                for (int64_t x = o; x < end; x += LANES) block(x, std::true_type(), Alike());
             else
-                for (int64_t x = o; x < end; x += LANES) block(x, std::false_type());
+                for (int64_t x = o; x < end; x += LANES) block(x, std::false_type(), Alike());
             row_n += sum(n);
             all_p.add(sum_p);
             all_g.add(sum_g);
@@ -198,17 +234,25 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
         out.n_all += row_n;
         out.n += line.m == &line.valid ? row_n : count_of(line.valid, w);
         out.n_abs += line.m_abs == line.m ? row_n : count_of(*line.m_abs, w);
-        for (int i = 0; i < plan.moments; i++) {
-            residual_row(plan.moment[i].domain, line, *line.m, w, values);
-            merge(out.moment[i], spread_of(values, *line.m, w, static_cast<double>(row_n)));
+        if (!weighted) {
+            terms_of_line(work, line, static_cast<double>(row_n), c, Alike(), values, compared, pixels, plain,
+                          out);
+            continue;
         }
-        for (int i = 0; i < plan.pixels; i++) {
-            compared.read(plan.pixel[i], line, w);
-            pixel_row(plan.pixel[i], compared, w, c[i], pixels[i], out.again[i]);
-        }
+        const Weighed<T> weigh{line.weight.main};
+        const auto weight_of = [&](int64_t x, const Mask<T>& m) { return weigh(x, m, all(T(1))); };
+        const double weight = sum_of<T>(*line.m, w, weight_of);
+        out.weight += weight;
+        out.weight_abs += line.m_abs == line.m ? weight : sum_of<T>(*line.m_abs, w, weight_of);
+        if (plan.confident)
+            out.confidence += sum_of<T>(
+                line.valid, w, [&](int64_t x, const Mask<T>& m) { return select(m, load(line.c.at(x))); });
+        terms_of_line(work, line, weight, c, weigh, values, compared, pixels, plain, out);
     }
+    if (!weighted)
+        out.weight = static_cast<double>(out.n_all), out.weight_abs = static_cast<double>(out.n_abs);
     out.p = all_p, out.g = all_g, out.absolute = all_absolute, out.visible = all_visible;
-    for (int i = 0; i < plan.pixels; i++) out.pixel[i] = pixels[i];
+    for (int i = 0; i < plan.pixels; i++) out.pixel[i] += pixels[i], out.plain[i] = plain[i];
     out.base_p = static_cast<double>(base_p);
     out.base_g = static_cast<double>(base_g);
     work.bands[b * work.bands_per_image + band] = out;
@@ -220,37 +264,55 @@ std::array<Total<T>, N> centred_sums(const Work& work, int64_t b, int band, char
     const int64_t w = work.call->W;
     const auto [y0, y1] = BandRows(band, work.call->H);
     Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
+    LineBuffers<T> buffers(arena, work);
     Line<T> line;
     const Image& image = work.images[b];
     const Vec<T> mu_p = all(static_cast<T>(image.mu_p)), mu_g = all(static_cast<T>(image.mu_g));
+    const bool weighted = weighs(*work.plan, *work.call);
     std::array<Total<T>, N> totals;
-    for (int64_t y = y0; y < y1; y++) {
-        read_line(work, b, y, buffers, line);
+    const auto add = [&](const auto& weigh) __attribute__((always_inline)) {
         for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
             const uint8_t* on = line.m->at(o) - o;
             const T *p_d = line.p_d->at(o) - o, *g_d = line.g_d->at(o) - o;
             std::array<Vec<T>, N> sums;
             for (auto& sum : sums) sum = all(T(0));
             for (int64_t x = o; x < end; x += LANES) {
-                const auto here = values(mask_of<T>(on + x), load(p_d + x) - mu_p, load(g_d + x) - mu_g);
-                for (int i = 0; i < N; i++) sums[i] = sums[i] + here[i];
+                const Mask<T> m = mask_of<T>(on + x);
+                const auto here = values(m, load(p_d + x) - mu_p, load(g_d + x) - mu_g);
+                for (int i = 0; i < N; i++) sums[i] = sums[i] + weigh(x, m, here[i]);
             }
             for (int i = 0; i < N; i++) totals[i].add(sums[i]);
         }
+    };
+    for (int64_t y = y0; y < y1; y++) {
+        read_line(work, b, y, buffers, line);
+        if (weighted)
+            add(Weighed<T>{line.weight.main});
+        else
+            add(Alike());
     }
     return totals;
 }
 
 template <class T>
 void deviations(const Work& work, int64_t b, int band, char* memory) {
-    const auto [p, g] = centred_sums<2, T>(
+    Band& out = work.bands[b * work.bands_per_image + band];
+    if (!weighs(*work.plan, *work.call)) {
+        const auto [p, g] = centred_sums<2, T>(
+            work, b, band, memory,
+            [](const Mask<T>& m, const Vec<T>& p, const Vec<T>& g) __attribute__((always_inline)) {
+                return std::array<Vec<T>, 2>{select(m, abs(p)), select(m, abs(g))};
+            });
+        out.dev_p = p, out.dev_g = g;
+        return;
+    }
+    // Signs are counted with the codes; their weights are added up here.
+    const auto [p, g, sign] = centred_sums<3, T>(
         work, b, band, memory,
         [](const Mask<T>& m, const Vec<T>& p, const Vec<T>& g) __attribute__((always_inline)) {
-            return std::array<Vec<T>, 2>{select(m, abs(p)), select(m, abs(g))};
+            return std::array<Vec<T>, 3>{select(m, abs(p)), select(m, abs(g)), select(m, sign_of(p))};
         });
-    Band& out = work.bands[b * work.bands_per_image + band];
-    out.dev_p = p, out.dev_g = g;
+    out.dev_p = p, out.dev_g = g, out.sign_dev = sign;
 }
 
 // Phase 2 of a fit by least squares.

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "penalty.hpp"
-#include "rows.hpp"
+#include "line.hpp"
 
 namespace DL_ISA {
 
@@ -118,6 +118,29 @@ INLINE void each_residual(const Compared<T>& row, int64_t begin, int64_t end, co
         const Vec<T> p = load(p_row + x), g = load(g_row + x);
         f(x, Given<T>{select(m, p - g), p, g, m});
     }
+}
+
+// The sum over the pixels m of a row of value(x, m).
+template <class T, class F>
+double sum_of(const Row<uint8_t>& m, int64_t w, const F& value) {
+    Total<T> total;
+    for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
+        const uint8_t* on = m.at(o) - o;
+        Vec<T> part = all(T(0));
+        for (int64_t x = o; x < end; x += LANES) part = part + value(x, mask_of<T>(on + x));
+        total.add(part);
+    }
+    return total;
+}
+
+// What a confidence adds to a term over the pixels m of a row: the sum of -alpha ln c.
+template <class T>
+double minus_logarithms(const Pixel& term, const Line<T>& line, const Row<uint8_t>& m, int64_t w) {
+    const Weighed<T> weigh{line.weight.main};
+    const Vec<T> by = all(static_cast<T>(-term.alpha));
+    return sum_of<T>(m, w, [&](int64_t x, const Mask<T>& here) {
+        return weigh(x, here, by * log(floored(load(line.c.at(x)), here)));
+    });
 }
 
 // dL/dp from d = dL/dr at m.

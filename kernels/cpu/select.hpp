@@ -69,7 +69,7 @@ void count(const Work& work, int64_t b, int band, char* memory) {
     const int64_t w = work.call->W;
     const auto [y0, y1] = BandRows(band, work.call->H);
     Arena arena = arena_of<T>(memory, w);
-    LineBuffers<T> buffers(arena);
+    LineBuffers<T> buffers(arena, work);
     Line<T> line;
     Bins bins[2];
     memset(bins, 0, sizeof(Bins) * (work.of_residual ? 1 : 2));

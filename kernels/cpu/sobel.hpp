@@ -223,7 +223,8 @@ struct FullResolution {
     uint8_t* codes;
     int8_t* saved;
     Cells<T> cells;
-    Total<T> relative_, sign_dev_r, slope_, slope_dev, visible;
+    Total<T> relative_, plain_, sign_dev_r, slope_, slope_dev, visible;
+    double logarithms = 0;
     const bool weighed;  // of the relative term more than signs and |r| counts
 
     FullResolution(const Work& work_, int64_t b_, int64_t first, int64_t end, Arena& arena)
@@ -235,10 +236,11 @@ struct FullResolution {
           y0(first),
           y1(end),
           w(call.W),
-          buffers(arena),
+          buffers(arena, work_),
           out(work_.bands[b_ * work_.bands_per_image + first / BAND]),
           cells(work_, b_, static_cast<int>(first / BAND), arena),
-          weighed(plan.has_relative && !(plan.of_signs && plan.relative.trim == 0)) {
+          weighed(plan.has_relative &&
+                  (!plan.of_signs || plan.relative.trim > 0 || weighs(plan, *work_.call))) {
         for (auto& row : r) row = arena.row<T>();
         for (int i = 0; i < SLOTS; i++) {
             z[i] = arena.row<T>();
@@ -286,8 +288,18 @@ struct FullResolution {
                     cells.pool(k, row, pixels(y > 0 ? y - 1 : 0), pixels(y));
     }
 
-    // The relative term of a row that is there: penalty and trim, whose pixels keep their signs in the codes.
+    // The relative term of a row that is there: penalty and trim, whose pixels keep their signs in the codes,
+    // weights and confidence.
     void weigh_row(int slot, int64_t y) {
+        if (!weighs(plan, call)) return weigh_row(slot, y, Alike(), Alike());
+        const Weighed<T> weigh{line.weight.main}, sure{line.sure.main};
+        weigh_row(slot, y, weigh, plan.relative.confident ? sure : weigh);
+        if (plan.relative.confident) logarithms += minus_logarithms(plan.relative, line, *line.m, w);
+    }
+
+    // `sure`: what a pixel counts in the loss, `weigh`: in the plain sum.
+    template <class Weigh>
+    void weigh_row(int slot, int64_t y, const Weigh& weigh, const Weigh& sure) {
         const T *row = r[y % 2], *dev = z[slot];
         const uint8_t* on = cover_[slot];
         uint8_t* code = codes ? codes + y * w : nullptr;
@@ -297,14 +309,16 @@ struct FullResolution {
         const Vec<T> zero = all(T(0));
         with_penalty(plan.relative.penalty, [&](auto kind) {
             for (int64_t o = 0, end = piece_end(0, w); o < w; o = end, end = piece_end(o, w)) {
-                Vec<T> phi = zero, slope = zero, slope_z = zero, shown = zero;
+                Vec<T> phi = zero, plain = zero, slope = zero, slope_z = zero, shown = zero;
                 for (int64_t x = o; x < end; x += LANES) {
                     const Mask<T> m = mask_of<T>(on + x);
                     const Vec<T> here = select(m, load(row + x));
                     const auto part = trim.of(here, m);
                     const Cost<T> cost = decltype(kind)::of(Given<T>{here, here, zero, m}, numbers);
-                    const Vec<T> by = select(part.kept, cost.slope) * part.weight;
-                    phi = phi + select(part.kept, cost.phi) * part.weight;
+                    const Vec<T> by = sure(x, m, select(part.kept, cost.slope) * part.weight),
+                                 size = select(part.kept, cost.phi) * part.weight;
+                    phi = phi + sure(x, m, size);
+                    if constexpr (!std::is_same<Weigh, Alike>::value) plain = plain + weigh(x, m, size);
                     slope = slope + by;
                     if (centred) slope_z = slope_z + select(part.kept, by * load(dev + x));
                     if (!trim.on) continue;
@@ -312,6 +326,7 @@ struct FullResolution {
                     if (code) mark(code, x, bytes_of(part.kept), bytes_of(part.tie));
                 }
                 relative_.add(phi);
+                plain_.add(plain);
                 slope_.add(slope);
                 slope_dev.add(slope_z);
                 visible.add(shown);
@@ -423,7 +438,8 @@ void structure(const Work& work, int64_t b, int band, char* memory) {
         source.ready(y1 - 1);
     }
     Band& sums = source.out;
-    sums.relative = source.relative_ + 0 * source.visible, sums.sign_dev_r = source.sign_dev_r;
+    sums.relative = source.relative_ + 0 * source.visible + source.logarithms;
+    sums.plain_r = source.plain_, sums.sign_dev_r = source.sign_dev_r;
     sums.slope = source.slope_, sums.slope_dev = source.slope_dev;
     source.cells.count();
     out.cells = static_cast<double>(work.bands[b * work.bands_per_image + band].n_all);

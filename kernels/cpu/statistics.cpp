@@ -11,7 +11,7 @@ void set_means(const Work& work, int64_t b) {
     double p = 0, g = 0, n = 0, base_p = 0, base_g = 0;
     for (int i = 0; i < work.bands_per_image; i++) {
         const Band& band = work.bands[b * work.bands_per_image + i];
-        const double here = static_cast<double>(band.n_all);
+        const double here = band.weight;
         if (here == 0) continue;
         if (n == 0) base_p = band.base_p, base_g = band.base_g;
         p += band.p + (band.base_p - base_p) * here;
@@ -23,7 +23,7 @@ void set_means(const Work& work, int64_t b) {
     image.inv_p = image.inv_g = 1;
     image.kept = n;
     const int align = work.plan->alignment;
-    if (align != ALIGN_NONE && align != ALIGN_MEDIAN && n > 0)
+    if (align != ALIGN_NONE && align != ALIGN_MEDIAN && n != 0)
         image.mu_p = base_p + p / n, image.mu_g = base_g + g / n;
 }
 
@@ -31,7 +31,7 @@ void set_scales(const Work& work, int64_t b) {
     double p = 0, g = 0, n = 0;
     for (int i = 0; i < work.bands_per_image; i++) {
         const Band& band = work.bands[b * work.bands_per_image + i];
-        p += band.dev_p, g += band.dev_g, n += static_cast<double>(band.n_all);
+        p += band.dev_p, g += band.dev_g, n += band.weight;
     }
     Image& image = work.images[b];
     const Plan& plan = *work.plan;
@@ -41,22 +41,22 @@ void set_scales(const Work& work, int64_t b) {
         return plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max ? (x < plan.eps ? plan.eps : x)
                                                                       : x + plan.eps;
     };
-    image.inv_p = n > 0 ? 1 / scale(p / n) : 0;
-    image.inv_g = n > 0 ? 1 / scale(g / n) : 0;
+    image.inv_p = n != 0 ? 1 / scale(p / n) : 0;
+    image.inv_g = n != 0 ? 1 / scale(g / n) : 0;
     image.fixed = plan.alignment == ALIGN_MEDIAN && plan.scale_floor_max && n > 0 && p / n < plan.eps;
 }
 
 // Slope and offset of a fit, as statistics of a residual.
 void set_fit(const Work& work, int64_t b) {
     const Plan& plan = *work.plan;
-    double p = 0, g = 0, pg = 0, pp = 0, n = 0;
+    double p = 0, g = 0, pg = 0, pp = 0, n = 0, pixels = 0;
     for (int i = 0; i < work.bands_per_image; i++) {
         const Band& band = work.bands[b * work.bands_per_image + i];
         p += band.dev_p, g += band.dev_g, pg += band.covariance, pp += band.variance;
-        n += static_cast<double>(band.n_all);
+        n += band.weight, pixels += static_cast<double>(band.n_all);
     }
     Image& image = work.images[b];
-    image.off = n < plan.min_pixels;
+    image.off = pixels < plan.min_pixels;
     image.inv_p = image.inv_g = 0;
     if (image.off || n == 0) {
         image.kept = 0;
