@@ -282,7 +282,7 @@ def test_counts():
     assert frame.counts == {"valid": 20, "nonfinite": 0, "nonpositive": 5, "clipped": 0}
     few = gt * (np.arange(20).reshape(4, 5) < 9)
     frame = load_protocol("depth-anything-v2").prepare(gt, few)
-    assert frame.reason == "9 valid pixels, the protocol asks for 10"
+    assert frame.reason == "fewer than 10 valid pixels: 9"
     assert math.isnan(load_protocol("depth-anything-v2").score(frame)["a1"])
 
 

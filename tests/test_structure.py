@@ -13,7 +13,8 @@ OPEN = ("align", "metrics", "protocols")
 LAYERS = ("scripts", "training", "front", "losses", "dispatch", "kernels", "maps", "spec")
 # The packages and files of `depthloss.training`, the highest first.
 TRAINING = (
-    *("ablate", "ablation", "cli", "loop", "prediction", "evaluation.cli", "evaluation.report", "evaluation"),
+    *("ablate", "ablation", "cli", "loop", "prediction", "evaluation.cli"),
+    *("evaluation.folders_cli", "evaluation.report", "evaluation"),
     *("checkpoints", "configuration", "drawing", "data", "models", "rendering"),
     *("command", "files", "errors", "progress", "seeds", "weights"),
 )

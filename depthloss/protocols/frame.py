@@ -54,5 +54,5 @@ def with_reason(frame: Frame) -> Frame:
     if not counts["valid"]:
         reason = "no valid pixel"
     elif counts["valid"] < frame.min_pixels:
-        reason = f"{counts['valid']} valid pixels, the protocol asks for {frame.min_pixels}"
+        reason = f"fewer than {frame.min_pixels} valid pixels: {counts['valid']}"
     return replace(frame, counts={**counts, **frame.counts}, reason=reason)

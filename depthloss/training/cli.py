@@ -305,7 +305,7 @@ def _test_table(cfg: Namespace, trainer: L.Trainer) -> str:
     found |= {key: int(found[key]) for key in ("images", "empty", "nonfinite")}
     params = cfg.model.params
     protocol = Protocol(params.min_depth, params.max_depth, resolution="network", edges=False)
-    return summary_table(Evaluation(f"{cfg.name}, test", protocol.to_dict(), found))
+    return summary_table([Evaluation(f"{cfg.name}, test", protocol.to_dict(), found)])
 
 
 def _plan(cfg: Namespace, run_dir: Path, checkpoint_dir: Path, predicts: bool) -> str:

@@ -168,7 +168,7 @@ def test_predictions_that_are_not_finite_are_counted():
     assert found.summary["nonfinite"] == 2 and [row["nonfinite"] for row in found.frames] == [2, 0]
     assert math.isnan(found.summary["abs_rel"]) and not math.isnan(found.frames[1]["abs_rel"])
     assert [math.isnan(row["rmse"]) for row in found.ranges] == [False, False, True, False, False]
-    assert "bad: 2 predictions at valid pixels are not finite, in 1 images" in text_tables(found)
+    assert "bad: 2 predictions at valid pixels are not finite, in 1 images" in text_tables([found])
     assert found.samples[0].index == 0  # the worst
 
 

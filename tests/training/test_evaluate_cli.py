@@ -18,6 +18,7 @@ from depthloss.training.data import DataError, build_dataset, write_depth_png, w
 from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation import cli
 from depthloss.training.evaluation.load import build_data, load_run
+from depthloss.training.evaluation.report import files
 from depthloss.training.evaluation.report.page import write_page
 from depthloss.training.loop.callbacks import Pictures
 
@@ -44,7 +45,7 @@ def run_dir(trained, tmp_path, monkeypatch, tiny_net) -> Path:
     """A copy of it, and the working directory beside it."""
     shutil.copytree(trained, tmp_path / "runs" / "run")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "write_page", lambda path, *_, **__: path.write_text("pictures take long"))
+    monkeypatch.setattr(files, "write_page", lambda path, *_, **__: path.write_text("pictures take long"))
     return tmp_path / "runs" / "run"
 
 
@@ -75,11 +76,11 @@ def folder_of_frames(tmp_path) -> Path:
 
 
 def test_end_to_end(run_dir, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "write_page", write_page)
+    monkeypatch.setattr(files, "write_page", write_page)
     found = evaluated("runs/run/checkpoints/last.ckpt")
     out = run_dir / "checkpoints/evaluation/last-validation"
     assert found.directory.resolve() == out
-    assert sorted(p.name for p in out.iterdir()) == ["metrics.csv", "metrics.json", "report.html"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(files.FILES)
     assert not [p for p in out.parent.iterdir() if p.name.startswith(".")]
 
     # what training measured at this checkpoint
@@ -159,7 +160,8 @@ def test_a_baseline_is_compared_on_the_same_frames(run_dir, capsys):
     printed = capsys.readouterr().out
     row = next(line.split() for line in printed.splitlines() if line.startswith("abs_rel"))
     difference = a.summary["abs_rel"] - b.summary["abs_rel"]
-    assert float(row[-1].replace("−", "-")) == pytest.approx(difference, rel=1e-2)
+    assert float(row[3].replace("−", "-")) == pytest.approx(difference, rel=1e-2)
+    assert row[4].startswith("[") and tree["differences"][0]["abs_rel"]["value"] == pytest.approx(difference)
     assert printed.count("difference") > 5
 
 
@@ -212,7 +214,7 @@ def test_a_sparse_branch_without_sparse_depth_is_told(run_dir, monkeypatch, capl
             return found if input_depth is None else {"inv_depths": [0.5 * x for x in found["inv_depths"]]}
 
     monkeypatch.setitem(config.NETWORKS, "Sparse", Sparse)
-    monkeypatch.setattr(cli, "write_page", write_page)
+    monkeypatch.setattr(files, "write_page", write_page)
     shutil.copy(run_dir / "checkpoints/best.ckpt", "other.ckpt")
     rewrite(Path("other.ckpt"), lambda state: state["config"]["model"]["depth_net"].update(name="Sparse"))
     rewrite(Path("other.ckpt"), lambda state: state["config"].update(name="rgbd"))
@@ -223,7 +225,7 @@ def test_a_sparse_branch_without_sparse_depth_is_told(run_dir, monkeypatch, capl
     )
     without = "RGB alone, without the sparse depth that it can take"
     assert f"rgbd gets {without}" in capsys.readouterr().out
-    different = f"The two get different inputs: the candidate RGB alone; the baseline {without}."
+    different = f"The two get different inputs: run RGB alone; rgbd {without}."
     assert different in Path("a/report.html").read_text()
 
     flag = "--datasets.augmentation.sparsity.eval_density=0.5"
@@ -326,7 +328,7 @@ def test_the_files_are_written_together_or_not_at_all(run_dir, monkeypatch):
 
     Path("old").mkdir()
     Path("old/metrics.json").write_text("before")
-    monkeypatch.setattr(cli, "write_page", full)
+    monkeypatch.setattr(files, "write_page", full)
     for out in ("old", "new"):
         with pytest.raises(ConfigError, match=f"--out {out}: the files could not be written: .*No space"):
             evaluated("runs/run", f"--out={out}", "--datasets.validation.length=1")

@@ -64,11 +64,9 @@ def test_the_evaluation_and_its_tables_have_it(own):
     assert sum(row["pixels"] * row[own] for row in found.ranges if row["pixels"]) == pytest.approx(
         sum(np.count_nonzero(np.abs(4 - d[d > 0.4]) / d[d > 0.4] < 0.1) for d in depths)
     )
-    assert re.search(rf"^{own} +share +0\.\d+", text_tables(found), re.M)
-    assert f"{own}\u00a0↑" in summary_grid(found, None) and "|p − g| / g &lt; 0.1" in summary_grid(
-        found, None
-    )
-    assert own in strata_grid("range", found.ranges, None)
+    assert re.search(rf"^{own} +share +0\.\d+", text_tables([found]), re.M)
+    assert f"{own}\u00a0↑" in summary_grid([found]) and "|p − g| / g &lt; 0.1" in summary_grid([found])
+    assert own in strata_grid("range", found.ranges)
 
 
 def test_a_study_may_ask_for_it(own, tmp_path):

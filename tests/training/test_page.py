@@ -95,7 +95,7 @@ def evaluation(scale: float = 1.0, classes: bool = True, **changes) -> Evaluatio
         name="fine",
         protocol=dict(PROTOCOL),
         summary={
-            **{"abs_rel": scale * 0.11, "rmse": scale * 1.1, "silog": 8.25, "a1": 0.89 / scale},
+            **{"abs_rel": scale * 0.11, "rmse": scale * 1.1, "silog": 8.25, "a1": 1 - 0.11 * scale},
             **{"edge_abs_rel": scale * 0.3, "images": 5, "empty": 0, "nonfinite": 0},
         },
         ranges=ranges,
@@ -114,7 +114,7 @@ def evaluation(scale: float = 1.0, classes: bool = True, **changes) -> Evaluatio
 
 def test_the_page_holds_the_numbers():
     found = evaluation()
-    reader = Reader(page_html(found))
+    reader = Reader(page_html([found]))
     summary = reader.table("metric")
     for name in ("abs_rel", "rmse", "silog", "a1", "edge_abs_rel"):
         assert summary[name][1] == number(found.summary[name])
@@ -139,49 +139,52 @@ def test_the_page_holds_the_numbers():
 
 
 def test_bars_of_the_distances():
-    reader = Reader(page_html(evaluation(), evaluation(2.0, name="base")))
+    reader = Reader(page_html([evaluation(), evaluation(2.0, name="base")]))
     drawn = [t for t in reader.tables if t[0][0] == "[0, 1) m" and len(t[0]) == 2]
     assert [row[1] for row in drawn[0]] == ["0.10100.2020", "0.11100.2220", "0.12100.2420"]
-    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", page_html(evaluation()))]
+    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", page_html([evaluation()]))]
     np.testing.assert_allclose(widths[:3], 80 * np.array([101, 111, 121]) / 121, atol=0.006)
 
 
 def test_differences_from_the_baseline():
-    html = page_html(evaluation(), evaluation(1.1, name="base"))
+    html = page_html([evaluation(), evaluation(1.1, name="base")])
     reader = Reader(html)
     summary = reader.table("metric")
-    assert summary["abs_rel"][1:6] == ["0.1100", "0.1210", "−0.0110", "−9.09 %", "better ✓"]
-    assert summary["a1"][1:6] == ["0.8900", "0.8091", "+0.0809", "+10.0 %", "better ✓"]
-    assert summary["silog"][1:6] == ["8.250", "8.250", "±0", "±0 %", "same ="]
-    assert "the baseline 0.1210: −0.0110 (−9.09 %), better" in reader.text
-    assert "Of 5 metrics 4 better, 1 same." in reader.text
-    assert "abs_rel is lower on 5 of 5 images" in reader.text
+    assert summary["abs_rel"][1:3] == ["0.1100", "0.1210"]
+    assert summary["abs_rel"][3].startswith("−0.0110 (−9.09 %) ✓|95 %: [−0.01")
+    assert summary["a1"][3].startswith("+0.0110 (+1.25 %) ✓|95 %: [+0.00")
+    assert summary["silog"][1:4] == ["8.250", "8.250", "±0 (±0 %) ="], "no frame has it: no interval"
+    assert "base 0.1210: −0.0110 (−9.09 %), better" in reader.text
+    for words in ("Against base: Of 5 metrics 4 better, 1 same.", "difference leaves out 0 in 3 of 3."):
+        assert words in reader.text
+    assert "On 5 of 5 images abs_rel is better." in reader.text
     assert reader.table("range")["[0, 1) m"][1] == "0.1010|−0.0101 ✓"
-    assert "<td class=better>−0.0110</td>" in html and '<small class="better">−0.0101 ✓</small>' in html
-    reader = Reader(page_html(evaluation(1.1), evaluation()))
-    assert reader.table("metric")["abs_rel"][5] == "worse ✗"
+    assert (
+        "<td class=better>−0.0110 (−9.09 %) ✓<small>95 %: " in html
+        and '<small class="better">−0.0101 ✓</small>' in html
+    )
+    reader = Reader(page_html([evaluation(1.1), evaluation()]))
+    assert reader.table("metric")["abs_rel"][3].startswith("+0.0110 (+10.0 %) ✗|")
     assert reader.table("range")["[0, 1) m"][1] == "0.1111|+0.0101 ✗"
 
 
 def test_frames_of_both_side_by_side():
     candidate, baseline = evaluation(), evaluation(1.5, name="base")
-    titles = [
-        *("RGB", "ground truth", "baseline", "error of the baseline", "candidate", "error of the candidate")
-    ]
-    reader = Reader(page_html(candidate, baseline))
+    titles = [*("RGB", "ground truth", "fine", "error of fine", "base", "error of base")]
+    reader = Reader(page_html([candidate, baseline]))
     assert [v for tag, key, v in reader.attributes if (tag, key) == ("img", "alt")] == 3 * titles
-    assert "baseline abs_rel 0.2850 · candidate abs_rel 0.1900 · 48 valid pixels" in reader.text
+    assert "fine abs_rel 0.1900 · base abs_rel 0.2850 · 48 valid pixels" in reader.text
     baseline.samples = baseline.samples[1:2]
-    reader = Reader(page_html(candidate, baseline))
-    assert "no prediction of the baseline" in reader.text
+    reader = Reader(page_html([candidate, baseline]))
+    assert "no prediction of base to show" in reader.text
     alone = ["RGB", "prediction", "ground truth", "error (pred − gt) / gt"]
     assert [v for tag, key, v in reader.attributes if (tag, key) == ("img", "alt")] == titles + 2 * alone
 
 
 def test_frames_are_in_order_and_placed():
     facts = "abs_rel 0.1900 · rmse 1.900 m · mae 1.330 m · a1 0.8100 · 48 valid pixels"
-    assert facts in Reader(page_html(evaluation())).text
-    text = Reader(page_html(evaluation())).text
+    assert facts in Reader(page_html([evaluation()])).text
+    text = Reader(page_html([evaluation()])).text
     places = [text.index(x) for x in ("rank 1 of 5, the worst", "rank 3 of 5", "rank 5 of 5, the best")]
     assert places == sorted(places)
 
@@ -195,7 +198,7 @@ def test_names_are_escaped(name):
     found.ranges[0]["range"] = name
     found.origin = {name: name}
     found.protocol["text"] = name
-    reader = Reader(page_html(found, evaluation(name=name)))
+    reader = Reader(page_html([found, evaluation(name=name)]))
     assert not {tag for tag, _, _ in reader.attributes} & {"b", "script"}
     assert not [key for _, key, _ in reader.attributes if key.startswith("on")]
     assert reader.text.count(name) > 12
@@ -205,7 +208,7 @@ def test_names_are_escaped(name):
 
 def test_nothing_is_fetched_or_run(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss_epoch\n0,1\n1,0.5\n")
-    html = page_html(evaluation(), evaluation(2.0), tmp_path / "metrics.csv")
+    html = page_html([evaluation(), evaluation(2.0)], tmp_path / "metrics.csv")
     reader = Reader(html)
     tags = {tag for tag, _, _ in reader.attributes}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base"}
@@ -222,7 +225,7 @@ def test_nothing_is_fetched_or_run(tmp_path):
 def test_the_images_are_whole():
     found = evaluation()
     sizes = []
-    for tag, key, value in Reader(page_html(found)).attributes:
+    for tag, key, value in Reader(page_html([found])).attributes:
         if (tag, key) == ("img", "src"):
             with Image.open(io.BytesIO(base64.b64decode(value.partition(",")[2]))) as image:
                 image.load()
@@ -232,17 +235,17 @@ def test_the_images_are_whole():
 
 def test_curves_of_the_run(tmp_path):
     file = tmp_path / "metrics.csv"
-    assert "run directory is not known" in Reader(page_html(evaluation())).text
+    assert "run directory is not known" in Reader(page_html([evaluation()])).text
     file.write_text("step,other\n0,1\n")
-    assert "nothing to draw" in Reader(page_html(evaluation(), curves=file)).text
+    assert "nothing to draw" in Reader(page_html([evaluation()], curves=file)).text
     file.write_text("step,train/loss_epoch,lr/Depth\n0,1,1e-3\n1,0.5,1e-4\n")
-    assert 'alt="curves of the training"' in page_html(evaluation(), curves=file)
+    assert 'alt="curves of the training"' in page_html([evaluation()], curves=file)
 
 
 def test_without_classes():
-    text = Reader(page_html(evaluation(classes=False), evaluation(classes=False))).text
+    text = Reader(page_html([evaluation(classes=False), evaluation(classes=False)])).text
     assert "By class" not in text and "the data has no classes" in text
-    assert "By class" in Reader(page_html(evaluation(), evaluation(classes=False))).text
+    assert "By class" in Reader(page_html([evaluation(), evaluation(classes=False)])).text
 
 
 def test_nothing_was_measured():
@@ -250,8 +253,8 @@ def test_nothing_was_measured():
     found = evaluation(classes=False, samples=[], frames=[frame(0, nan, valid=0), frame(1, nan, valid=0)])
     found.summary = {"abs_rel": nan, "rmse": nan, "images": 0, "empty": 2, "nonfinite": 0}
     found.ranges = [{"range": "[0, 80) m", "low": 0.0, "high": 80.0, "pixels": 0, "abs_rel": nan, "mae": nan}]
-    for baseline in (None, found):
-        reader = Reader(page_html(found, baseline))
+    for methods in ([found], [found, found]):
+        reader = Reader(page_html(methods))
         assert "abs_rel has no value over 0 images" in reader.text
         for words in (
             "2 images have no pixel that counts",
@@ -265,7 +268,7 @@ def test_nothing_was_measured():
 
 
 def test_bare_evaluation():
-    reader = Reader(page_html(Evaluation("bare", {}, {})))
+    reader = Reader(page_html([Evaluation("bare", {}, {})]))
     assert "Evaluation of bare" in reader.text and "abs_rel has no value" in reader.text
 
 
@@ -278,12 +281,10 @@ def test_predictions_that_are_not_finite():
     broken = picture(found.frames[1])
     broken.prediction[0, :] = np.inf
     found.samples.append(broken)
-    reader = Reader(page_html(found, evaluation(1.1)))
-    assert (
-        "7 predictions of the candidate at pixels that count are not finite, in 1 image: lost" in reader.text
-    )
-    assert "Over the 4 images without such a prediction abs_rel of the candidate is 0.1200" in reader.text
-    assert reader.table("metric")["abs_rel"][1:6] == ["NaN", "0.1210", "–", "–", "worse ✗"]
+    reader = Reader(page_html([found, evaluation(1.1)]))
+    assert "7 predictions of fine at pixels that count are not finite, in 1 image: lost" in reader.text
+    assert "Over the 4 images without such a prediction abs_rel of fine is 0.1200" in reader.text
+    assert reader.table("metric")["abs_rel"][1:4] == ["NaN", "0.1210", "– ✗"]
     assert reader.table("range")["[1, 10) m"][1] == "NaN| ✗"
     assert list(reader.table("frame"))[1] == "lost", "the worst"
     assert "rank 1 of 5, the worst" in reader.text
@@ -292,37 +293,37 @@ def test_predictions_that_are_not_finite():
 
 def test_edges_that_were_left_out():
     found = evaluation(origin={"edge_images": 3})
-    assert "measured on 3 of 5 images" in Reader(page_html(found)).text
+    assert "measured on 3 of 5 images" in Reader(page_html([found])).text
     del found.summary["edge_abs_rel"]
-    assert "they need dense ground truth" in Reader(page_html(found)).text
+    assert "they need dense ground truth" in Reader(page_html([found])).text
     found.protocol["edges"] = False
-    assert "the protocol leaves them out" in Reader(page_html(found)).text
+    assert "the protocol leaves them out" in Reader(page_html([found])).text
 
 
 def test_a_baseline_that_is_not_alike():
     other = evaluation(frames=[frame(i, 0.1) for i in range(4)])
     other.protocol = {**PROTOCOL, "crop": "none", "ranges": [0.0, 1.0, 10.0]}
-    text = Reader(page_html(evaluation(), other)).text
-    assert "protocol is another, so the differences mean little: crop garg against none." in text
-    assert "1 image was measured for only one of the two" in text
+    text = Reader(page_html([evaluation(), other])).text
+    assert "fine has another protocol, so the differences mean little: crop garg against none." in text
+    assert "1 image was measured for only one of fine and fine" in text
     assert "What was not measured" in text
-    assert "protocol is another" not in Reader(page_html(evaluation(), evaluation())).text
+    assert "has another protocol" not in Reader(page_html([evaluation(), evaluation()])).text
 
 
 def test_a_baseline_read_back_from_json():
     found = evaluation()
     found.summary["silog"] = math.nan
     again = Evaluation(**json.loads(json.dumps(found.to_dict())))
-    reader = Reader(page_html(evaluation(), again))
-    assert reader.table("metric")["silog"][1:6] == ["8.250", "NaN", "–", "–", "better ✓"]
+    reader = Reader(page_html([evaluation(), again]))
+    assert reader.table("metric")["silog"][1:4] == ["8.250", "NaN", "– ✓"]
 
 
 def test_the_page_is_whole_or_not_there(tmp_path, monkeypatch):
     out = tmp_path / "sub" / "report.html"
-    write_page(out, evaluation())
+    write_page(out, [evaluation()])
     assert list(out.parent.iterdir()) == [out]
     before = out.read_text(encoding="utf-8")
-    assert before == page_html(evaluation()) and before.endswith("</html>\n")
+    assert before == page_html([evaluation()]) and before.endswith("</html>\n")
 
     def full(self, text, encoding):
         self.write_bytes(text[:100].encode())
@@ -330,7 +331,7 @@ def test_the_page_is_whole_or_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(page.Path, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
-        write_page(out, evaluation(2.0))
+        write_page(out, [evaluation(2.0)])
     assert list(out.parent.iterdir()) == [out] and out.read_text(encoding="utf-8") == before
 
 

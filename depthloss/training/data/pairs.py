@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,44 +31,48 @@ class Pairs:
     without_pred: list[str]
 
 
-def pair(pred: str | Path, gt: str | Path) -> Pairs:
+def pair(
+    pred: str | Path, gt: str | Path, what: str = "prediction", suffixes: Sequence[str] = tuple(FORMATS)
+) -> Pairs:
     """Pair the maps below two folders, and log the rule and what has no partner.
 
     Names are paths below the folder without suffix. If no path is in both, file names alone are compared,
     which must then be unique in each folder.
 
     Args:
-        pred: folder of predictions, in any of `FORMATS`.
-        gt: folder of ground truth, likewise.
+        pred: folder of predictions, or of what else belongs to the ground truth.
+        gt: folder of ground truth, in any of `FORMATS`.
+        what: what the files of `pred` are, for the log.
+        suffixes: of the files of `pred`, in lower case.
 
     Raises:
         DataError: no folder, no map in it, two maps of one name, or no pair.
     """
-    found = {Path(folder): _maps(Path(folder)) for folder in (pred, gt)}
-    ours, theirs = (found[Path(folder)] for folder in (pred, gt))
+    found = [_maps(Path(pred), suffixes), _maps(Path(gt), tuple(FORMATS))]
+    ours, theirs = found
     rule = "same path without suffix"
     if not ours.keys() & theirs.keys():
         rule = "same file name without suffix"
-        ours, theirs = (_flat(Path(folder), found[Path(folder)]) for folder in (pred, gt))
+        ours, theirs = (_flat(Path(folder), of) for folder, of in zip((pred, gt), found, strict=True))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         got = f"names such as {min(ours)!r}, and {min(theirs)!r} in {gt}"
         raise fault(pred, got, "the same names in both folders", "rename the files, suffixes aside")
     alone, missing = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     logger.info("%s and %s: %d pairs, by the rule: %s", pred, gt, len(both), rule)
-    for folder, names, lack in ((pred, alone, "ground truth"), (gt, missing, "prediction")):
+    for folder, names, lack in ((pred, alone, "ground truth"), (gt, missing, what)):
         if names:
             logger.warning("%s: %d maps have no %s: %s", folder, len(names), lack, _some(names))
     return Pairs(rule, [(n, Path(pred) / ours[n], Path(gt) / theirs[n]) for n in both], alone, missing)
 
 
-def _maps(folder: Path) -> dict[str, str]:
+def _maps(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """Return {name: path below the folder}."""
     if got := not_a_folder(folder):
         raise fault(folder, got, "a folder of maps", "check the path")
-    found = by_name(folder, tuple(FORMATS))
+    found = by_name(folder, suffixes)
     if not found:
-        raise fault(folder, "no map", f"files with suffix {', '.join(FORMATS)}", "check the folder")
+        raise fault(folder, "no map", f"files with suffix {', '.join(suffixes)}", "check the folder")
     return {name: f"{name}{suffix}" for name, suffix in found.items()}
 
 

@@ -40,7 +40,7 @@ class Sample:
     """One frame to show.
 
     Attributes:
-        rgb: float [H, W, 3] in [0, 1].
+        rgb: float [H, W, 3] in [0, 1]; None = unknown, in a report.
         depth: float [H, W], ground truth in metres, 0 = invalid.
         prediction: float [H, W] in metres.
         input_depth: float [H, W], sparse input in metres, 0 = none; or None.
@@ -48,7 +48,7 @@ class Sample:
         index: of the frame in its data set, if known.
     """
 
-    rgb: np.ndarray
+    rgb: np.ndarray | None
     depth: np.ndarray
     prediction: np.ndarray
     input_depth: np.ndarray | None = None

@@ -1,16 +1,12 @@
-"""The command `evaluate.py`: measures a checkpoint, alone or against another, and writes the report."""
+"""The command `evaluate.py`: measures a checkpoint or folders of predictions, and writes the report."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +26,14 @@ from depthloss.training.configuration.build import input_option
 from depthloss.training.data import DataError, DepthDataset
 from depthloss.training.data.summary import log_summary
 from depthloss.training.errors import ConfigError
+from depthloss.training.evaluation import folders_cli
 from depthloss.training.evaluation.evaluate import evaluate
+from depthloss.training.evaluation.folders_cli import USAGE, is_folders
 from depthloss.training.evaluation.load import Run, build_data, load_run
 from depthloss.training.evaluation.protocol import Alignment, Crop, CropOf, Protocol
-from depthloss.training.evaluation.report.page import write_page
+from depthloss.training.evaluation.report.files import FILES, write_files
 from depthloss.training.evaluation.result import Evaluation
-from depthloss.training.evaluation.tables import text_tables, write_csv, write_json
+from depthloss.training.evaluation.tables import text_tables
 from depthloss.training.evaluation.wording import plural
 from depthloss.training.files import check_folder
 from depthloss.training.models import NetworkError
@@ -53,14 +51,22 @@ class Result:
     """What the command found.
 
     Attributes:
-        directory: holds metrics.json, metrics.csv and report.html.
-        candidate: of the checkpoint.
-        baseline: of the other one, if there is one.
+        directory: holds metrics.json, metrics.csv, report.html, table.md and table.tex.
+        methods: in the order of the command line; the first is compared with the others.
     """
 
     directory: Path
-    candidate: Evaluation
-    baseline: Evaluation | None = None
+    methods: list[Evaluation]
+
+    @property
+    def candidate(self) -> Evaluation:
+        """The first method."""
+        return self.methods[0]
+
+    @property
+    def baseline(self) -> Evaluation | None:
+        """The second one, if there is one."""
+        return self.methods[1] if len(self.methods) > 1 else None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -77,17 +83,25 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_complain("stopped by Ctrl-C", 130))
 
 
-def run(argv: list[str]) -> Result:
+def run(argv: list[str]) -> Result | None:
     """Evaluate as the command line says, print the tables and write the files.
+
+    With --pred it is `folders_cli`, else a checkpoint is evaluated.
 
     Args:
         argv: the command line without the program's name.
+
+    Returns:
+        What was found; None if there was only something to print.
 
     Raises:
         ConfigError: the checkpoint, a flag or the data cannot be used, or the files cannot be written.
         DataError: a file of the data is missing or faulty.
         SystemExit: after `--help`.
     """
+    if is_folders(argv):
+        found = folders_cli.run(argv)
+        return None if found is None else Result(*found)
     options, overrides = _parse(argv)
     device = choose_device(options.device)
     run = load_run(Path(options.checkpoint), options.split, options.data, overrides, options.network)
@@ -124,20 +138,21 @@ def run(argv: list[str]) -> Result:
             )
         )
         one.model.cpu()
-    print(text_tables(*found), flush=True)
-    with _whole_folder(out) as folder:
-        write_json(folder / "metrics.json", *found)
-        write_csv(folder / "metrics.csv", *found)
-        write_page(folder / "report.html", found[0], *(found[1:] or [None]), curves=run.metrics_csv)
-    log.info("%s: metrics.json, metrics.csv, report.html", out)
-    return Result(out, *found)
+    print(text_tables(found), flush=True)
+    write_files(out, found, run.metrics_csv)
+    log.info("%s: %s", out, ", ".join(FILES))
+    return Result(out, found)
 
 
 def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
     parser = ArgumentParser(
         prog=program("evaluate.py"),
-        usage=f"{program('evaluate.py')} CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]",
-        description="Evaluate a checkpoint of train.py.",
+        usage=(
+            f"{program('evaluate.py')} CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]\n"
+            f"       {program('evaluate.py')} {USAGE}"
+        ),
+        description="Evaluate a checkpoint of train.py, or with --pred folders of predictions of any model; "
+        "--pred --help shows the flags of that form.",
         epilog=EPILOG,
         exit_on_error=False,
         allow_abbrev=False,
@@ -275,22 +290,6 @@ def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str,
         "data": " ".join(str(x) for x in (section.dataset, section.path) if x),
         "frames": frames,
     }
-
-
-@contextlib.contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to write to; its files move to `out` only if no error occurred."""
-    temporary = out.with_name(f".{out.name}-{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        out.mkdir(exist_ok=True)
-        for file in temporary.iterdir():
-            os.replace(file, out / file.name)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: the files could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from depthloss.training.data.transforms import Frame, prepare, resize
 from depthloss.training.drawing.figures import Sample
 from depthloss.training.evaluation.protocol import Protocol, aligned, crop_mask, crop_reaches_out
 from depthloss.training.evaluation.result import Evaluation, Row
+from depthloss.training.evaluation.wording import badness, lead, scored
 from depthloss.training.progress import Progress
 
 log = logging.getLogger("depthloss.evaluation")
@@ -146,15 +147,19 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def choose_frames(rows: Sequence[Row], count: int = SHOWN) -> list[int]:
-    """Return the indices of the frames worth showing by abs_rel, the worst first: worst, median and best."""
-    # One with a prediction that is not finite is the worst.
-    badness = [math.inf if math.isnan(row["abs_rel"]) else row["abs_rel"] for row in rows]
-    worse = sorted((i for i, row in enumerate(rows) if row["valid"]), key=badness.__getitem__, reverse=True)
+    """Return the indices of the frames worth showing, the worst first: worst, median and best.
+
+    Frames are ranked by abs_rel, or by the first metric where there is none. One with a prediction that is
+    not finite is the worst.
+    """
+    rows = [row for row in rows if scored(row)]
+    name = lead(rows)
+    worse = sorted(rows, key=lambda row: badness(row, name), reverse=True)
     if len(worse) > count:
         third = count // 3
         middle = (len(worse) - third) // 2
         worse = [*worse[:third], *worse[middle : middle + third], *worse[-third:]]
-    return [rows[i]["index"] for i in worse]
+    return [row["index"] for row in worse]
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, float | int]:

@@ -9,8 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthloss.training.evaluation.result import Evaluation, Row
-from depthloss.training.evaluation.wording import metric, metric_names, number, signed, value_of
+from depthloss.training.evaluation.compare import differences
+from depthloss.training.evaluation.paper import frames_text
+from depthloss.training.evaluation.result import Evaluation, Row, plain
+from depthloss.training.evaluation.wording import (
+    interval,
+    left_out,
+    metric,
+    metric_names,
+    number,
+    signed,
+    unit,
+    value_of,
+)
 
 COLUMNS = ("evaluation", "table", "row", "metric", "value", "unit")
 # Columns of the tables by distance and class that fit a terminal; the files have all.
@@ -18,51 +29,81 @@ LINES = 60  # of a table, at most
 SHOWN = ("abs_rel", "rmse", "mae", "silog", "irmse", "a1", "a2", "a3")
 
 
-def text_tables(candidate: Evaluation, baseline: Evaluation | None = None) -> str:
-    """Return the tables to print, each with its protocol; with a baseline, its numbers and differences."""
-    known = [one for one in (candidate, baseline) if one is not None and "input" in one.origin]
-    parts = [f"{one.name} gets {one.origin['input']}" for one in known]
-    parts.append(summary_table(candidate, baseline))
+def text_tables(methods: Sequence[Evaluation]) -> str:
+    """Return the tables to print, each with its protocol.
+
+    Args:
+        methods: at least one; the first is compared with each other: its numbers, theirs, the differences.
+    """
+    candidate = methods[0]
+    parts = [f"{one.name} gets {one.origin['input']}" for one in methods if "input" in one.origin]
+    parts.append(summary_table(methods))
     for title, rows, keys in (
         ("pixel-pooled by distance", "ranges", ("range",)),
         ("pixel-pooled by class", "classes", ("class",)),
         ("pixel-pooled by class and distance", "class_ranges", ("class", "range")),
     ):
         if getattr(candidate, rows):
-            lines = _pooled_lines(candidate, baseline, rows, keys)
+            lines = _pooled_lines(methods, rows, keys)
             if len(lines) > LINES:
                 parts.append(f"{candidate.name}: {title}: {len(lines) - 1} lines, in metrics.csv")
                 continue
             parts.append(_table(f"{candidate.name}: {title}", candidate, lines))
-    for evaluation in filter(None, (candidate, baseline)):
-        if count := evaluation.summary["nonfinite"]:
-            parts.append(
-                f"{evaluation.name}: {count} predictions at valid pixels are not finite, in "
-                f"{sum(row['nonfinite'] > 0 for row in evaluation.frames)} images: a mean over them is nan"
-            )
+    for one in methods:
+        if set(left_out(one.frames)) - {"no valid pixel"}:
+            parts.append(frames_text(one))
+        for key, what in (
+            ("nonfinite", "are not finite, in {}: a mean over them is nan"),
+            ("nonpositive", "have a depth <= 0, in {}: a mean of logarithms over them is nan"),
+        ):
+            if count := one.summary.get(key):
+                where = f"{sum(row.get(key, 0) > 0 for row in one.frames)} {unit(one.protocol)}s"
+                parts.append(f"{one.name}: {count} predictions at valid pixels {what.format(where)}")
     return "\n\n".join(parts)
 
 
-def summary_table(candidate: Evaluation, baseline: Evaluation | None = None) -> str:
+def summary_table(methods: Sequence[Evaluation]) -> str:
     """Return the table of the means over the images."""
+    candidate = methods[0]
     images, empty = candidate.summary["images"], candidate.summary["empty"]
-    over = f"per image, then the mean over {images} images with valid pixels ({empty} without)"
-    return _table(f"{candidate.name}: {over}", candidate, _summary_lines(candidate, baseline))
+    what = unit(candidate.protocol)
+    over = f"per {what}, then the mean over {images} {what}s with valid pixels ({empty} without)"
+    if len(methods) > 1:
+        over += f"; in brackets 95 % bootstrap intervals over the {what}s"
+    return _table(f"{candidate.name}: {over}", candidate, _summary_lines(methods))
 
 
-def write_json(path: Path, candidate: Evaluation, baseline: Evaluation | None = None) -> None:
-    """Write the candidate's `to_dict`, and with a baseline its own under "baseline"."""
-    tree = candidate.to_dict() | ({} if baseline is None else {"baseline": baseline.to_dict()})
-    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+def write_json(path: Path, methods: Sequence[Evaluation]) -> None:
+    """Write the first method's `to_dict`; with more, the second under "baseline", further ones in a list.
+
+    "differences" has, for each of the others, the first minus it: by metric, value and interval.
+    """
+    candidate, *others = methods
+    tree = candidate.to_dict()
+    if others:
+        tree["baseline"] = others[0].to_dict()
+        tree["further"] = [other.to_dict() for other in others[1:]]
+        tree["differences"] = [
+            {"to": other.name, **{name: plain(vars(d)) for name, d in differences(candidate, other).items()}}
+            for other in others
+        ]
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(tree, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
 
 
-def write_csv(path: Path, candidate: Evaluation, baseline: Evaluation | None = None) -> None:
+def write_csv(path: Path, methods: Sequence[Evaluation]) -> None:
     """Write one number per line, with its table, row, metric and unit; the protocol is a table of its own."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for evaluation in filter(None, (candidate, baseline)):
-            writer.writerows((evaluation.name, *line) for line in _csv_lines(evaluation))
+        for one in methods:
+            writer.writerows((one.name, *line) for line in _csv_lines(one))
+        for other in methods[1:]:
+            for name, d in differences(methods[0], other).items():
+                for key in ("value", "low", "high"):
+                    line = ("differences", f"{other.name} {key}", name, _cell(getattr(d, key)))
+                    writer.writerow((methods[0].name, *line, metric(name).unit))
 
 
 def _csv_lines(evaluation: Evaluation) -> Iterator[tuple[Any, ...]]:
@@ -88,38 +129,38 @@ def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _summary_lines(candidate: Evaluation, baseline: Evaluation | None) -> list[list[str]]:
-    head = ["metric", "unit", candidate.name if baseline else "value"]
-    lines = [head + ([baseline.name, "difference"] if baseline else [])]
+def _summary_lines(methods: Sequence[Evaluation]) -> list[list[str]]:
+    candidate, *others = methods
+    heads = [one.name for one in methods] if others else ["value"]
+    lines = [["metric", "unit", *heads, *_difference_heads(others)]]
+    changes = [differences(candidate, other) for other in others]
     for name in metric_names([candidate.summary]):
-        new = value_of(candidate.summary, name)
-        line = [name, metric(name).unit, _number(new, candidate.summary["images"])]
-        if baseline:
-            old = value_of(baseline.summary, name)
-            line += [_number(old, baseline.summary["images"]), signed(new - old)]
+        line = [name, metric(name).unit]
+        line += [_number(value_of(one.summary, name), one.summary["images"]) for one in methods]
+        line += [interval(change.get(name)) for change in changes]
         lines.append(line)
     return lines
 
 
-def _pooled_lines(
-    candidate: Evaluation, baseline: Evaluation | None, rows: str, keys: tuple[str, ...]
-) -> list[list[str]]:
+def _difference_heads(others: Sequence[Evaluation]) -> list[str]:
+    return ["difference"] if len(others) == 1 else [f"to {other.name}" for other in others]
+
+
+def _pooled_lines(methods: Sequence[Evaluation], rows: str, keys: tuple[str, ...]) -> list[list[str]]:
+    candidate, *others = methods
     names = [name for name in SHOWN if name in metric_names(getattr(candidate, rows))]
-    others = {tuple(row[k] for k in keys): row for row in getattr(baseline, rows)} if baseline else {}
-    lines = [[*keys, "pixels", *(["of"] if baseline else []), *names]]
+    known = [{tuple(row[k] for k in keys): row for row in getattr(one, rows)} for one in methods]
+    lines = [[*keys, "pixels", *(["of"] if others else []), *names]]
     for row in getattr(candidate, rows):
         at = tuple(row[k] for k in keys)
-        values = [value_of(row, name) for name in names]
+        found = [of.get(at, {}) for of in known]
         line = [*map(str, at), f"{row['pixels']:,}"]
-        if baseline is None:
-            lines.append([*line, *(_number(value, row["pixels"]) for value in values)])
-            continue
-        other = others.get(at, {})
-        old = [value_of(other, name) for name in names]
-        blank = [""] * len(line)
-        lines.append([*line, candidate.name, *(_number(value, row["pixels"]) for value in values)])
-        lines.append([*blank, baseline.name, *(_number(value, other.get("pixels", 0)) for value in old)])
-        lines.append([*blank, "difference", *(signed(a - b) for a, b in zip(values, old, strict=True))])
+        for one, of in zip(methods, found, strict=True):
+            cells = [_number(value_of(of, name), of.get("pixels", 0)) for name in names]
+            lines.append([*line, *([one.name] if others else []), *cells])
+            line = [""] * len(line)
+        for head, of in zip(_difference_heads(others), found[1:], strict=True):
+            lines.append([*line, head, *(signed(value_of(row, n) - value_of(of, n)) for n in names)])
     return lines
 
 

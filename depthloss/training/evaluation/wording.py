@@ -1,18 +1,26 @@
-"""Words and numbers of the tables and the report: metrics with their units, differences, verdicts."""
+"""Words and numbers of the tables and the report: metrics with their units, verdicts, what was left out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from depthloss.metrics import Meaning, names
 from depthloss.metrics import metric as row_of
 
+if TYPE_CHECKING:
+    from depthloss.training.evaluation.compare import Difference
+
 Row = Mapping[str, Any]
 
 DASH = "–"
-COUNTS = ("images", "empty", "nonfinite", "pixels", "valid", "index", "low", "high")
+# Numbers of a row that are no metrics.
+COUNTS = (
+    *("images", "empty", "missing", "unreadable", "nonfinite", "nonpositive", "clipped"),
+    *("pixels", "valid", "index", "low", "high", "scale", "shift", "frames"),
+)
 
 
 def metric(name: str) -> Meaning:
@@ -59,6 +67,21 @@ def signed(value: float, digits: int = 3) -> str:
     return ("+" if value > 0 else "") + number(value, digits) if value else "±0"
 
 
+def interval(difference: Difference | None) -> str:
+    """Return a difference with its interval: "−0.0100 [−0.0123, −0.0077]"."""
+    if difference is None:
+        return DASH
+    if not math.isfinite(difference.low):
+        return signed(difference.value)
+    return f"{signed(difference.value)} {bounds(difference)}"
+
+
+def bounds(difference: Difference) -> str:
+    """Return an interval: "[−0.0123, −0.0077]"; "" if there is none."""
+    known = math.isfinite(difference.low)
+    return f"[{signed(difference.low)}, {signed(difference.high)}]" if known else ""
+
+
 def judge(name: str, candidate: float, baseline: float) -> str:
     """Return whether the candidate is "better", "worse" or the "same" in a metric; "" if that is unknown.
 
@@ -80,9 +103,29 @@ def plural(number_of: int, one: str, more: str = "") -> str:
     return f"{count(number_of)} {one if number_of == 1 else more or one + 's'}"
 
 
-def compare_frames(candidate: Sequence[Row], baseline: Sequence[Row]) -> list[tuple[float, float]]:
-    """Return abs_rel of the candidate and the baseline for each frame on which both have a finite one."""
-    other = {(row["index"], row["name"]): row for row in baseline}
-    pairs = [(row, other.get((row["index"], row["name"]), {})) for row in candidate]
-    values = [(value_of(row, "abs_rel"), value_of(base, "abs_rel")) for row, base in pairs]
-    return [pair for pair in values if all(map(math.isfinite, pair))]
+def scored(row: Row) -> bool:
+    """Return whether a frame has metrics: it has pixels that count, and no reason to be left out."""
+    return bool(row.get("valid")) and not row.get("reason")
+
+
+def left_out(frames: Iterable[Row]) -> dict[str, int]:
+    """Return how many frames were left out, by the reason without its details."""
+    reasons = [row.get("reason") or "no valid pixel" for row in frames if not scored(row)]
+    return dict(Counter(reason.partition(":")[0] for reason in reasons))
+
+
+def unit(protocol: Mapping[str, Any]) -> str:
+    """Return what a row of the frames is: "image", or "clip"."""
+    return "clip" if protocol.get("per_clip") else "image"
+
+
+def lead(rows: Iterable[Row]) -> str:
+    """Return the metric by which frames are ranked: abs_rel if there is one, else the first."""
+    names = metric_names(rows)
+    return "abs_rel" if "abs_rel" in names or not names else names[0]
+
+
+def badness(row: Row, name: str) -> float:
+    """Return a number that is larger for a worse frame; infinity for one without a finite value."""
+    value = value_of(row, name)
+    return math.inf if not math.isfinite(value) else -value if metric(name).more else value

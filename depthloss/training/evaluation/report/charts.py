@@ -12,7 +12,7 @@ from depthloss.training.evaluation.wording import number
 
 # Grades of an image, with the abs_rel at which each begins.
 GRADES = (("Excellent", 0.0), ("Good", 0.05), ("Fair", 0.1), ("Poor", 0.2), ("Bad", 0.3))
-SERIES = ("candidate", "baseline")
+COLOURS = 8  # of the style sheet, --m0 to --m7; more methods begin again
 MAX_BINS = 32
 
 
@@ -22,30 +22,30 @@ def bars(title: str, labels: Sequence[str], series: Sequence[Sequence[float | No
     Args:
         title: with the unit.
         labels: one per row.
-        series: the values of the candidate and, optionally, of the baseline; None where there is nothing to
-            measure, NaN where a prediction is not finite: both without a bar.
+        series: the values of each method; None where there is nothing to measure, NaN where a prediction is
+            not finite: both without a bar.
     """
     finite = [v for values in series for v in values if v is not None and math.isfinite(v)]
     top = max(finite, default=0.0) or 1.0
     rows = []
     for label, *values in zip(labels, *series, strict=True):
         cells = []
-        for who, value in zip(SERIES, values, strict=False):
+        for i, value in enumerate(values):
             known = value is not None and math.isfinite(value)
             width = 80 * max(value, 0.0) / top if known else 0.0
             text = "NaN" if value is not None and not known else number(value)
             cells.append(
-                f'<div class="bar {who}"><i style="width:{width:.2f}%"></i><span>{text}</span></div>'
+                f'<div class="bar m{i % COLOURS}"><i style="width:{width:.2f}%"></i><span>{text}</span></div>'
             )
         rows.append(f'<tr><th scope="row">{escape(label)}</th><td>{"".join(cells)}</td></tr>')
     return f'<table class="bars"><caption>{escape(title)}</caption>{"".join(rows)}</table>'
 
 
 def legend(names: Sequence[str]) -> str:
-    """Return what the colours of the candidate and the baseline stand for; "" for one alone."""
+    """Return what the colours of the methods stand for; "" for one alone."""
     if len(names) < 2:
         return ""
-    items = (f'<span class="{who}"><i></i>{escape(n)}</span>' for who, n in zip(SERIES, names, strict=False))
+    items = (f'<span class="m{i % COLOURS}"><i></i>{escape(name)}</span>' for i, name in enumerate(names))
     return f'<p class="legend">{"".join(items)}</p>'
 
 
@@ -59,10 +59,10 @@ def bins(values: np.ndarray) -> tuple[float, int]:
 
 
 def histogram(series: Sequence[np.ndarray]) -> str:
-    """Return the histogram of abs_rel over images; the baseline is an outline.
+    """Return the histogram of abs_rel over images; methods after the first are outlines.
 
     Args:
-        series: the finite values of the candidate and, optionally, of the baseline.
+        series: the finite values of each method.
     """
     width, number_of_bins = bins(np.concatenate(series))
     counts = [
@@ -89,13 +89,13 @@ def histogram(series: Sequence[np.ndarray]) -> str:
         if c:
             upper = f"{(i + 1) * width:g}" if i < number_of_bins - 1 else "∞"
             out.append(
-                f'<rect class="candidate" x="{x0 + i * sx + 0.5:.1f}" y="{y0 - c * sy:.1f}" '
+                f'<rect class="m0" x="{x0 + i * sx + 0.5:.1f}" y="{y0 - c * sy:.1f}" '
                 f'width="{sx - 1:.1f}" height="{c * sy:.1f}">'
                 f"<title>[{i * width:g}, {upper}): {c}</title></rect>"
             )
-    if len(counts) > 1:
-        path = "".join(f"V{y0 - c * sy:.1f}H{x0 + (i + 1) * sx:.1f}" for i, c in enumerate(counts[1]))
-        out.append(f'<path class="baseline" d="M{x0} {y0}{path}V{y0}"/>')
+    for k, other in enumerate(counts[1:], 1):
+        path = "".join(f"V{y0 - c * sy:.1f}H{x0 + (i + 1) * sx:.1f}" for i, c in enumerate(other))
+        out.append(f'<path class="m{k % COLOURS}" d="M{x0} {y0}{path}V{y0}"/>')
     every = next(n for n in (1, 2, 5, 10) if number_of_bins <= 8 * n)
     for i in range(0, number_of_bins, every):
         out.append(_text(x0 + i * sx, y0 + 16, f"{i * width:g}", "middle"))

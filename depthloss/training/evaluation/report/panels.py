@@ -45,16 +45,19 @@ class Panel:
     note: str = ""
 
 
-def draw_panels(sample: Sample, limit: float, baseline: np.ndarray | None = None) -> list[Panel]:
-    """Draw a frame: RGB, sparse input (if there is one), prediction, ground truth, signed relative error.
+def draw_panels(
+    sample: Sample, limit: float, others: Mapping[str, np.ndarray] | None = None, name: str = ""
+) -> list[Panel]:
+    """Draw a frame: RGB and sparse input (if known), prediction, ground truth, signed relative error.
 
-    With a baseline: RGB, ground truth, baseline and its error, candidate and its error. All depth maps share
-    one scale. Invalid pixels are grey.
+    With other methods: RGB, ground truth, and of each method the prediction and its error. All depth maps
+    share one scale. Invalid pixels are grey.
 
     Args:
         sample: the frame; no size need be that of another.
         limit: where the scale of the relative errors ends, > 0.
-        baseline: [H, W], its prediction in metres; or None.
+        others: by name, what other methods predict, [H, W] in metres; or None.
+        name: of the method whose prediction the sample has, if there are others.
     """
     norm = depth_norm(sample.depth, sample.prediction)
 
@@ -69,28 +72,25 @@ def draw_panels(sample: Sample, limit: float, baseline: np.ndarray | None = None
         pixels = np.count_nonzero(~np.isfinite(prediction[sample.depth > 0]))
         return f"{count(pixels)} px not finite" if pixels else ""
 
-    rgb = Panel("RGB", _rgb(sample.rgb))
+    rgb = [] if sample.rgb is None else [Panel("RGB", _rgb(sample.rgb))]
     gt = depth("ground truth", sample.depth)
-    if baseline is not None:
-        return [
-            rgb,
-            gt,
-            depth("baseline", baseline),
-            error("error of the baseline", baseline),
-            depth("candidate", sample.prediction),
-            error("error of the candidate", sample.prediction),
-        ]
+    if others is not None:
+        methods = {name: sample.prediction, **others}
+        pairs = ((depth(who, values), error(f"error of {who}", values)) for who, values in methods.items())
+        return [*rgb, gt, *(panel for pair in pairs for panel in pair)]
     sparse = [] if sample.input_depth is None else [depth("sparse input", sample.input_depth)]
     prediction = depth("prediction", sample.prediction)
-    return [rgb, *sparse, prediction, gt, error("error (pred − gt) / gt", sample.prediction)]
+    return [*rgb, *sparse, prediction, gt, error("error (pred − gt) / gt", sample.prediction)]
 
 
 def frame_html(
     sample: Sample,
     row: Mapping[str, Any],
     limit: float,
-    baseline: tuple[np.ndarray, Mapping[str, Any]] | None = None,
+    others: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]] | None = None,
     place: str = "",
+    name: str = "",
+    lead: str = "abs_rel",
 ) -> str:
     """Return the figure of a frame.
 
@@ -98,27 +98,39 @@ def frame_html(
         sample: the frame.
         row: its row of `Evaluation.frames`; may be empty.
         limit: see `draw_panels`.
-        baseline: the baseline's prediction and row of the same frame; or None.
+        others: by name, the prediction and row of the same frame of other methods; or None.
         place: of the frame among all, such as "worst of 100".
+        name: of the method whose the sample is, if there are others.
+        lead: the metric that is shown of each method.
     """
-    panels = draw_panels(sample, limit, baseline and baseline[0])
+    panels = draw_panels(sample, limit, others and {who: one[0] for who, one in others.items()}, name)
     pictures = [_picture(panel) for panel in panels]
     bars = _bars(sample, limit)
-    if baseline is None:
-        pictures.insert(1 if sample.input_depth is None else len(pictures), f'<div class="key">{bars}</div>')
+    css = "panels"
+    if others is None:
+        # Beside the picture, or in the place that the sparse input would have.
+        pictures.insert(
+            1 if sample.input_depth is None and sample.rgb is not None else len(pictures),
+            f'<div class="key">{bars}</div>',
+        )
         bars = ""
         facts = [_fact(name, row[name]) for name in KEY_METRICS if name in row]
     else:
-        both = (("baseline", baseline[1]), ("candidate", row))
-        facts = [f"{who} abs_rel {number(r.get('abs_rel'))}" for who, r in both if r]
+        rows = {name: row, **{who: one[1] for who, one in others.items()}}
+        facts = [f"{who} {lead} {number(r.get(lead))}" for who, r in rows.items() if r]
         bars = f'<div class="key wide">{bars}</div>'
+        # Columns of two: what is given, then of each method the prediction above its error.
+        if sample.rgb is None:
+            pictures.insert(1, "<div></div>")
+        if len(pictures) > 8:
+            css += " many"
     if "valid" in row:
         facts.append(f"{count(row['valid'])} valid pixels")
     where = f'<span class="place">{escape(place)}</span>' if place else ""
     return (
         f'<figure class="frame"><figcaption><strong>{escape(sample.name) or "unnamed"}</strong> {where}'
         f'<span class="facts">{" · ".join(map(escape, facts))}</span></figcaption>'
-        f'<div class="panels">{"".join(pictures)}</div>{bars}</figure>'
+        f'<div class="{css}">{"".join(pictures)}</div>{bars}</figure>'
     )
 
 

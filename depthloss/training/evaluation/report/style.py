@@ -2,11 +2,12 @@
 
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de;
-  --card: #f6f8fa; --better: #0a5ca8; --worse: #a13d00; --candidate: #0072b2; --baseline: #e69f00;
-  --note: #fff4d6; --head: #eef1f4; }
+  --card: #f6f8fa; --better: #0a5ca8; --worse: #a13d00; --note: #fff4d6; --head: #eef1f4;
+  --m0: #0072b2; --m1: #e69f00; --m2: #009e73; --m3: #cc79a7; --m4: #d55e00; --m5: #56b4e9; --m6: #8c6bb1;
+  --m7: #777777; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171b; --text: #e6e9ed; --soft: #a3adb8;
-  --line: #3a424c; --card: #1d2228; --better: #7cc0ff; --worse: #ffac70; --candidate: #56b4e9;
-  --baseline: #e69f00; --note: #3a3216; --head: #262c33; } }
+  --line: #3a424c; --card: #1d2228; --better: #7cc0ff; --worse: #ffac70; --note: #3a3216;
+  --head: #262c33; --m0: #56b4e9; --m5: #0072b2; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
@@ -22,7 +23,7 @@ a { color: var(--better); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 40px;
   align-items: start; }
 ul { margin: 6px 0; padding-left: 22px; max-width: 900px; }
-.note { background: var(--note); border-left: 4px solid var(--baseline); padding: 8px 14px; margin: 14px 0; }
+.note { background: var(--note); border-left: 4px solid var(--m1); padding: 8px 14px; margin: 14px 0; }
 .note h3 { margin-top: 2px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; margin: 6px 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -50,8 +51,9 @@ caption { text-align: left; padding: 4px 0; }
 .bars td { border-left: 1px solid var(--soft); padding: 3px 0; }
 .bar { display: flex; align-items: center; height: 17px; font-size: 13px; }
 .bar i { display: block; height: 13px; margin-right: 6px; flex: none; }
-.candidate > i, .candidate.bar i { background: var(--candidate); }
-.baseline > i, .baseline.bar i { background: var(--baseline); }
+.m0 { --m: var(--m0); } .m1 { --m: var(--m1); } .m2 { --m: var(--m2); } .m3 { --m: var(--m3); }
+.m4 { --m: var(--m4); } .m5 { --m: var(--m5); } .m6 { --m: var(--m6); } .m7 { --m: var(--m7); }
+.legend i, .bar i { background: var(--m); }
 .beside { display: flex; flex-wrap: wrap; gap: 0 40px; align-items: flex-start; }
 .beside { break-inside: avoid; }
 .beside > :first-child { flex: 1 1 560px; min-width: 0; }
@@ -62,14 +64,14 @@ caption { text-align: left; padding: 4px 0; }
 .chart text { font-size: 13px; fill: var(--text); } .chart .middle { text-anchor: middle; }
 .chart .end { text-anchor: end; } .chart text.guide { fill: var(--soft); }
 .chart line.grid { stroke: var(--line); } .chart line.guide { stroke: var(--soft); stroke-dasharray: 3 4; }
-.chart rect.candidate { fill: var(--candidate); }
-.chart path.baseline { fill: none; stroke: var(--baseline); stroke-width: 2.5; }
+.chart rect { fill: var(--m); } .chart path { fill: none; stroke: var(--m); stroke-width: 2.5; }
 .frame { margin: 18px 0 26px; padding: 12px 14px; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; }
 .frame figcaption { margin-bottom: 8px; overflow-wrap: anywhere; } .place { margin: 0 14px 0 8px; }
 .facts { float: right; }
 .panels { clear: both; display: grid; grid-auto-flow: column; grid-template-rows: repeat(2, auto);
-  grid-template-columns: repeat(3, 1fr); gap: 10px 12px; align-items: start; }
+  grid-auto-columns: minmax(0, 1fr); gap: 10px 12px; align-items: start; }
+.panels.many { grid-auto-flow: row; grid-template: none; grid-template-columns: repeat(4, minmax(0, 1fr)); }
 .panel img { display: block; width: 100%; height: auto; background: #999999; }
 .coarse { image-rendering: pixelated; }
 .panel span { font-size: 13px; } .panel .lost { color: var(--worse); font-weight: 600; margin-left: 8px; }
@@ -81,12 +83,13 @@ caption { text-align: left; padding: 4px 0; }
 .sheet { background: #ffffff; padding: 8px; min-width: 700px; width: 100%; height: auto; display: block; }
 @media screen and (max-width: 760px) {
   main { padding: 12px 12px 40px; } .facts { float: none; display: block; }
-  .panels { grid-auto-flow: row; grid-template-rows: none; grid-template-columns: repeat(2, 1fr); }
+  .panels, .panels.many { grid-auto-flow: row; grid-template-rows: none; grid-auto-columns: auto;
+    grid-template-columns: repeat(2, 1fr); }
   .panels .key { grid-column: 1 / -1; order: 1; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   .data .words { display: none; } }
 @media print { :root { --page: #ffffff; --text: #000000; --soft: #444444; --line: #bbbbbb; --card: #ffffff;
-  --better: #0a5ca8; --worse: #a13d00; --candidate: #0072b2; --note: #fff4d6; --head: #eeeeee; }
+  --better: #0a5ca8; --worse: #a13d00; --m0: #0072b2; --m5: #56b4e9; --note: #fff4d6; --head: #eeeeee; }
   @page { size: A4 landscape; margin: 12mm; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 11px; } main { max-width: none; padding: 0; } nav { display: none; }

@@ -1,0 +1,134 @@
+"""The files of an image, or of a clip, in the folders of all methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from depthloss.training.data.io import fault, read_mask
+from depthloss.training.data.listing import RGB_SUFFIXES, by_name
+from depthloss.training.data.maps import FORMATS, read_map
+from depthloss.training.data.pairs import Pairs, pair
+
+
+@dataclass
+class Frame:
+    """The files of one picture; those of methods that have none are missing."""
+
+    gt: Path
+    preds: dict[str, Path] = field(default_factory=dict)
+    mask: Path | None = None
+    rgb: Path | None = None
+
+
+@dataclass
+class Unit:
+    """An image, or a clip with its frames in order; `name` is the path of its ground truth without suffix."""
+
+    name: str
+    frames: list[Frame]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    Attributes:
+        scale: units per metre of 16-bit PNGs, of the ground truth under "", of predictions by method.
+        key: name of the map in npz and HDF5 files, likewise; None = the only one.
+    """
+
+    scale: Mapping[str, float] = field(default_factory=dict)
+    key: Mapping[str, str | None] = field(default_factory=dict)
+
+    def map(self, path: Path, of: str) -> np.ndarray:
+        """Return a map of the ground truth ("") or of a method."""
+        return read_map(path, self.key.get(of), self.scale.get(of, 256.0))
+
+    def gt(self, unit: Unit) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the ground truth [T, H, W] and its mask, True = keep.
+
+        Raises:
+            DataError: a file is missing or damaged, or another size than the others.
+        """
+        maps = [self.map(frame.gt, "") for frame in unit.frames]
+        _check_alike([frame.gt for frame in unit.frames], maps)
+        masks = [_mask(f.mask, of.shape) for f, of in zip(unit.frames, maps, strict=True) if f.mask]
+        return np.stack(maps), np.stack(masks) if masks else None
+
+    def pred(self, unit: Unit, method: str) -> np.ndarray:
+        """Return the predictions [T, h, w]; errors as of `gt`."""
+        paths = [frame.preds[method] for frame in unit.frames]
+        maps = [self.map(path, method) for path in paths]
+        _check_alike(paths, maps)
+        return np.stack(maps)
+
+
+def find_units(
+    methods: Mapping[str, Path], gt: Path, per_clip: bool, mask: Path | None = None, rgb: Path | None = None
+) -> tuple[list[Unit], dict[str, Pairs]]:
+    """Pair the files of all folders with the ground truth, by name; see `pairs.pair`, which logs.
+
+    Args:
+        methods: folders of predictions by the method's name.
+        gt: folder of ground truth.
+        per_clip: whether a folder of it is a clip; else each file is an image.
+        mask: folder of masks; each ground truth that has a prediction needs one.
+        rgb: folder of pictures for the report.
+
+    Returns:
+        All images or clips of the ground truth, and how each method was paired.
+
+    Raises:
+        DataError: a folder is missing or empty, nothing fits, or a mask is missing.
+    """
+    paired = {name: pair(folder, gt) for name, folder in methods.items()}
+    found = by_name(gt, tuple(FORMATS))
+    frames = {gt / f"{name}{suffix}": Frame(gt / f"{name}{suffix}") for name, suffix in found.items()}
+    for method, pairs in paired.items():
+        for _, path, truth in pairs.files:
+            frames[truth].preds[method] = path
+    if mask is not None:
+        for _, path, truth in pair(mask, gt, "mask").files:
+            frames[truth].mask = path
+        if lacking := [truth for truth, frame in frames.items() if frame.preds and frame.mask is None]:
+            got = f"no mask for {len(lacking)} predicted files such as {lacking[0]}"
+            raise fault(mask, got, "a mask of each", "add it, all non-zero if every pixel counts")
+    if rgb is not None:
+        for _, path, truth in pair(rgb, gt, "picture", RGB_SUFFIXES).files:
+            frames[truth].rgb = path
+    groups: dict[str, list[Frame]] = {}
+    for truth in sorted(frames, key=_natural):
+        name = truth.relative_to(gt).with_suffix("")
+        groups.setdefault((name.parent if per_clip else name).as_posix(), []).append(frames[truth])
+    return [Unit(gt.absolute().name if name == "." else name, of) for name, of in groups.items()], paired
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key by which 10.png comes after 9.png."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if path.suffix.lower() == ".png":
+        mask = read_mask(path)
+    else:
+        values = read_map(path)
+        mask = np.isfinite(values) & (values != 0)
+    if mask.shape != shape:
+        size = "x".join(map(str, shape[::-1]))
+        raise fault(path, f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels", f"{size}, as its ground truth",
+                    "export it at that size")  # fmt: skip
+    return mask
+
+
+def _check_alike(paths: list[Path], maps: list[np.ndarray]) -> None:
+    for path, one in zip(paths, maps, strict=True):
+        if one.shape != maps[0].shape:
+            got = f"a map of {one.shape[1]}x{one.shape[0]} pixels"
+            need = f"{maps[0].shape[1]}x{maps[0].shape[0]}, as {paths[0].name} of the same clip"
+            raise fault(path, got, need, "export all frames of a clip at one size")
