@@ -158,7 +158,7 @@ def _overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if word.startswith("--"):
             lists = key in ("--pred", "--baseline", "--kind", "--pred-scale", "--pred-key")
             expects = not equals and key not in _SWITCHES
-            rest.append(word)
+            rest += [key, text] if lists and equals else [word]  # argparse takes one word after "="
         elif expects or (lists and key not in known):
             expects = False
             rest.append(word)
@@ -241,5 +241,7 @@ def _ranges(text: str | None) -> list[float]:
 def _out(methods: dict[str, Path], protocol: Protocol) -> Path:
     # Each protocol has a folder of its own, so that no evaluation replaces another.
     words = [*methods, protocol.name]
-    words += [f"{key}-{getattr(protocol, key)}" for key in protocol.changed]
+    for key in protocol.changed:
+        value = getattr(protocol, key)
+        words.append(f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}")
     return Path("evaluation") / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")[:200]

@@ -174,7 +174,10 @@ class _Units(Dataset):
 
     def strata(self) -> dict[str, StratifiedMetrics]:
         """Return the empty sums by distance of each method; none without ranges."""
-        return {name: StratifiedMetrics(self.bounds) for name in self.kinds} if self.bounds else {}
+        found = {name: StratifiedMetrics(self.bounds) for name in self.kinds} if self.bounds else {}
+        for one in found.values():
+            one.update(*torch.empty(2, 0, dtype=torch.float64))  # else it warns where no image is scored
+        return found
 
     def __getitems__(self, indices: list[int]) -> tuple[dict[str, list[Row]], dict[str, StratifiedMetrics]]:
         rows: dict[str, list[Row]] = {name: [] for name in self.kinds}
