@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arrays import chosen, count, finite
 from .checks import check_number
 
 # From the prediction, the target and the weight at the valid pixels, float64 [N], to scale and shift.
@@ -262,13 +263,16 @@ def _each(
     if len(set(shapes.values())) != 1 or pred.ndim not in (2, 3):
         raise ValueError(f"all maps must be [H, W] or [B, H, W] of one shape; got {shapes}")
     pred, target = _double(pred), _double(target)
-    valid = pred.isfinite() & target.isfinite()
+    valid = finite(pred) & finite(target)
     if mask is not None:
         valid &= mask.to(pred.device) != 0
-    weight = torch.ones_like(pred) if weight is None else _double(weight)
-    if not bool((weight[valid] >= 0).all()) or not bool(weight[valid].isfinite().all()):
-        raise ValueError("weight must be finite and >= 0 at every valid pixel")
-    valid &= weight != 0
+    if weight is None:
+        weight = torch.ones_like(pred)
+    else:
+        weight = _double(weight)
+        if not bool((weight[valid] >= 0).all()) or not bool(weight[valid].isfinite().all()):
+            raise ValueError("weight must be finite and >= 0 at every valid pixel")
+        valid &= weight != 0
     if pred.ndim == 2:
         return Alignment(*_fitted(fit, pred, target, valid, weight))
     found = [_fitted(fit, *maps) for maps in zip(pred, target, valid, weight, strict=True)]
@@ -276,9 +280,9 @@ def _each(
 
 
 def _fitted(fit: Fit, pred: Tensor, target: Tensor, valid: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    if not bool(valid.any()):
+    if not count(valid):
         return pred.new_ones(()), pred.new_zeros(())
-    scale, shift = fit(pred[valid], target[valid], weight[valid])
+    scale, shift = fit(*(chosen(x, valid) for x in (pred, target, weight)))
     return scale, torch.as_tensor(shift, dtype=pred.dtype, device=pred.device)
 
 

@@ -31,6 +31,7 @@ def layer(module: str) -> str | None:
     return {
         "align": "front",
         "extras": "spec",
+        "arrays": "maps",
         "metrics": "front",
         "protocols": "front",
         "kernels": "kernels",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arrays import share
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, edge_metrics, is_dense
 from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
-from .table import METRICS, Meaning, PerImage, Pixels, Pooled, pixel_vector, srmse
+from .table import METRICS, Meaning, PerImage, Pixels, Pooled, _log_square, pixel_vector, srmse
 from .video import temporal_alignment_error
 
 
@@ -93,10 +94,6 @@ def _capped_inverse(x: Pixels) -> Tensor:
 
 def _capped_square(x: Pixels) -> Tensor:
     return _capped_inverse(x).square()
-
-
-def _log_square(x: Pixels) -> Tensor:
-    return x.log_error.square()
 
 
 @functools.lru_cache(maxsize=8)
@@ -263,11 +260,12 @@ def measure(which: Iterable[str], maps: Maps) -> dict[str, float]:
     """
     pixels = Pixels(pixel_vector(maps.pred, maps.valid), pixel_vector(maps.gt, maps.valid))
     values: dict[str, float] = {}
+    mean_of = functools.cache(lambda term: _mean(term(pixels)))  # metrics share terms
     for name in which:
         row = metric(name)
         value: Tensor | float | None = None
         if isinstance(row, Pooled):
-            value = row.value(*(term(pixels).mean() for term in row.terms))
+            value = row.value(*map(mean_of, row.terms))
         elif isinstance(row, PerImage):
             value = row.value(pixels)
         elif isinstance(row, PerMap):
@@ -275,6 +273,10 @@ def measure(which: Iterable[str], maps: Maps) -> dict[str, float]:
         if value is not None:
             values[name] = float(value)
     return values
+
+
+def _mean(values: Tensor) -> Tensor:
+    return share(values) if values.dtype == torch.bool else values.mean()
 
 
 def mean(rows: Iterable[dict[str, float]], which: Iterable[str]) -> dict[str, float]:

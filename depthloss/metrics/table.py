@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrays import chosen
+
 # Share of the valid pixels in the pairs of ordinal_error, and the ratio from which on depths differ.
 PAIRS, TAU = 0.3, 0.01
 
@@ -47,6 +49,7 @@ class Pixels:
         return torch.maximum(self.p / self.g, self.g / self.p)
 
 
+# At every pixel, [N]; a bool counts as 0 or 1.
 Term = Callable[[Pixels], Tensor]
 
 
@@ -103,7 +106,7 @@ def _log_square(x: Pixels) -> Tensor:
 
 
 def _within(limit: float) -> tuple[Term]:
-    return (lambda x: (x.ratio < limit).double(),)
+    return (lambda x: x.ratio < limit,)
 
 
 def _d_auc(x: Pixels) -> Tensor:
@@ -204,7 +207,7 @@ def terms() -> list[Term]:
 def pixel_terms(p: Tensor, g: Tensor) -> Tensor:
     """Return `terms()` at every pixel, float64 [terms, N]; `p` and `g` as in `image_metrics`."""
     pixels = Pixels(p, g)
-    return torch.stack([term(pixels) for term in terms()])
+    return torch.stack([term(pixels).double() for term in terms()])
 
 
 def pool(means: Tensor) -> Tensor:
@@ -267,5 +270,5 @@ def clamped(pred: Tensor, min_depth: float, max_depth: float) -> Tensor:
 
 def pixel_vector(values: Tensor, valid: Tensor) -> Tensor:
     """Return the values at the valid pixels as float64 [N]; on the CPU if their device has no float64."""
-    values = values.detach()[valid]
+    values = chosen(values.detach(), valid)
     return values.cpu().double() if values.device.type == "mps" else values.double()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from ..arrays import chosen, count, finite
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -44,11 +46,11 @@ class Frame:
 
 def with_reason(frame: Frame) -> Frame:
     """Return the frame with its counts of final values and, if it cannot be scored, the reason."""
-    finite = frame.depth.isfinite()
+    pred = chosen(frame.depth, frame.valid)
     counts = {
-        "valid": int(frame.valid.sum()),
-        "nonfinite": int((frame.valid & ~finite).sum()),
-        "nonpositive": int((frame.valid & (frame.depth <= 0)).sum()),
+        "valid": len(pred),
+        "nonfinite": len(pred) - count(finite(pred)),
+        "nonpositive": count(pred <= 0),
     }
     reason = ""
     if not counts["valid"]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import align
+from ..arrays import between, chosen, count, finite
 from ..checks import check_flag, check_number, check_whole, one_of
 from ..metrics import Maps, PerClip, mean, measure, metric
 from .crops import NAMES, Crop, crop_slices
@@ -256,10 +257,8 @@ class Protocol:
         pred = self._resized(pred.to(gt.device), gt.shape[-2:], kind)
         valid = self._valid(gt, mask)
         depth, alignment, clipped = self._aligned(pred, gt, valid, kind, by)
-        frame = Frame(
-            depth, gt, valid, alignment, {"clipped": int((clipped & valid).sum())}, "", self.min_pixels
-        )
-        return with_reason(frame)
+        changed = 0 if clipped is None else count(clipped & valid)
+        return with_reason(Frame(depth, gt, valid, alignment, {"clipped": changed}, "", self.min_pixels))
 
     def score(self, frame: Frame, **extras: Tensor) -> dict[str, float]:
         """Measure a frame.
@@ -299,13 +298,14 @@ class Protocol:
         return 1 / maps if kind == "depth" else -maps.log()
 
     def _valid(self, gt: Tensor, mask: Tensor | None) -> Tensor:
-        valid = gt.isfinite() & (gt > 0)
-        if self.min_depth is not None:
-            valid &= gt >= self.min_depth if self.inclusive else gt > self.min_depth
-        if self.max_depth is not None:
-            valid &= gt <= self.max_depth if self.inclusive else gt < self.max_depth
+        valid = between(gt, 0.0, math.inf)
+        if self.min_depth is not None or self.max_depth is not None:
+            high = math.inf if self.max_depth is None else self.max_depth
+            valid &= between(gt, self.min_depth or 0.0, high, self.inclusive)
         if mask is not None:
             valid &= mask
+        if self.crop == "none":
+            return valid
         rows, columns = crop_slices(self.crop, *gt.shape[-2:])
         inside = torch.zeros_like(valid)
         inside[..., rows, columns] = True
@@ -313,11 +313,12 @@ class Protocol:
 
     def _aligned(
         self, pred: Tensor, gt: Tensor, valid: Tensor, kind: str, by: str
-    ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """Depth, what was fitted, and where a bound changed a value."""
-        finite = pred.isfinite()
-        pred = torch.where(finite, pred, torch.nan)
-        clipped = torch.zeros_like(valid)
+    ) -> tuple[Tensor, dict[str, float], Tensor | None]:
+        """Depth, what was fitted, and where a bound changed a value; None: nowhere."""
+        known = finite(pred)
+        if count(known) != known.numel():
+            pred = torch.where(known, pred, torch.nan)
+        clipped = None
         alignment: dict[str, float] = {}
         if by == "disparity-lstsq":
             inverse = _disparity(pred, kind)
@@ -337,8 +338,11 @@ class Protocol:
                 alignment = {"scale": float(found.scale), "shift": float(found.shift)}
                 depth = found.apply(depth)
         low, high = self.bounds
-        bounded = depth if low is None and high is None else depth.clamp(low, high)
-        return bounded, alignment, clipped | (bounded != depth) & depth.isfinite()
+        if low is None and high is None:
+            return depth, alignment, clipped
+        bounded = depth.clamp(low, high)
+        changed = (bounded != depth) & finite(depth)
+        return bounded, alignment, changed if clipped is None else clipped | changed
 
     def _fit(self, by: str, depth: Tensor, gt: Tensor, fit: Tensor) -> align.Alignment:
         if self.fit_size is not None:
@@ -358,7 +362,7 @@ class Protocol:
 
     def _floor(self, gt: Tensor, valid: Tensor) -> float:
         if self.disparity_floor == "farthest":
-            return 1 / float(gt[valid].max()) if bool(valid.any()) else NEAREST
+            return 1 / float(chosen(gt, valid).max()) if count(valid) else NEAREST
         if self._farthest:
             return 1 / self._farthest
         return NEAREST if self.disparity_floor is None else float(self.disparity_floor)

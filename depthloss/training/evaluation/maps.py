@@ -26,7 +26,7 @@ from depthloss.training.progress import Progress
 
 log = logging.getLogger("depthloss.evaluation")
 
-BATCH = 32  # units that a process is given at once
+BATCH = 32  # most units that a process is given at once
 # From so many units on it pays to start processes.
 MANY = 200
 MISSING, UNREADABLE = "no prediction", "unreadable"
@@ -87,7 +87,9 @@ def evaluate_maps(
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         num_workers = cores if len(units) >= MANY and cores > 1 else 0
-    loader = DataLoader(data, BATCH if num_workers else 1, num_workers=num_workers, collate_fn=_same)
+    # At least a hundred steps of the bar.
+    batch_size = max(1, min(BATCH, len(units) // 100))
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_same)
     rows: dict[str, list[Row]] = {name: [] for name in methods}
     strata = data.strata()
     what = "clips" if protocol.per_clip else "images"
@@ -179,6 +181,7 @@ class _Units(Dataset):
             one.update(*torch.empty(2, 0, dtype=torch.float64))  # else it warns where no image is scored
         return found
 
+    @torch.inference_mode()
     def __getitems__(self, indices: list[int]) -> tuple[dict[str, list[Row]], dict[str, StratifiedMetrics]]:
         rows: dict[str, list[Row]] = {name: [] for name in self.kinds}
         strata = self.strata()
@@ -189,7 +192,6 @@ class _Units(Dataset):
                     strata[name].update(*(pixel_vector(x, frame.valid) for x in (frame.depth, frame.gt)))
         return rows, strata
 
-    @torch.inference_mode()
     def _measured(self, index: int) -> Iterator[tuple[str, Frame | None, Row]]:
         """Yield the row of each method, with what was compared if it was."""
         unit = self.units[index]
