@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from depthloss.protocols import load_protocol, protocol_names
 from depthloss.training.data import DataError, write_depth_png, write_rgb
@@ -21,6 +24,7 @@ from depthloss.training.evaluation.report import files
 from depthloss.training.evaluation.result import Evaluation
 from depthloss.training.evaluation.tables import text_tables
 
+ROOT = Path(__file__).parents[2]
 SHAPE = (12, 16)
 
 
@@ -350,3 +354,23 @@ def test_errors(folders, words, message):
         run(*words)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not Path("evaluation").exists()
+
+
+# ---- from Python
+
+
+def test_the_example_evaluates_a_pipeline():
+    example = runpy.run_path(str(ROOT / "examples/evaluate_pipeline.py"))
+    for i in range(2):
+        gt = depth(i)
+        save("gt", **{f"f{i}": gt})
+        # The toy finds the disparity in the picture, to 8 bits.
+        write_rgb(f"pictures/f{i}.png", np.repeat(np.rint(255 / gt)[..., None], 3, 2).astype(np.uint8))
+
+    def pipe(image: Image.Image) -> dict[str, object]:
+        return {"predicted_depth": torch.from_numpy(np.asarray(image)[..., 0] / np.float32(100))[None]}
+
+    [found] = example["run"](pipe, Path("pictures"), Path("gt"), Path("out"))
+    assert found.summary["images"] == 2 and found.summary["abs_rel"] < 0.01
+    assert found.protocol["kind"] == "disparity" and found.samples[0].rgb is not None
+    assert sorted(path.name for path in Path("out/evaluation").iterdir()) == sorted(files.FILES)

@@ -36,6 +36,24 @@ def test_panels_of_a_frame():
     assert error.note == "1 px not finite" and not shown["prediction"].note
 
 
+def test_frames_of_many_methods_and_without_rgb():
+    depth = np.full((4, 6), 3.0)
+    sample, other = Sample(None, depth, 1.1 * depth, name="x"), (0.9 * depth, {"a1": 0.5})
+    assert [p.title for p in panels.draw_panels(sample, 0.1, {"B": other[0]}, "A")] == [
+        *("ground truth", "A", "error of A", "B", "error of B"),
+    ]
+    text = panels.frame_html(sample, {"a1": 0.25}, 0.1, {"B": other}, name="A", lead="a1")
+    assert "A a1 0.2500 · B a1 0.5000" in text
+    # The place that the picture would have holds the scales, so that errors stand below predictions.
+    assert [css for css in re.findall('class="(panel|key)"', text)] == ["panel", "key", *4 * ["panel"]]
+    sample.rgb = np.ones((4, 6, 3))
+    many = {name: other for name in "BCD"}
+    assert '<div class="panels many">' in panels.frame_html(sample, {}, 0.1, many, name="A")
+    assert '<div class="panels">' in panels.frame_html(sample, {}, 0.1, {"B": other}, name="A")
+    sample.rgb = None
+    assert '<div class="panels row">' in panels.frame_html(sample, {}, 0.1)
+
+
 def test_large_frames_are_shrunk():
     wide = Sample(np.ones((50, 1200, 3)), np.full((50, 1200), 3.0), np.full((50, 1200), 3.0))
     assert {p.image.shape for p in panels.draw_panels(wide, 0.1)} == {(17, 400, 3)}

@@ -106,22 +106,22 @@ def frame_html(
     panels = draw_panels(sample, limit, others and {who: one[0] for who, one in others.items()}, name)
     pictures = [_picture(panel) for panel in panels]
     bars = _bars(sample, limit)
-    css = "panels"
+    css, key = "panels", f'<div class="key">{bars}</div>'
+    wide = f'<div class="key wide">{bars}</div>'
     if others is None:
-        # Beside the picture, or in the place that the sparse input would have.
-        pictures.insert(
-            1 if sample.input_depth is None and sample.rgb is not None else len(pictures),
-            f'<div class="key">{bars}</div>',
-        )
-        bars = ""
-        facts = [_fact(name, row[name]) for name in KEY_METRICS if name in row]
+        facts = [_fact(of, row[of]) for of in dict.fromkeys((lead, *KEY_METRICS)) if of in row]
+        if len(panels) == 3:
+            css += " row"
+        else:
+            pictures.insert(1 if sample.input_depth is None else len(pictures), key)
+            wide = ""
     else:
         rows = {name: row, **{who: one[1] for who, one in others.items()}}
         facts = [f"{who} {lead} {number(r.get(lead))}" for who, r in rows.items() if r]
-        bars = f'<div class="key wide">{bars}</div>'
         # Columns of two: what is given, then of each method the prediction above its error.
         if sample.rgb is None:
-            pictures.insert(1, "<div></div>")
+            pictures.insert(1, key)
+            wide = ""
         if len(pictures) > 8:
             css += " many"
     if "valid" in row:
@@ -130,7 +130,7 @@ def frame_html(
     return (
         f'<figure class="frame"><figcaption><strong>{escape(sample.name) or "unnamed"}</strong> {where}'
         f'<span class="facts">{" · ".join(map(escape, facts))}</span></figcaption>'
-        f'<div class="{css}">{"".join(pictures)}</div>{bars}</figure>'
+        f'<div class="{css}">{"".join(pictures)}</div>{wide}</figure>'
     )
 
 

@@ -71,7 +71,9 @@ caption { text-align: left; padding: 4px 0; }
 .facts { float: right; }
 .panels { clear: both; display: grid; grid-auto-flow: column; grid-template-rows: repeat(2, auto);
   grid-auto-columns: minmax(0, 1fr); gap: 10px 12px; align-items: start; }
-.panels.many { grid-auto-flow: row; grid-template: none; grid-template-columns: repeat(4, minmax(0, 1fr)); }
+.panels.many, .panels.row { grid-auto-flow: row; grid-template-rows: none;
+  grid-template-columns: repeat(4, minmax(0, 1fr)); }
+.panels.row { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .panel img { display: block; width: 100%; height: auto; background: #999999; }
 .coarse { image-rendering: pixelated; }
 .panel span { font-size: 13px; } .panel .lost { color: var(--worse); font-weight: 600; margin-left: 8px; }
@@ -83,7 +85,7 @@ caption { text-align: left; padding: 4px 0; }
 .sheet { background: #ffffff; padding: 8px; min-width: 700px; width: 100%; height: auto; display: block; }
 @media screen and (max-width: 760px) {
   main { padding: 12px 12px 40px; } .facts { float: none; display: block; }
-  .panels, .panels.many { grid-auto-flow: row; grid-template-rows: none; grid-auto-columns: auto;
+  .panels, .panels.many, .panels.row { grid-auto-flow: row; grid-template-rows: none; grid-auto-columns: auto;
     grid-template-columns: repeat(2, 1fr); }
   .panels .key { grid-column: 1 / -1; order: 1; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
