@@ -10,7 +10,11 @@ COMMANDS = {
     "doctor": ("depthloss.doctor", "what this machine can run, and whether its numbers are right", ""),
     "bench": ("depthloss.benchmark.cli", "how fast and how lean the losses are on this machine", ""),
     "train": ("depthloss.training.cli", "train a network", "train"),
-    "evaluate": ("depthloss.training.evaluation.cli", "measure a trained network, or folders of predictions", "train"),
+    "evaluate": (
+        "depthloss.training.evaluation.cli",
+        "measure a trained network, or folders of predictions",
+        "train",
+    ),
     "predict": ("depthloss.training.prediction.cli", "predict the depth of images", "train"),
 }
 

@@ -30,8 +30,8 @@ from depthloss.training.data.maps import read_map
 from depthloss.training.evaluation import maps
 
 SMALL, LARGE = (48, 64), (480, 640)
-CHEAP = ("kitti-eigen", "nyu-eigen", "marigold", "midas", "completion")
-DEAR = ("depth-pro", "moge")  # of the fewest frames only
+CHEAP = ("kitti-eigen", "marigold", "completion")
+DEAR = ("depth-pro", "moge")  # of the fewest frames only, in one process
 PNGS = 100
 
 
@@ -107,7 +107,7 @@ def main() -> int:
             for what in ("read", *options.protocols):
                 if what in DEAR and (frames != min(options.frames) or suffix == ".png"):
                     continue
-                for workers in options.workers if what != "read" else (0,):
+                for workers in (0,) if what in ("read", *DEAR) else options.workers:
                     command = [sys.executable, "-m", "bench.training.evaluation", "--one"]
                     command += [folder, str(frames), what, str(workers)]
                     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -58,14 +58,14 @@ class Reading:
         maps = [self.map(frame.gt, "") for frame in unit.frames]
         _check_alike([frame.gt for frame in unit.frames], maps)
         masks = [_mask(f.mask, of.shape) for f, of in zip(unit.frames, maps, strict=True) if f.mask]
-        return np.stack(maps), np.stack(masks) if masks else None
+        return _stacked(maps), _stacked(masks) if masks else None
 
     def pred(self, unit: Unit, method: str) -> np.ndarray:
         """Return the predictions [T, h, w]; errors as of `gt`."""
         paths = [frame.preds[method] for frame in unit.frames]
         maps = [self.map(path, method) for path in paths]
         _check_alike(paths, maps)
-        return np.stack(maps)
+        return _stacked(maps)
 
 
 def find_units(
@@ -124,6 +124,10 @@ def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise fault(path, f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels", f"{size}, as its ground truth",
                     "export it at that size")  # fmt: skip
     return mask
+
+
+def _stacked(maps: list[np.ndarray]) -> np.ndarray:
+    return maps[0][None] if len(maps) == 1 else np.stack(maps)  # an image is not copied
 
 
 def _check_alike(paths: list[Path], maps: list[np.ndarray]) -> None:
