@@ -14,17 +14,17 @@ from torch import Tensor
 
 def finite(x: Tensor) -> Tensor:
     """Return where a map is finite, bool in its shape."""
-    return torch.from_numpy(np.isfinite(x.numpy())) if x.is_cpu else x.isfinite()
+    return torch.from_numpy(np.isfinite(x.numpy())) if _fast(x) else x.isfinite()
 
 
 def chosen(x: Tensor, mask: Tensor) -> Tensor:
     """Return the values [N] where a mask of the same shape is True, in the order of rows."""
-    return torch.from_numpy(x.numpy()[mask.numpy()]) if x.is_cpu and mask.is_cpu else x[mask]
+    return torch.from_numpy(x.numpy()[mask.numpy()]) if _fast(x) and _fast(mask) else x[mask]
 
 
 def count(mask: Tensor) -> int:
     """Return how many values of a mask are True."""
-    return int(np.count_nonzero(mask.numpy())) if mask.is_cpu else int(mask.sum())
+    return int(np.count_nonzero(mask.numpy())) if _fast(mask) else int(mask.sum())
 
 
 def share(mask: Tensor) -> Tensor:
@@ -35,5 +35,10 @@ def share(mask: Tensor) -> Tensor:
 
 def between(x: Tensor, low: float, high: float, inclusive: bool = False) -> Tensor:
     """Return where low < x < high, or with `inclusive` low <= x <= high; a NaN is not."""
-    y = x.numpy() if x.is_cpu else x
+    y = x.numpy() if _fast(x) else x
     return torch.as_tensor((y >= low) & (y <= high) if inclusive else (y > low) & (y < high))
+
+
+def _fast(x: Tensor) -> bool:
+    """Whether NumPy can read a tensor."""
+    return x.is_cpu and x.dtype != torch.bfloat16 and not x.requires_grad

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthloss import metrics
+from depthloss import arrays, metrics
 from depthloss.metrics import Maps, measure
 from depthloss.protocols import KINDS, Protocol, ProtocolMetrics, load_protocol, protocol_names
 from depthloss.protocols.sizes import resized, sampled
@@ -353,7 +353,8 @@ def test_every_metric_has_a_row():
 
 def test_the_documentation_has_every_row():
     text = (Path(__file__).parents[1] / "docs/evaluation.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.M)) == ALL
+    protocols = text.partition("## Protocols")[2]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", protocols, re.M)) == ALL
     for name in metrics.names():
         row = metrics.metric(name)
         unit = f" ({row.unit})" if row.unit not in ("", "share") else ""
@@ -408,3 +409,17 @@ def test_without_torchmetrics(monkeypatch, module, name):
         getattr(package, name)
     with pytest.raises(AttributeError, match="has no attribute 'Depth'"):
         package.Depth  # noqa: B018
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_asked_of_every_pixel_is_as_torch_has_it(dtype):
+    x = torch.tensor([[0.0, 1.0, -2.0], [torch.nan, torch.inf, 3.0]]).to(dtype)
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    for given in (x, x.t(), x.clone().requires_grad_(dtype.is_floating_point)):
+        m = mask if given.shape == mask.shape else mask.t()
+        assert torch.equal(arrays.finite(given), given.isfinite())
+        assert torch.equal(arrays.chosen(given, m).nan_to_num(), given[m].nan_to_num())
+        assert torch.equal(arrays.between(given, 0.0, 3.0), (given > 0) & (given < 3))
+        assert torch.equal(arrays.between(given, 0.0, 3.0, True), (given >= 0) & (given <= 3))
+    assert arrays.count(mask) == 4 and float(arrays.share(mask.flatten())) == 4 / 6
+    assert math.isnan(arrays.share(mask[:0].flatten()))

@@ -243,7 +243,7 @@ class Protocol:
         """
         kind = kind or self.kind
         by = self.aligned_by(kind)
-        pred, gt = (torch.as_tensor(x).double() for x in (pred, gt))
+        pred, gt = (torch.as_tensor(x).detach().double() for x in (pred, gt))
         dims = 3 if self.per_clip else 2
         shapes = {"pred": tuple(pred.shape), "gt": tuple(gt.shape)}
         if mask is not None:

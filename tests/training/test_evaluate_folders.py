@@ -233,6 +233,7 @@ def test_a_damaged_file(folders, folder, caplog):
     with pytest.raises(DataError, match=f"{folder}/f1.npy: got a damaged or truncated file"):
         run(*words)
     found = run(*words, "--keep-going").candidate
+    assert not found.frames[1].keys() & {"abs_rel", "rmse"}
     assert found.frames[1]["reason"].startswith(f"unreadable: {folder}/f1.npy: got a damaged")
     assert (found.summary["images"], found.summary["unreadable"], found.summary["empty"]) == (2, 1, 0)
     assert f"near: f1 is left out: {folder}/f1.npy" in caplog.text
@@ -273,6 +274,12 @@ def test_each_method_has_its_kind_and_key(folders):
     found = run("--pred=near", "disparity", *words, "--pred-key", "disparity=disparity")
     assert [one.protocol["kind"] for one in found.methods] == ["depth", "disparity"]
     assert [one.summary["abs_rel"] for one in found.methods] == pytest.approx([0, 0], abs=1e-6)
+    [out] = Path("evaluation").iterdir()
+    notes = (out / "table.md").read_text().splitlines()
+    assert [line.partition(";")[0] for line in notes if line.startswith("Protocol")] == [
+        *("Protocol of near: marigold", "Protocol of disparity: marigold"),
+    ]
+    assert "in depth" in notes[-7] and "in inverse depth" in notes[-5]
 
 
 def test_clips():
@@ -291,7 +298,7 @@ def test_clips():
     lost = run("--pred=pred", "--gt=gt", "--protocol=video-clip").candidate
     assert lost.frames[1]["reason"] == "no prediction: 1 of 11 frames have none"
     assert "1 of 2 clips scored; left out: 1 no prediction" in text_tables([lost])
-    save("gt", b__3=np.ones((6, 8)))
+    save("gt", a__3=np.ones((6, 8)))
     with pytest.raises(DataError, match="3.npy: got a map of 8x6 pixels; expected 16x12, as 0.npy"):
         run("--pred=pred", "--gt=gt", "--protocol=video-clip")
 

@@ -152,7 +152,7 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
             f"       {program('evaluate.py')} {USAGE}"
         ),
         description="Evaluate a checkpoint of train.py, or with --pred folders of predictions of any model; "
-        "--pred --help shows the flags of that form.",
+        "--protocols --help shows the flags of that form.",
         epilog=EPILOG,
         exit_on_error=False,
         allow_abbrev=False,

@@ -198,18 +198,14 @@ class _Units(Dataset):
         row: Row = {"name": unit.name, "index": index, "valid": 0, "nonfinite": 0}
         if self.protocol.per_clip:
             row["frames"] = len(unit.frames)
-        try:
-            truth = self.reading.gt(unit)
-        except DataError as error:
-            for name in self.kinds:
-                yield name, None, {**row, "reason": self._left_out(error)}
-            return
+        truth: tuple[np.ndarray, np.ndarray | None] | None = None
         for name in self.kinds:
             if lost := sum(name not in frame.preds for frame in unit.frames):
                 of = f": {lost} of {len(unit.frames)} frames have none" if self.protocol.per_clip else ""
                 yield name, None, {**row, "reason": f"{MISSING}{of}"}
                 continue
             try:
+                truth = truth or self.reading.gt(unit)  # only if there is something to compare with it
                 frame = self._compared(unit, name, truth)
             except DataError as error:
                 yield name, None, {**row, "reason": self._left_out(error)}

@@ -52,7 +52,10 @@ def latex_table(methods: Sequence[Evaluation]) -> str:
 
 def notes(methods: Sequence[Evaluation]) -> list[str]:
     """Return the protocol, and how many frames of each method are scored and why others are not."""
-    return [f"Protocol: {methods[0].protocol['text']}", *map(frames_text, methods)]
+    texts = {one.name: one.protocol["text"] for one in methods}
+    one_for_all = len(set(texts.values())) == 1
+    protocols = (f"Protocol{'' if one_for_all else f' of {name}'}: {text}" for name, text in texts.items())
+    return [*dict.fromkeys(protocols), *map(frames_text, methods)]
 
 
 def frames_text(one: Evaluation) -> str:
