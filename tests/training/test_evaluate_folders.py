@@ -294,6 +294,24 @@ def test_clips():
     pred = np.stack([1 / g + np.float32(0.01) * i for i, g in enumerate(clips["a"])])
     expected = protocol.score(protocol.prepare(pred, clips["a"]))
     assert {name: found.frames[0][name] for name in expected} == expected, "10 comes after 9"
+    assert "tae" not in found.summary
+    Path("cameras").mkdir()
+    camera = {"intrinsics": np.diag([10.0, 10.0, 1.0]), "poses": np.tile(np.eye(4), (11, 1, 1))}
+    for clip in clips:
+        np.savez(f"cameras/{clip}.npz", **camera)
+    words = ("--pred=pred", "--gt=gt", "--protocol=video-clip", "--cameras=cameras")
+    found = run(*words).candidate
+    extras = {key: torch.from_numpy(value) for key, value in camera.items()}
+    frame = protocol.prepare(pred, clips["a"])
+    assert found.frames[0]["tae"] == protocol.score(frame, **extras)["tae"] > 0
+    np.savez("cameras/b.npz", **{**camera, "poses": camera["poses"][1:]})
+    with pytest.raises(DataError, match=r"b.npz: got intrinsics \[3, 3\] and poses \[10, 4, 4\]; expected"):
+        run(*words)
+    Path("cameras/b.npz").unlink()
+    with pytest.raises(DataError, match="cameras/b.npz: got no such file; expected an npz file with"):
+        run(*words)
+    with pytest.raises(ConfigError, match="--cameras is for protocols of clips; g2 takes single images"):
+        run("--pred=pred", "--gt=gt", "--protocol=g2", "--cameras=cameras")
     Path("pred/b/3.npy").unlink()
     lost = run("--pred=pred", "--gt=gt", "--protocol=video-clip").candidate
     assert lost.frames[1]["reason"] == "no prediction: 1 of 11 frames have none"

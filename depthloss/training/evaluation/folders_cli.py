@@ -75,6 +75,8 @@ def run(argv: list[str]) -> tuple[Path, list[Evaluation]] | None:
             protocol.aligned_by(kind)
         except ValueError as error:
             raise ConfigError(f"--kind {kind}: {error}") from error
+    if options.cameras is not None and not protocol.per_clip:
+        raise ConfigError(f"--cameras is for protocols of clips; {protocol.name} takes single images")
     reading = Reading(
         {"": options.gt_scale, **_of_methods("--pred-scale", options.pred_scale, methods, _scale)},
         {"": options.gt_key, **_of_methods("--pred-key", options.pred_key, methods, str)},
@@ -88,6 +90,7 @@ def run(argv: list[str]) -> tuple[Path, list[Evaluation]] | None:
         kinds,
         mask=options.mask,
         rgb=options.rgb,
+        cameras=options.cameras,
         reading=reading,
         ranges=_ranges(options.ranges),
         keep_going=options.keep_going,
@@ -116,6 +119,9 @@ def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     parser.add_argument("--gt", type=str | None, help="folder of ground truth, depth in metres")
     parser.add_argument("--mask", type=str | None, help="folder of masks, non-zero = keep")
     parser.add_argument("--rgb", type=str | None, help="folder of pictures, for the report")
+    parser.add_argument(
+        "--cameras", type=str | None, help="folder with intrinsics and poses of each clip, CLIP.npz, for tae"
+    )
     parser.add_argument("--protocol", type=str | None, help="name, see --protocols, or a YAML file")
     parser.add_argument("--kind", **many, help=f"of the predictions: {', '.join(KINDS)}; else the protocol's")
     parser.add_argument("--pred-scale", **many, help="units per metre of 16-bit PNGs; else 256")

@@ -40,6 +40,7 @@ def evaluate_maps(
     *,
     mask: str | Path | None = None,
     rgb: str | Path | None = None,
+    cameras: str | Path | None = None,
     reading: Reading | None = None,
     ranges: Sequence[float] = (),
     keep_going: bool = False,
@@ -59,6 +60,8 @@ def evaluate_maps(
         kinds: of the predictions, or of each method's, one of `KINDS`; None = that of the protocol.
         mask: folder of masks, non-zero = keep.
         rgb: folder of pictures, for the report.
+        cameras: folder with CLIP.npz of each clip: "intrinsics" [3, 3], of a pixel whose centre is a whole
+            number, and "poses" [T, 4, 4], camera to world; `tae` asks for it.
         reading: scales of PNGs and keys of archives.
         ranges: where ranges of depth begin, in metres, ascending, to measure by distance too; the last ends
             at the protocol's max_depth.
@@ -73,7 +76,7 @@ def evaluate_maps(
 
     Raises:
         DataError: a folder or file is missing or faulty.
-        ValueError: the protocol has no alignment for a kind.
+        ValueError: the protocol has no alignment for a kind, or cameras and no clips.
     """
     if kinds is None or isinstance(kinds, str):
         kinds = dict.fromkeys(methods, kinds)
@@ -81,7 +84,9 @@ def evaluate_maps(
     for kind in kind_of.values():
         protocol.aligned_by(kind)
     folders = {name: Path(folder) for name, folder in methods.items()}
-    others = (None if x is None else Path(x) for x in (mask, rgb))
+    if cameras is not None and not protocol.per_clip:
+        raise ValueError(f"cameras are for protocols of clips; {protocol.name} takes single images")
+    others = (None if x is None else Path(x) for x in (mask, rgb, cameras))
     units, paired = find_units(folders, Path(gt), protocol.per_clip, *others)
     data = _Units(units, protocol, kind_of, reading or Reading(), tuple(ranges), keep_going)
     if num_workers is None:
@@ -206,7 +211,7 @@ class _Units(Dataset):
                 continue
             try:
                 truth = truth or self.reading.gt(unit)  # only if there is something to compare with it
-                frame = self._compared(unit, name, truth)
+                frame, camera = self._compared(unit, name, truth), self.reading.camera(unit)
             except DataError as error:
                 yield name, None, {**row, "reason": self._left_out(error)}
                 continue
@@ -214,7 +219,7 @@ class _Units(Dataset):
             if frame.reason:
                 yield name, None, {**counted, "reason": frame.reason}
             else:
-                yield name, frame, {**counted, **self.protocol.score(frame)}
+                yield name, frame, {**counted, **self.protocol.score(frame, **camera)}
 
     def _left_out(self, error: DataError) -> str:
         if not self.keep_going:

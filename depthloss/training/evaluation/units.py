@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from depthloss.training.data.io import fault, read_mask
+from depthloss.training.data.io import check_file, fault, read_mask
 from depthloss.training.data.listing import RGB_SUFFIXES, by_name
 from depthloss.training.data.maps import FORMATS, read_map
 from depthloss.training.data.pairs import Pairs, pair
 
 
-@dataclass
+@dataclass(slots=True)
 class Frame:
     """The files of one picture; those of methods that have none are missing."""
 
@@ -25,12 +27,19 @@ class Frame:
     rgb: Path | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Unit:
-    """An image, or a clip with its frames in order; `name` is the path of its ground truth without suffix."""
+    """An image, or a clip with its frames in order.
+
+    Attributes:
+        name: path of its ground truth without suffix.
+        frames: of a clip all; of an image one.
+        camera: npz file with "intrinsics" [3, 3] and "poses" [T, 4, 4], camera to world; of a clip.
+    """
 
     name: str
     frames: list[Frame]
+    camera: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,45 @@ class Reading:
         _check_alike(paths, maps)
         return _stacked(maps)
 
+    def camera(self, unit: Unit) -> dict[str, torch.Tensor]:
+        """Return "intrinsics" and "poses" of a clip, float64; nothing if they are unknown.
+
+        Raises:
+            DataError: the file is missing or damaged, or an array is missing or has another shape.
+        """
+        if unit.camera is None:
+            return {}
+        shapes = {"intrinsics": (3, 3), "poses": (len(unit.frames), 4, 4)}
+        need = " and ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
+        check_file(unit.camera, f"an npz file with {need}", "add the camera of the clip")
+        try:
+            with np.load(unit.camera, allow_pickle=False) as file:
+                found = {key: file[key].astype(np.float64) for key in shapes}
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            AttributeError,
+            TypeError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise fault(
+                unit.camera, f"a file that cannot be read ({error})", need, "export it again"
+            ) from error
+        if any(found[key].shape != shape for key, shape in shapes.items()):
+            got = " and ".join(f"{key} {list(of.shape)}" for key, of in found.items())
+            raise fault(unit.camera, got, need, "export it again")
+        return {key: torch.from_numpy(of) for key, of in found.items()}
+
 
 def find_units(
-    methods: Mapping[str, Path], gt: Path, per_clip: bool, mask: Path | None = None, rgb: Path | None = None
+    methods: Mapping[str, Path],
+    gt: Path,
+    per_clip: bool,
+    mask: Path | None = None,
+    rgb: Path | None = None,
+    cameras: Path | None = None,
 ) -> tuple[list[Unit], dict[str, Pairs]]:
     """Pair the files of all folders with the ground truth, by name; see `pairs.pair`, which logs.
 
@@ -79,6 +124,7 @@ def find_units(
         per_clip: whether a folder of it is a clip; else each file is an image.
         mask: folder of masks; each ground truth that has a prediction needs one.
         rgb: folder of pictures for the report.
+        cameras: folder of the cameras of clips, CLIP.npz.
 
     Returns:
         All images or clips of the ground truth, and how each method was paired.
@@ -105,7 +151,10 @@ def find_units(
     for truth in sorted(frames, key=_natural):
         name = truth.relative_to(gt).with_suffix("")
         groups.setdefault((name.parent if per_clip else name).as_posix(), []).append(frames[truth])
-    return [Unit(gt.absolute().name if name == "." else name, of) for name, of in groups.items()], paired
+    units = [Unit(gt.absolute().name if name == "." else name, of) for name, of in groups.items()]
+    for unit in units if cameras is not None else ():
+        unit.camera = cameras / f"{unit.name}.npz"
+    return units, paired
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
