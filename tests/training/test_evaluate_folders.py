@@ -18,6 +18,7 @@ from depthloss.training.data import DataError, write_depth_png, write_rgb
 from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation import cli
 from depthloss.training.evaluation.compare import differences
+from depthloss.training.evaluation.folders_cli import USAGE
 from depthloss.training.evaluation.maps import evaluate_maps
 from depthloss.training.evaluation.paper import latex_table, markdown_table
 from depthloss.training.evaluation.report import files
@@ -341,6 +342,15 @@ def test_the_protocols_are_listed_and_printed(capsys):
     text = capsys.readouterr().out
     Path("own.yaml").write_text(text)
     assert load_protocol("own.yaml").clip == (None, 80)
+
+
+def test_the_help_fits_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run("--protocols", "--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"usage: evaluate.py {USAGE}"
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_methods_of_one_folder_name_are_told_apart(folders):

@@ -27,7 +27,7 @@ log = logging.getLogger("depthloss.evaluation")
 
 # A command line with one of these is of this form.
 FLAGS = ("--pred", "--gt", "--protocol", "--protocols", "--print-protocol")
-USAGE = "--pred [NAME=]DIR ... --gt DIR --protocol NAME [KEY=VALUE ...] [--baseline [NAME=]DIR ...]"
+USAGE = "--pred DIR ... --gt DIR --protocol NAME [KEY=VALUE ...]"
 EPILOG = """KEY=VALUE replaces a key of the protocol, such as max_depth=80 or crop=garg; --print-protocol
 shows all. Files are paired by their path below the folders without suffix, or, if no path fits, by file name.
 Of --kind, --pred-scale and --pred-key, NAME=VALUE is for one method."""
