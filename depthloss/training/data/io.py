@@ -200,11 +200,19 @@ def read_depth_png(path: str | Path, depth_scale: float = 256.0) -> np.ndarray:
         ValueError: `depth_scale` is not a positive finite number.
     """
     _check_scale(depth_scale)
-    expected = "a 16-bit greyscale PNG (0 = invalid)"
-    image, _ = _open(path, expected, header_check=_check_depth_header)
-    with image:
-        # Pillow's mode is "I;16", "I;16B" or "I" depending on its version; all hold the exact integers.
+    with open_depth_png(path) as image:
         return np.asarray(image).astype(np.float32) / np.float32(depth_scale)
+
+
+def open_depth_png(path: str | Path) -> Image.Image:
+    """Open and decode a 16-bit greyscale PNG.
+
+    Pillow's mode is "I;16", "I;16B" or "I" depending on its version; all hold the exact integers.
+
+    Raises:
+        DataError: see `read_depth_png`.
+    """
+    return _open(path, "a 16-bit greyscale PNG (0 = invalid)", header_check=_check_depth_header)[0]
 
 
 def read_depth_npz(path: str | Path, key: str) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from depthloss.training.data.files import StoredDataset
-from depthloss.training.data.io import DataError, check_file, clean_depth, fault
+from depthloss.training.data.hdf5 import open_hdf5
+from depthloss.training.data.io import DataError, clean_depth, fault
 from depthloss.training.data.listing import Lookup, pack, split_suffix, subset, unpack, walk
 from depthloss.training.data.lists import Listed, read_split
 from depthloss.training.data.transforms import Frame
@@ -122,22 +123,14 @@ class NYUH5(StoredDataset):
 
 
 def _read(file: Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
-    """Read data sets of a file whole; the file is closed again, as an open one does not survive a fork."""
+    """Read data sets of a file whole."""
     import h5py
 
-    wanted = " and ".join(keys.values())
-    expected = f"an HDF5 file with the keys {wanted}"
-    check_file(file, expected, "check path and split")
-    try:
-        # No lock: the file is only read, and some network file systems have no locks.
-        with h5py.File(file, "r", locking=False) as h5:
-            there = list(h5)
-            missing = [key for key in keys.values() if not isinstance(h5.get(key), h5py.Dataset)]
-            arrays = {} if missing else {part: np.asarray(h5[key][()]) for part, key in keys.items()}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise fault(
-            file, f"a damaged or truncated file ({error})", expected, "copy or export it again"
-        ) from error
+    expected = f"an HDF5 file with the keys {' and '.join(keys.values())}"
+    with open_hdf5(file, expected, "check path and split") as h5:
+        there = list(h5)
+        missing = [key for key in keys.values() if not isinstance(h5.get(key), h5py.Dataset)]
+        arrays = {} if missing else {part: np.asarray(h5[key][()]) for part, key in keys.items()}
     if missing:
         got = f"no {' and no '.join(map(repr, missing))} (it has {', '.join(there) or 'no key'})"
         raise fault(file, got, expected, "export it again")
