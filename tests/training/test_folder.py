@@ -1,5 +1,6 @@
 """Faulty files and the `rgbd-folder` data set; real frames are in test_frames.py."""
 
+import importlib.util
 import logging
 import sys
 
@@ -21,6 +22,7 @@ from depthloss.training.data import (
 from depthloss.training.data.transforms import resize_depth
 
 from .layouts import spoil
+from .test_maps import WRITE
 
 COMMON = {"image_shape": (24, 32), "min_depth": 0.1, "max_depth": 80.0, "train": False}
 
@@ -130,6 +132,68 @@ def test_folder_depth_scale_and_default_collate(tmp_path):
     stored = read_depth_png(tmp_path / "depth" / "f01.png", 1000)
     np.testing.assert_array_equal(batch["depth"][1, 0].numpy(), np.where(stored > 30, 0, stored))
     assert (stored > 30).any()
+
+
+@pytest.mark.parametrize("suffix", sorted(WRITE))
+def test_depth_maps_of_every_format(tmp_path, suffix):
+    """No value is a hole, whatever marks it, and none is mixed with its neighbours in a resize."""
+    make_folder(tmp_path, frames=2, extra=("input_depth",))
+    depth = np.full((48, 64), 7.0, np.float32)
+    depth.flat[::3] = np.resize([0.0, -1.0, np.nan, np.inf, -np.inf, 65535.0], depth[::1].size // 3)
+    for file in (*tmp_path.glob("depth/*"), *tmp_path.glob("input_depth/*")):
+        file.unlink()
+        WRITE[suffix](file.with_suffix(suffix), depth)
+    data = build_folder(tmp_path, invalid=[65535], max_depth=1e6)
+    holes = np.arange(depth.size).reshape(depth.shape) % 3 == 0
+    for stored in (data.load(1).depth, data.load(1).input_depth):
+        np.testing.assert_array_equal(stored, np.where(holes, 0, 7))
+    assert set(data[1]["depth"].unique().tolist()) <= {0.0, 7.0}
+    for one, other in zip(data, DataLoader(data, batch_size=None, num_workers=1), strict=True):
+        same(one, other)
+    path = tmp_path / f"depth/f01{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (found,) = data.check(progress=False)
+    assert found.startswith(f"{path}: got ")
+
+
+def test_which_depth_maps_and_what_they_mean(tmp_path):
+    make_folder(tmp_path, frames=1)
+    stored = np.array([[1500, 65535] * 32] * 48, np.uint16)
+    np.savez(tmp_path / "depth/f00.npz", depth=stored, confidence=stored * 0)
+    with pytest.raises(
+        DataError, match=r"f00\.npz and f00\.png; expected one .* or choose with the option depth_suffix"
+    ):
+        build_folder(tmp_path)
+    options = {"depth_suffix": ".npz", "depth_scale": 1000}
+    with pytest.raises(
+        DataError, match=r"f00\.npz: got 2 maps \(depth, confidence\).*\(depth_key of a data set\)"
+    ):
+        build_folder(tmp_path, **options)
+    data = build_folder(tmp_path, **options, depth_key="depth", invalid=[65535])
+    np.testing.assert_array_equal(data.load(0).depth[0, :2], np.float32([1.5, 0]))
+    assert build_folder(tmp_path, depth_suffix=".png").unit_hint == "is depth_scale=256 right?"
+    assert data.unit_hint == "is it in metres, or if it is integers, is depth_scale=1000 right?"
+    with pytest.raises(ValueError, match=r"depth_suffix: no format '\.npx'; did you mean"):
+        build_folder(tmp_path, depth_suffix=".npx")
+    with pytest.raises(ValueError, match="invalid must be a list of numbers"):
+        build_folder(tmp_path, depth_suffix=".png", invalid=["none"])
+
+
+def test_distances_of_hypersim_become_depth(tmp_path):
+    make_folder(tmp_path, frames=1)
+    (tmp_path / "depth/f00.png").unlink()
+    y, x = np.mgrid[:48, :64] - np.array([23.5, 31.5])[:, None, None]
+    WRITE[".hdf5"](tmp_path / "depth/f00.hdf5", 3 * np.sqrt(1 + (x**2 + y**2) / (886.81 / 16) ** 2))
+    np.testing.assert_allclose(build_folder(tmp_path, hypersim_distance=True).load(0).depth, 3, rtol=1e-6)
+    assert build_folder(tmp_path).load(0).depth.max() > 3.3
+
+
+def test_an_exr_without_its_package_is_no_frame_to_skip(tmp_path, monkeypatch):
+    make_folder(tmp_path, frames=2)
+    (tmp_path / "depth/f01.png").rename(tmp_path / "depth/f01.exr")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"depth: got an EXR file, and .* 'depthloss\[exr\]'"):
+        build_folder(tmp_path, skip_bad_frames=True)
 
 
 def test_folder_selection(tmp_path):

@@ -120,13 +120,14 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def by_name(root: Path, suffixes: Sequence[str], deep: bool = True) -> dict[str, str]:
+def by_name(root: Path, suffixes: Sequence[str], deep: bool = True, fix: str | None = None) -> dict[str, str]:
     """Return the files below a folder that have one of the suffixes, as {path without suffix: suffix}.
 
     Args:
         root: the folder.
         suffixes: in lower case; files may have them in any case.
         deep: whether to look into its sub-folders, see `walk`.
+        fix: what to do about two of one name, for the error; None = remove one.
 
     Raises:
         DataError: two files have the same name, or a folder cannot be read.
@@ -138,7 +139,7 @@ def by_name(root: Path, suffixes: Sequence[str], deep: bool = True) -> dict[str,
         if not suffix:
             continue
         if name in found:
-            raise _twice(root, f"{name}{found[name]}", file)
+            raise _twice(root, f"{name}{found[name]}", file, fix)
         found[name] = suffix
     return found
 
@@ -204,5 +205,5 @@ class Lookup:
         return found
 
 
-def _twice(root: Path, one: str, other: str) -> DataError:
-    return fault(root, f"{one} and {other}", "one image per name", "remove one of the two")
+def _twice(root: Path, one: str, other: str, fix: str | None = None) -> DataError:
+    return fault(root, f"{one} and {other}", "one image per name", fix or "remove one of the two")
