@@ -1,4 +1,4 @@
-"""The error of a configuration, and the nearest known name for errors about one that is unknown."""
+"""The error of a configuration, and what messages share: the nearest known name, numbers of things."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean {match[0]!r}?" if match else "."
     return f"{hint} Known: {', '.join(known)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, such as "1 map" or "2 maps"."""
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -36,7 +36,7 @@ def test_by_path_and_nothing_is_dropped_silently(folders, caplog):
     assert (found.without_gt, found.without_pred) == (["c"], ["d", "e", "f", "g"])
     assert [record.getMessage() for record in caplog.records] == [
         f"{pred} and {gt}: 2 pairs, by the rule: same path without suffix",
-        f"{pred}: 1 maps have no ground truth: c",
+        f"{pred}: 1 map has no ground truth: c",
         f"{gt}: 4 maps have no prediction: d, e, f and 1 more",
     ]
 

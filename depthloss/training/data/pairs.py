@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthloss.training.data.hdf5 import count_frames
 from depthloss.training.data.io import fault, logger, not_a_folder
 from depthloss.training.data.listing import by_name
 from depthloss.training.data.maps import FORMATS
+from depthloss.training.errors import counted
 
 _SHOWN = 3
 
@@ -40,10 +42,14 @@ def pair(
     which must then be unique in each folder.
 
     Args:
-        pred: folder of predictions, or of what else belongs to the ground truth.
-        gt: folder of ground truth, in any of `FORMATS`.
+        pred: folder of predictions, or of what else belongs to the ground truth; or a MATLAB file with many
+            maps, such as nyu_depth_v2_labeled.mat, whose names are their numbers, from 0001 on.
+        gt: ground truth, likewise, in any of `FORMATS`.
         what: what the files of `pred` are, for the log.
         suffixes: of the files of `pred`, in lower case.
+
+    Returns:
+        The pairs; `read_map` reads both files of each.
 
     Raises:
         DataError: no folder, no map in it, two maps of one name, or no pair.
@@ -59,15 +65,20 @@ def pair(
         got = f"names such as {min(ours)!r}, and {min(theirs)!r} in {gt}"
         raise fault(pred, got, "the same names in both folders", "rename the files, suffixes aside")
     alone, missing = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    logger.info("%s and %s: %d pairs, by the rule: %s", pred, gt, len(both), rule)
+    logger.info("%s and %s: %s, by the rule: %s", pred, gt, counted(len(both), "pair"), rule)
     for folder, names, lack in ((pred, alone, "ground truth"), (gt, missing, what)):
         if names:
-            logger.warning("%s: %d maps have no %s: %s", folder, len(names), lack, _some(names))
+            have = "has" if len(names) == 1 else "have"
+            logger.warning(
+                "%s: %s %s no %s: %s", folder, counted(len(names), "map"), have, lack, _some(names)
+            )
     return Pairs(rule, [(n, Path(pred) / ours[n], Path(gt) / theirs[n]) for n in both], alone, missing)
 
 
 def _maps(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     """Return {name: path below the folder}."""
+    if folder.suffix.lower() == ".mat" and not folder.is_dir():
+        return {name: name for name in (f"{i:04d}" for i in range(1, count_frames(folder) + 1))}
     if got := not_a_folder(folder):
         raise fault(folder, got, "a folder of maps", "check the path")
     found = by_name(folder, suffixes)
