@@ -95,6 +95,26 @@ def nyu(root, frames=3, shape=(24, 32), channels_first=True):
     return written
 
 
+def nyu_labeled(root, frames=4, shape=(24, 32)):
+    """NYU's file: axes [H, W, N] and [H, W, 3, N] reversed in HDF5; {name: array [N, H, W, ...]}."""
+    import h5py
+
+    rng = np.random.default_rng(4)
+    raw = rng.uniform(0.7, 9.9, (frames, *shape)).astype(np.float32)
+    filled, raw[:, 3:9] = raw.copy(), 0
+    pictures = rng.integers(0, 256, (frames, *shape, 3), np.uint8)
+    written = {"images": pictures, "rawDepths": raw, "depths": filled}
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
+        for name, stack in written.items():
+            axes = (0, 3, 2, 1) if stack.ndim == 4 else (0, 2, 1)
+            file.create_dataset(name, data=stack.transpose(axes), chunks=True, compression="gzip")
+        for name in ("labels", "instances"):
+            file[name] = np.zeros((frames, *shape[::-1]), np.uint16)
+        file["accelData"] = np.zeros((4, frames), np.float32)
+        file["#refs#/a"] = np.zeros((3, 2, 2), np.float32)
+    return written
+
+
 def spoil(file, how):
     """Damage a file on purpose."""
     good = file.read_bytes()

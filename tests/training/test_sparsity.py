@@ -251,7 +251,7 @@ def options_of(kind, root):
         return {"path": root}
     if kind == "nyu-h5":
         pytest.importorskip("h5py")
-    getattr(layouts, kind.removesuffix("-h5"))(root)
+    getattr(layouts, kind.removesuffix("-h5").replace("-", "_"))(root)
     return {"path": root} | {"kitti": {"split": "split.txt"}, "ncdb": {"split": "train"}}.get(kind, {})
 
 

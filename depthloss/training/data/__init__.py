@@ -21,6 +21,7 @@ from depthloss.training.data.io import (
 from depthloss.training.data.kitti import KITTI
 from depthloss.training.data.ncdb import NCDB
 from depthloss.training.data.nyu import NYUH5
+from depthloss.training.data.nyu_labeled import NYULabeled
 from depthloss.training.data.sampler import EpochSampler
 from depthloss.training.data.synthetic import SyntheticDataset
 from depthloss.training.data.transforms import Augmentation
@@ -31,6 +32,7 @@ __all__ = [
     "KITTI",
     "NCDB",
     "NYUH5",
+    "NYULabeled",
     "Augmentation",
     "DataError",
     "DepthDataset",
@@ -55,6 +57,7 @@ DATASETS: dict[str, type[DepthDataset]] = {
     "kitti": KITTI,
     "ncdb": NCDB,
     "nyu-h5": NYUH5,
+    "nyu-labeled": NYULabeled,
 }
 
 
