@@ -39,7 +39,7 @@ from depthloss.training.data.transforms import STEPS, Frame
 # Stage: names of its functions in the modules of depthloss.training.data.
 STAGES = {
     "decode rgb": ("read_rgb",),
-    "decode depth": ("read_depth_png", "read_depth_npz"),
+    "decode depth": ("read_depth_png", "read_depth_npz", "read_map"),
     "read h5": ("_read",),
     "limit": ("limit_range",),
     "resize rgb": ("resize_rgb",),
@@ -59,6 +59,7 @@ CASES = {
     "kitti": ("kitti", (375, 1242), (192, 640)),
     "ncdb": ("ncdb", (384, 640), (192, 320)),
     "nyu-h5": ("nyu-h5", (480, 640), (192, 320)),
+    "nyu-labeled": ("nyu-labeled", (480, 640), (192, 320)),
 }
 BATCH = 4
 # Shares of pixels with depth, as in KITTI's annotated maps and in one sweep of its LiDAR.
@@ -83,6 +84,8 @@ def write(kind: str, root: Path, shape: tuple[int, int], frames: int) -> dict[st
     """Write a data set in its layout and return the options that read it."""
     if kind == "synthetic":
         return {"length": frames}
+    if kind.startswith("nyu"):
+        import h5py
     outdoor = shape[1] > 2 * shape[0] or kind == "ncdb"
     names = []
     for i, (frame, sweep) in enumerate(rendered(shape, frames, outdoor)):
@@ -104,11 +107,16 @@ def write(kind: str, root: Path, shape: tuple[int, int], frames: int) -> dict[st
             write_rgb(root / "a" / "image_a6" / f"{name}.png", frame.rgb)
             write_depth_png(root / "a" / "newest_depth_maps" / f"{name}.png", frame.depth)
             names.append({"dataset_root": "a", "new_filename": name})
-        else:
-            import h5py
-
+        elif kind == "nyu-h5":
             with h5py.File(root / f"{name}.h5", "w") as file:
                 file["rgb"], file["depth"] = frame.rgb.transpose(2, 0, 1), frame.depth
+        else:
+            with h5py.File(root / "nyu_depth_v2_labeled.mat", "a") as file:
+                for key, array in (("images", frame.rgb), ("rawDepths", frame.depth)):
+                    form = (frames, *array.T.shape)
+                    options = {"chunks": (1, *form[1:]), "compression": "gzip"}
+                    stack = file.require_dataset(key, form, array.dtype, **options)
+                    stack[i] = array.T
     options: dict[str, Any] = {"path": root}
     if kind == "rgbd-folder":
         options["depth_scale"] = 256.0 if outdoor else 5000.0
@@ -154,7 +162,8 @@ class Stopwatch:
             for module in modules
             for stage, names in STAGES.items()
             for name in names
-            if callable(getattr(module, name, None)) and (name != "_read" or module.__name__.endswith(".nyu"))
+            if callable(getattr(module, name, None))
+            and (name != "_read" or module.__name__.endswith((".nyu", ".nyu_labeled")))
         ]
         places += [(SyntheticDataset, "load", "render"), (DepthDataset, "_sample", "to tensors")]
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
@@ -281,7 +290,7 @@ def main() -> int:
     torch.set_num_threads(1)
     begin, load, rows, left_out = time.monotonic(), os.getloadavg(), [], []
     for name in options.cases:
-        if CASES[name][0] == "nyu-h5" and importlib.util.find_spec("h5py") is None:
+        if CASES[name][0].startswith("nyu") and importlib.util.find_spec("h5py") is None:
             left_out.append({"case": name, "reason": "h5py is not installed"})
             continue
         with tempfile.TemporaryDirectory() as root:

@@ -194,7 +194,7 @@ def test_augmentation_options_are_checked():
 
 
 def test_unknown_names_and_options_name_the_nearest():
-    assert available_datasets() == ("synthetic", "rgbd-folder", "kitti", "ncdb", "nyu-h5")
+    assert available_datasets() == ("synthetic", "rgbd-folder", "kitti", "ncdb", "nyu-h5", "nyu-labeled")
     with pytest.raises(ValueError, match="unknown dataset 'sintetic'; did you mean 'synthetic'.*rgbd-folder"):
         build_dataset("sintetic", **COMMON)
     with pytest.raises(TypeError, match="no option 'depth_scal'; did you mean 'depth_scale'.*Known: path, "):

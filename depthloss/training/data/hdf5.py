@@ -121,9 +121,14 @@ def read_mat(path: Path, key: str | None, number: int | None) -> np.ndarray:
             if not names and stacks(file):
                 fix = f"name one of them, such as {path.name}/0001"
                 raise fault(path, f"stacks of maps ({', '.join(stacks(file))})", "one map", fix)
-            return file[choose(path, names, key)][()].T
-        lengths = stacks(file)
-        name = choose(path, list(lengths), key)
-        if not 1 <= number <= lengths[name]:
-            raise fault(path, f"no map {number}", f"a number from 1 to {lengths[name]}", "name another")
-        return file[name][number - 1].T
+            return np.ascontiguousarray(file[choose(path, names, key)][()].T)
+        return map_of(path, file, key, number)
+
+
+def map_of(path: Path, file: h5py.File, key: str | None, number: int) -> np.ndarray:
+    """Read one map of a stack of an open MATLAB file; see `read_mat`."""
+    lengths = stacks(file)
+    name = choose(path, list(lengths), key)
+    if not 1 <= number <= lengths[name]:
+        raise fault(path, f"no map {number}", f"a number from 1 to {lengths[name]}", "name another")
+    return np.ascontiguousarray(file[name][number - 1].T)

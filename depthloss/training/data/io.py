@@ -251,7 +251,9 @@ def clean_depth(depth: np.ndarray) -> np.ndarray:
     """Return depth in metres as float32; zero, negative and non-finite values become 0 (invalid)."""
     with np.errstate(invalid="ignore", over="ignore"):
         depth = depth.astype(np.float32)
-        return np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))
+        valid = (depth > 0) & (depth < np.inf)
+    # The bits times 0 or 1: on scattered pixels np.where takes three times as long.
+    return np.multiply(depth.view(np.uint32), valid, dtype=np.uint32).view(np.float32)
 
 
 def read_mask(path: str | Path) -> np.ndarray:

@@ -27,6 +27,7 @@ _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error),
 )
 _AGAIN = "export it again"
+_NAN = np.float32(np.nan).view(np.uint32)
 # Hypersim: in pixels, of pictures of 1024x768. It stores distances to the camera's centre.
 _HYPERSIM_FOCAL, _HYPERSIM_SIZE = 886.81, (1024, 768)
 _HYPERSIM_NAME = "depth_meters.hdf5"
@@ -180,7 +181,8 @@ def _png(path: Path, key: str | None, scale: float) -> Stored:
     if "near" in text and "far" in text:
         return Stored(stored, _logarithmic(stored, text))
     values = stored.astype(np.float32) / np.float32(scale)
-    values[stored == 0] = np.nan
+    # The bits of NaN in place of those of 0: on scattered pixels np.where takes four times as long.
+    values.view(np.uint32)[...] |= np.multiply(stored == 0, _NAN, dtype=np.uint32)
     return Stored(stored, values)
 
 

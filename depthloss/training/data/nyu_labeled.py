@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from depthloss.training.data.files import StoredDataset
-from depthloss.training.data.hdf5 import choose, count_frames, open_mat, read_mat
+from depthloss.training.data.hdf5 import choose, count_frames, map_of, open_mat
 from depthloss.training.data.io import clean_depth, fault, logger
 from depthloss.training.data.listing import subset
 from depthloss.training.data.lists import Listed, read_split
@@ -93,14 +93,17 @@ class NYULabeled(StoredDataset):
 
     def load(self, index: int) -> Frame:
         """Read frame `index` at its stored size, cropped."""
-        number = int(self._numbers[index])
-        depth = read_mat(self.file, self._key, number)
-        with open_mat(self.file) as file:
-            stored = file[choose(self.file, list(file), "images")]
-            wanted = (3, *depth.shape[::-1])
-            if stored.shape[1:] != wanted or stored.dtype != np.uint8:
-                got, size = f"images of {stored.dtype} {list(stored.shape)}", ", ".join(map(str, wanted))
-                expected = f"uint8 [N, {size}], as large as {self._key}"
-                raise fault(self.file, got, expected, "copy it again")
-            rgb = np.ascontiguousarray(stored[number - 1].T)
+        rgb, depth = _read(self.file, self._key, int(self._numbers[index]))
         return self._cut(Frame(rgb, clean_depth(depth)), self.file)
+
+
+def _read(path: Path, key: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read the picture [H, W, 3] and the depth map [H, W] of a frame, and nothing else of the file."""
+    with open_mat(path) as file:
+        depth = map_of(path, file, key, number)
+        stored = file[choose(path, list(file), "images")]
+        wanted = (3, *depth.shape[::-1])
+        if stored.shape[1:] != wanted or stored.dtype != np.uint8:
+            got, size = f"images of {stored.dtype} {list(stored.shape)}", ", ".join(map(str, wanted))
+            raise fault(path, got, f"uint8 [N, {size}], as large as {key}", "copy it again")
+        return np.ascontiguousarray(stored[number - 1].T), depth
