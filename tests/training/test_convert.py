@@ -215,7 +215,7 @@ def test_missing_files_of_kitti_are_named(kitti, tmp_path, capsys):
     (sweeps / "image_03" / "0000000006.png").unlink()
     message = refusal(capsys, "kitti-dc", root, tmp_path / "out")
     assert message.startswith(
-        f"convert: error: {missing}: got no such file, and of 1 more frames one is missing"
+        f"convert: error: {missing}: got no such file, and of 1 more frame one is missing"
     )
     assert f"a file of frame {drive}/image_02/0000000005" in message and "--skip-missing" in message
     assert not (tmp_path / "out").exists()

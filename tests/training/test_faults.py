@@ -313,7 +313,7 @@ def test_weights_that_are_not_finite_end_the_run(main, with_callback, step):
     assert status == 1
     assert line.startswith(
         "train.py: error: epoch 1: the weights are not finite, first model.depth_net.head.1.weight (group "
-        "Depth, lr 0.01), 1 tensors in all. Lower model.optimizer.depth.lr, "
+        "Depth, lr 0.01), 1 tensor in all. Lower model.optimizer.depth.lr, "
     )
     for name in ("best", "last"):
         state = read_checkpoint(LAST.with_name(f"{name}.ckpt"))

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from depthloss.training.data.io import DataError, logger
 from depthloss.training.data.transforms import Augmentation, Frame, augment, limit_range, prepare
+from depthloss.training.errors import counted
 from depthloss.training.progress import Progress
 
 # With skip_bad_frames: so many bad frames in a row are an error of the data set.
@@ -205,7 +206,7 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
     def _position(self, index: int) -> int:
         index = operator.index(index)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for a data set of {len(self)} frames")
+            raise IndexError(f"index {index} is out of range for a data set of {counted(len(self), 'frame')}")
         return index % len(self)
 
     def _next_readable(self, index: int) -> tuple[Frame, int, int]:
@@ -221,7 +222,9 @@ class DepthDataset(Dataset[dict[str, Any]], ABC):
                 self._log_skip(at, error)
                 skipped += 1
                 if skipped == min(MAX_TRIES, len(self)):
-                    raise DataError(f"{skipped} frames in a row cannot be read, the last: {error}") from error
+                    raise DataError(
+                        f"{counted(skipped, 'frame')} in a row cannot be read, the last: {error}"
+                    ) from error
 
     def _read_or_empty(self, index: int) -> tuple[Frame, int]:
         """Frame `index`, and 0; or with `skip_bad_frames` an empty one, and 1."""

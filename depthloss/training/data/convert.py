@@ -27,6 +27,7 @@ from depthloss.training.command import DEBUG, complain, start_log
 from depthloss.training.data.folder import RGBDFolder
 from depthloss.training.data.io import DataError, fault, logger, not_a_file, not_a_folder
 from depthloss.training.data.sources import SELECTION, Files, find_kitti, find_tum
+from depthloss.training.errors import counted
 from depthloss.training.progress import Progress
 
 
@@ -59,7 +60,8 @@ def complete(frames: dict[str, Files], skip_missing: bool, fix: str) -> dict[str
     if lacking:
         name, file = next(iter(lacking.items()))
         if not skip_missing or len(lacking) == len(frames):
-            more = f", and of {len(lacking) - 1} more frames one is missing" if len(lacking) > 1 else ""
+            others = counted(len(lacking) - 1, "more frame")
+            more = f", and of {others} one is missing" if len(lacking) > 1 else ""
             raise fault(file, f"{not_a_file(file)}{more}", f"a file of frame {name}", fix)
         logger.warning("%d of %d frames left out: a file is missing (%s)", len(lacking), len(frames), file)
     return {name: files for name, files in frames.items() if name not in lacking}
@@ -211,7 +213,7 @@ def _run(options: argparse.Namespace) -> None:
         counts = convert(frames, folders[split], options.link)
         parts = ", ".join(next(iter(frames.values())))
         files = ", ".join(f"{count} {what}" for what, count in counts.items())
-        print(f"{folders[split]}: {len(frames)} frames with {parts}; files: {files}")
+        print(f"{folders[split]}: {counted(len(frames), 'frame')} with {parts}; files: {files}")
     print(f"depth_scale: {SOURCES[options.kind].depth_scale:g}")
     print(shlex.join(train_command(options.kind, folders)))
 

@@ -14,6 +14,7 @@ from depthloss.training.data.files import some
 from depthloss.training.data.io import DataError, fault, logger
 from depthloss.training.data.listing import PNG, RGB_SUFFIXES, Lookup, by_name, entries, split_suffix
 from depthloss.training.data.lists import Line, Listed, first_column, read_lines, resolve
+from depthloss.training.errors import counted
 
 SELECTION = "val_selection_cropped"
 _TIME = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
@@ -148,7 +149,8 @@ def find_tum(
         lists = (_read_list(source / f"{kind}.txt", find) for kind in ("rgb", "depth"))
         times, files = zip(*lists, strict=True)
         pairs = [(files[0][i], files[1][j]) for i, j in associate(*times, max_difference)]
-        print(f"{len(pairs)} frames of {len(files[0])} pictures and {len(files[1])} depth maps")
+        of = f"{counted(len(files[0]), 'picture')} and {counted(len(files[1]), 'depth map')}"
+        print(f"{counted(len(pairs), 'frame')} of {of}")
         if not pairs:
             raise fault(
                 source / "depth.txt",

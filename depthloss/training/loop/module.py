@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from depthloss.metrics import DepthMetrics
 from depthloss.training.configuration.loaders import real_samples
 from depthloss.training.configuration.sections import OptimizerConfig, SchedulerConfig
-from depthloss.training.errors import ConfigError
+from depthloss.training.errors import ConfigError, counted
 from depthloss.training.loop.guard import StepGuard, TrainingDiverged
 from depthloss.training.loop.schedule import build_schedulers, follow_max_epochs, group_table
 from depthloss.training.weights import nonfinite
@@ -244,9 +244,8 @@ class DepthModule(L.LightningModule):
             owners = {id(p): group["name"] for group in groups for p in group["params"]}
             owner = owners.get(id(dict(self.named_parameters()).get(names[0])))
             whose = f"group {owner}, lr {self._rates[f'lr/{owner}']:g}" if owner else "not learnt"
-            raise self._diverged(
-                f"the weights are not finite, first {names[0]} ({whose}), {len(names)} tensors in all"
-            )
+            total = counted(len(names), "tensor")
+            raise self._diverged(f"the weights are not finite, first {names[0]} ({whose}), {total} in all")
 
     def _diverged(self, what: str) -> TrainingDiverged:
         kept = [
@@ -355,7 +354,8 @@ class DepthModule(L.LightningModule):
                 sync_dist=False,
             )
         if values["nonfinite"] > 0 and self.trainer.is_global_zero:
-            log.warning("%s: %d predictions at valid pixels are not finite", prefix, int(values["nonfinite"]))
+            count = counted(int(values["nonfinite"]), "prediction")
+            log.warning("%s: %s at valid pixels not finite", prefix, count)
 
     # ---- checkpoints
 

@@ -27,7 +27,7 @@ from depthloss.metrics import METRICS
 from depthloss.training.checkpoints.saving import WholeCheckpointIO, checkpoint_callbacks
 from depthloss.training.configuration.loaders import DepthData
 from depthloss.training.configuration.sections import options
-from depthloss.training.errors import ConfigError, did_you_mean
+from depthloss.training.errors import ConfigError, counted, did_you_mean
 from depthloss.training.loop.callbacks import (
     Averaging,
     LossProfiler,
@@ -165,9 +165,9 @@ def build_trainer(
         if isinstance(strategy, str) and (idle := _without_gradient(model, data)):
             settings["strategy"] = strategy.replace("auto", "ddp") + FIND_UNUSED
             log.info(
-                "trainer.strategy: %s, as %d parameters get no gradient in this run, such as %s",
+                "trainer.strategy: %s, as %s no gradient in this run, such as %s",
                 settings["strategy"],
-                len(idle),
+                counted(len(idle), "parameter") + (" gets" if len(idle) == 1 else " get"),
                 idle[0],
             )
             trainer = L.Trainer(**settings)

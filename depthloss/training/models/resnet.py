@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from depthloss.training.errors import counted
 from depthloss.training.weights import damage, nonfinite
 
 logger = logging.getLogger("depthloss.models")
@@ -185,7 +186,8 @@ def load_encoder_weights(encoder: ResNetEncoder, path: str | Path) -> None:
     if names := nonfinite(state):
         raise ValueError(f"weights={str(path)!r}: not finite: {_shorten(names)}. Take another file")
     encoder.load_state_dict(state, strict=False)
-    logger.info("loaded %d tensors from %s (%d classifier tensors skipped)", len(state), path, len(skipped))
+    more = f" ({counted(len(skipped), 'classifier tensor')} skipped)"
+    logger.info("loaded %s from %s%s", counted(len(state), "tensor"), path, more)
 
 
 def _read_state_dict(path: Path, depth: int) -> dict[str, Tensor]:

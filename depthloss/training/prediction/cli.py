@@ -25,7 +25,7 @@ from depthloss.training.configuration.build import build_loss
 from depthloss.training.configuration.networks import size_multiple
 from depthloss.training.data import DataError
 from depthloss.training.data.io import not_a_folder
-from depthloss.training.errors import ConfigError, did_you_mean
+from depthloss.training.errors import ConfigError, counted, did_you_mean
 from depthloss.training.evaluation.load import Run, load_run
 from depthloss.training.evaluation.wording import plural
 from depthloss.training.files import NO_ROOM, check_folder, reason
@@ -188,7 +188,9 @@ def _find(options: Namespace, results: Results) -> list[Picture]:
         raise ConfigError(str(error)) from error
     if others:
         counts = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
-        log.info("%d files are no images by their suffix, and left out: %s", sum(others.values()), counts)
+        log.info(
+            "%s left out, as the suffix is of no image: %s", counted(sum(others.values()), "file"), counts
+        )
     if not found:
         raise ConfigError(f"{', '.join(options.paths)}: no image in it")
     files = {picture: list(results.files(picture.name).values()) for picture in found}
