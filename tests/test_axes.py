@@ -175,28 +175,36 @@ WEIGHTED = {
 }
 
 
+@backends
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_a_weight_of_2_is_the_pixel_twice(name):
+def test_a_weight_of_2_is_the_pixel_twice(name, backend):
     spec = single_group(WEIGHTED[name])
     pred, gt = (x[:, 0] for x in cases.maps(F64, (1, 1, 6, 9)))
     rng = torch.Generator().manual_seed(0)
     weight = torch.randint(0, 3, pred.shape, generator=rng).to(F64)
-    value, grad = evaluate("reference", spec, pred, gt, None, weight=weight)
+    value, grad = evaluate(backend, spec, pred, gt, None, weight=weight)
     places = torch.repeat_interleave(torch.arange(pred.numel()), weight.flatten().long())
-    repeated, parts = evaluate("reference", spec, *(x.flatten()[places][None, None] for x in (pred, gt)))
+    repeated, parts = evaluate(backend, spec, *(x.flatten()[places][None, None] for x in (pred, gt)))
     assert value.item() == pytest.approx(repeated.item(), rel=1e-12)
     summed = torch.zeros(pred.numel(), dtype=F64).index_add(0, places, parts.flatten())
     torch.testing.assert_close(grad.flatten(), summed, rtol=1e-9, atol=1e-12)
     # Only ratios of weights count, and a weight of 0 is an invalid pixel, whatever it holds.
-    scaled, _ = evaluate("reference", spec, pred, gt, None, weight=0.37 * weight)
+    scaled, _ = evaluate(backend, spec, pred, gt, None, weight=0.37 * weight)
     assert scaled.item() == pytest.approx(value.item(), rel=1e-12)
     poisoned = pred.masked_fill(weight == 0, math.nan)
-    assert evaluate("reference", spec, poisoned, gt, None, weight=weight)[0] == value
+    assert evaluate(backend, spec, poisoned, gt, None, weight=weight)[0] == value
     ones = weight.clamp(max=1.0)
-    masked, _ = evaluate("reference", spec, pred, gt, ones > 0)
-    assert evaluate("reference", spec, pred, gt, None, weight=ones)[0].item() == pytest.approx(
+    masked, _ = evaluate(backend, spec, pred, gt, ones > 0)
+    assert evaluate(backend, spec, pred, gt, None, weight=ones)[0].item() == pytest.approx(
         masked.item(), rel=1e-12
     )
+    # A weight below 0 shows, at a valid pixel.
+    for bad in (-1.0, math.nan):
+        weight[0, 0, 0] = bad
+        assert evaluate(backend, spec, pred, gt, None, weight=weight)[0].isnan()
+        mask = torch.ones_like(weight).index_fill(1, torch.tensor(0), 0.0)
+        value, grad = evaluate(backend, spec, pred, gt, mask, weight=weight)
+        assert value.isfinite() and grad.isfinite().all() and not grad[:, 0].any()
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -213,8 +221,6 @@ def test_gradients_under_a_weight(name):
 def test_wrong_weights():
     pred, gt = cases.maps(torch.float32, (1, 1, 4, 4))
     w = torch.ones_like(pred)
-    for bad in (-1.0, math.nan):
-        assert dl.L1Loss()(pred, gt, weight=w.index_fill(3, torch.tensor([2]), bad)).isnan()
     with pytest.raises(ValueError, match="weight must not require a gradient"):
         dl.L1Loss()(pred, gt, weight=w.requires_grad_())
     w = w.detach()
@@ -235,8 +241,21 @@ def test_wrong_weights():
             loss(pred, gt, weight=w)
     with pytest.raises(ValueError, match="takes no weight and no confidence: its scales resample"):
         dl.ProgressiveScaleAdaptiveLoss()(pred, gt, weight=w)
-    with pytest.raises(RuntimeError, match="a weight or a confidence of each pixel has no fused form"):
-        dl.L1Loss(backend="cpu" if BACKENDS.count("cpu") else "triton")(pred, gt, weight=w)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native engine was not built")
+def test_a_backend_without_weights_refuses_them(monkeypatch, caplog):
+    pred, gt = cases.maps(torch.float32, (1, 1, 4, 4))
+    w = torch.ones_like(pred)
+    monkeypatch.setattr(dispatch, "WEIGHTED", frozenset())
+    dispatch._say_once.cache_clear()
+    text = "backend='cpu' cannot run: weight= has no fused form on it. Use backend='auto' or"
+    with pytest.raises(RuntimeError, match=text):
+        dl.L1Loss(backend="cpu")(pred, gt, weight=w)
+    assert dl.L1Loss()(pred, gt, weight=w).isfinite() and dl.L1Loss(backend="cpu")(pred, gt).isfinite()
+    assert [m.rpartition("; ")[2] for m in caplog.messages] == [
+        "backend 'cpu' is not used: weight= has no fused form on it"
+    ]
 
 
 def test_weights_of_functions_and_scales():
@@ -256,9 +275,12 @@ def test_weights_of_functions_and_scales():
 # ---- confidence ----
 
 
+@backends
 @pytest.mark.parametrize("weighted", (False, True))
-def test_confidence_by_hand(weighted):
+def test_confidence_by_hand(weighted, backend):
     loss = dl.recipe("dust3r-confidence", alpha=0.3)
+    loss.backend = backend
+    skip_unless_it_runs(backend, loss)
     pred, gt = cases.maps(F64, (2, 1, 5, 7))
     rng = torch.Generator().manual_seed(0)
     c = (2 * torch.rand(pred.shape, generator=rng, dtype=F64) - 0.2).requires_grad_()  # some are below 1e-6
@@ -277,7 +299,13 @@ def test_confidence_by_hand(weighted):
     torch.testing.assert_close(grads[1], torch.where(c >= 1e-6, at_c, 0.0).detach())
     plain = ((by * phi).sum() / by.sum()).item()
     assert loss.metrics["confidence_regression"].item() == pytest.approx(plain, rel=1e-13)
-    assert loss.metrics["confidence"].item() == pytest.approx(c[mask].mean().item(), rel=1e-12)
+    counted = mask if w is None else mask & (w > 0)
+    assert loss.metrics["confidence"].item() == pytest.approx(c[counted].mean().item(), rel=1e-12)
+    # Of the confidence alone, with or without a backward.
+    with torch.no_grad():
+        assert loss(pred, gt, mask, confidence=c, weight=w) == value
+    alone = loss(pred.detach(), gt, mask, confidence=c, weight=w)
+    assert torch.equal(torch.autograd.grad(alone, c)[0], grads[1])
 
 
 def test_a_confidence_goes_with_a_loss_that_asks_for_it():
@@ -291,6 +319,7 @@ def test_a_confidence_goes_with_a_loss_that_asks_for_it():
 # ---- reduction none ----
 
 
+@backends
 @pytest.mark.parametrize(
     "build",
     (
@@ -300,15 +329,16 @@ def test_a_confidence_goes_with_a_loss_that_asks_for_it():
         lambda r: dl.ScaleShiftInvariantLoss(data="l1", reduction=r),
     ),
 )
-def test_the_values_of_the_images(build):
+def test_the_values_of_the_images(build, backend):
     """[B], whose mean is the loss by images, and each that of its image alone; a [B] grad_output."""
     pred, gt = cases.maps(F64, (3, 1, 12, 17))
     mask = cases.mask("one empty image", (3, 1, 12, 17))
     pred.requires_grad_()
-    loss = build("none")
+    loss, mean = build("none"), build("images")
+    loss.backend = mean.backend = backend
+    skip_unless_it_runs(backend, loss)
     values = loss(pred, gt, mask)
     assert values.shape == (3,)
-    mean = build("images")
     assert values.mean().item() == pytest.approx(mean(pred, gt, mask).item(), rel=1e-13)
     assert loss.metrics["total_loss"].item() == pytest.approx(values.mean().item(), rel=1e-13)
     for i in range(3):
@@ -366,13 +396,13 @@ def test_axes_that_do_not_go_together(build, text):
     assert text in str(error.value)
 
 
-def test_a_trim_beside_mask_centre_runs_on_the_reference():
+def test_the_native_engine_has_no_trim_beside_mask_centre():
     """A code has one bit for a tie and for a pixel that mask "centre" reads."""
     terms = (
         Pixel(name="x", align="mean", trim=0.2),
         Gradient(name="g", gradient=GradientSpec.preset("g2-document")),
     )
-    assert not single_group(*terms).fused
+    assert "cpu" not in single_group(*terms).fused
 
 
 # ---- recipes ----

@@ -31,10 +31,34 @@ def joined_batch():
     return pred, gt, mask
 
 
-def evaluate(loss, pred, gt, mask):
+# Losses with a weight, a confidence, or a value of [B]; on the backends that have them.
+EXTRAS = {
+    "weighted": lambda: dl.G2Loss(),
+    "weighted fit": lambda: dl.ScaleShiftInvariantLoss(alpha=0.5),
+    "confident": lambda: dl.recipe("vggt-depth", min_valid=5),
+    "by image": lambda: dl.AffineInvariantLoss(alpha=0.5, reduction="none"),
+}
+
+
+def extras_of(name: str, loss) -> dict[str, torch.Tensor]:
+    """The keywords of the call of the joined batch."""
+    rng = torch.Generator().manual_seed(7)
+    maps = {key: 0.2 + torch.rand(SHAPE, generator=rng).double() for key in ("weight", "confidence")}
+    return {
+        key: x
+        for key, x in maps.items()
+        if (loss.spec.confidence if key == "confidence" else name in EXTRAS and name != "by image")
+    }
+
+
+def evaluate(loss, pred, gt, mask, **extras):
     pred = pred.clone().requires_grad_()
-    value = loss(pred, gt, mask)
-    value.backward()
+    if "confidence" in extras:
+        extras["confidence"].requires_grad_()
+    value = loss(pred, gt, mask, **extras)
+    value.sum().backward()
+    if "confidence" in extras:
+        pred.grad += extras["confidence"].grad  # Each has a part of its own in every pixel.
     log_vars = [p.grad.clone() for p in loss.parameters()]
     return value.detach(), pred.grad, log_vars, {k: v.clone() for k, v in loss.metrics.items()}
 
@@ -45,11 +69,12 @@ def worker(rank: int, folder: str) -> None:
     half = SHAPE[0] // WORLD
     parts = [x[rank * half : (rank + 1) * half] for x in joined_batch()]
     results = {}
-    for name, build in cases.LOSSES.items():
+    for name, build in {**cases.LOSSES, **EXTRAS}.items():
         loss = build().double()
         loss.process_group = dist.group.WORLD
+        mine = {key: x[rank * half : (rank + 1) * half].clone() for key, x in extras_of(name, loss).items()}
         # A copy, as an averaged model holds one, works with the same ranks.
-        results[name] = evaluate(copy.deepcopy(loss), *parts)
+        results[name] = evaluate(copy.deepcopy(loss), *parts, **mine)
     model = WithLoss(dl.AdaptiveMultiDomainLoss(process_group=dist.group.WORLD))
     net, loss = model.net, model.loss
     try:
@@ -106,6 +131,21 @@ def test_two_processes_equal_one(ranks, name):
     # size.
     joined = torch.cat([rank[name][1] for rank in ranks]) / WORLD
     assert (joined - grad).abs().max() <= 1e-9 * grad.abs().max()
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_two_processes_with_extra_maps_equal_one(ranks, name):
+    """A loss of [B] has the values and gradients of its own images on each rank, without a factor."""
+    loss = EXTRAS[name]().double()
+    value, grad, _, metrics = evaluate(loss, *joined_batch(), **extras_of(name, loss))
+    by_image = loss.spec.by_image
+    joined = torch.cat([rank[name][0] for rank in ranks]) if by_image else ranks[0][name][0]
+    torch.testing.assert_close(joined, value, rtol=1e-10, atol=1e-13)
+    for rank in ranks:
+        for key, number in metrics.items():
+            assert rank[name][3][key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
+    found = torch.cat([rank[name][1] for rank in ranks]) / (1 if by_image else WORLD)
+    assert (found - grad).abs().max() <= 1e-9 * grad.abs().max()
 
 
 def test_a_sharded_model_equals_one_process(ranks):

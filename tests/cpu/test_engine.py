@@ -15,7 +15,7 @@ from depthloss import dispatch
 from depthloss.spec import Gradient, GradientSpec, Group, LossSpec
 
 from .. import cases
-from ..fused import aligned, families
+from ..fused import aligned, families, weighted
 from ..fused.cases import Case, covering, inputs, product
 from ..fused.compare import Inputs, assert_agrees, evaluate, near_kinks
 from ..fused.draw import draw_inputs, draw_spec
@@ -39,9 +39,9 @@ def instruction_set(request):
     cpu.choose(None)
 
 
-def hold(case: Case):
+def hold(case: Case | aligned.Case | weighted.Case):
     spec = case.spec
-    given, near = inputs(case, spec)
+    given, near = (weighted.inputs if isinstance(case, weighted.Case) else inputs)(case, spec)
     numbers = spec, families.weights(spec), families.log_vars(spec)
     result = evaluate("cpu", given, *numbers)
     oracle, eager = (evaluate("reference", x, *numbers) for x in (given.double(), given))
@@ -67,6 +67,11 @@ def test_aligned_losses_agree_with_the_reference(case):
 @pytest.mark.full
 @pytest.mark.parametrize("case", aligned.product(), ids=str)
 def test_aligned_losses_agree_with_the_reference_on_many(case):
+    hold(case)
+
+
+@pytest.mark.parametrize("case", weighted.covering(), ids=str)
+def test_weights_confidence_and_losses_of_images_agree_with_the_reference(case):
     hold(case)
 
 

@@ -99,7 +99,7 @@ def terms_of(
         how = {"reduction": reduction, **TRIM[trim]}
         terms.append(Pixel(name="aligned", penalty=Penalty(penalty, *numbers), **shared, **how))
     if form := GRADIENT[gradient]:
-        by_image = "pixels" if reduction == "pixels" else "images"
+        by_image = "images" if reduction == "images-sum" else reduction
         eps = 0.0 if form.stencil == "forward" else 1e-6
         terms.append(Gradient(name="gradient", gradient=form, reduction=by_image, eps=eps, **shared))
     return terms

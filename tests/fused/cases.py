@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -174,7 +174,8 @@ def lay_out(x: torch.Tensor, layout: str) -> torch.Tensor:
     return x[:, 0] if layout == "[B, H, W]" else cases.lay_out(x, layout)
 
 
-def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
+def draw_inputs(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
+    """Pred, gt and masks of a case."""
     b, h, w = case.shape
     shape, shared = (b, 1, h, w), case.layout == "expanded mask"
     rng = torch.Generator().manual_seed(seed + 100)
@@ -198,16 +199,19 @@ def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
             return kept.to(case.mask_dtype).expand(m.shape)
         return lay_out(m.to(case.mask_dtype), case.layout)
 
-    return Inputs(*(x if x is None else x.to(device) for x in (pred, gt, convert(mask), convert(abs_mask))))
+    given = pred, gt, convert(mask), convert(abs_mask)
+    return Inputs(*(x if x is None else x.to(device) for x in given))
 
 
-def inputs(case: Case, spec: LossSpec, device: str = "cpu") -> tuple[Inputs, torch.Tensor]:
-    """The inputs of a case and its pixels [B, H, W] near a kink: of the first seed that has none, or the
-    fewest.
+def inputs(
+    case: Case, spec: LossSpec, device: str = "cpu", draw: Callable[..., Inputs] | None = None
+) -> tuple[Inputs, torch.Tensor]:
+    """The inputs of a case, by default those of `draw_inputs`, and its pixels [B, H, W] near a kink: of the
+    first seed that has none, or the fewest.
     """
     tried = []
     for seed in range(16):
-        found = _draw(case, spec, seed, device)
+        found = (draw or draw_inputs)(case, spec, seed, device)
         near = near_kinks(spec, found)
         tried.append((found, near))
         if not near.any():

@@ -43,6 +43,10 @@ ROUNDING = {
 }
 
 
+# The errors that count beside the largest entry, and which number of a result they are of.
+_GRADIENTS = {"gradient": "grad", "of_confidence": "of_confidence"}
+
+
 class Inputs(NamedTuple):
     """What a loss is called with."""
 
@@ -50,9 +54,17 @@ class Inputs(NamedTuple):
     gt: Tensor
     mask: Tensor | None = None
     abs_mask: Tensor | None = None
+    weight: Tensor | None = None
+    confidence: Tensor | None = None
 
     def double(self) -> Inputs:
-        return self._replace(pred=self.pred.double(), gt=self.gt.double())
+        floats = {name: getattr(self, name) for name in ("pred", "gt", "weight", "confidence")}
+        return self._replace(**{name: x if x is None else x.double() for name, x in floats.items()})
+
+    @property
+    def extras(self) -> dict[str, Tensor | None]:
+        """The keywords of a call."""
+        return {"weight": self.weight, "confidence": self.confidence}
 
 
 class Result(NamedTuple):
@@ -62,22 +74,35 @@ class Result(NamedTuple):
     terms: Tensor
     grad: Tensor
     log_vars: Tensor
+    of_confidence: Tensor
 
 
 def evaluate(
     backend: str, inputs: Inputs, spec: LossSpec, weights: tuple[float, ...], log_vars: tuple[float, ...] = ()
 ) -> Result:
-    """Loss, metrics and all gradients."""
+    """Loss, metrics and all gradients; of a loss of [B], whose images get upstream gradients of their own."""
     pred = inputs.pred.detach().requires_grad_()
+    extras = dict(inputs.extras)
+    if inputs.confidence is not None:
+        extras["confidence"] = inputs.confidence.detach().requires_grad_()
     dtype = working_dtype(pred, inputs.gt)
     parameters = [torch.tensor(v, dtype=dtype, device=pred.device, requires_grad=True) for v in log_vars]
     with dl.use_backend(backend):
-        total, terms = dispatch.evaluate(pred, *inputs[1:], spec, weights, parameters)
-        total.backward()
-    assert total.shape == () and total.dtype == terms.dtype == dtype and not terms.requires_grad
+        total, terms = dispatch.evaluate(pred, *inputs[1:4], spec, weights, parameters, **extras)
+        images = torch.arange(len(pred), dtype=dtype, device=pred.device) - 0.7
+        total.backward(images if spec.by_image else None)
+    assert (
+        total.shape == ((len(pred),) if spec.by_image else ())
+        and total.dtype == terms.dtype == dtype
+        and not terms.requires_grad
+    )
     assert pred.grad.dtype == pred.dtype and pred.grad.shape == pred.shape
     gradients = torch.stack([v.grad for v in parameters]) if parameters else terms[:0]
-    return Result(total.detach(), terms, pred.grad, gradients)
+    of_confidence = pred.new_empty(0)
+    if (c := extras["confidence"]) is not None:
+        of_confidence = c.grad
+        assert of_confidence.dtype == c.dtype and of_confidence.shape == c.shape
+    return Result(total.detach(), terms, pred.grad, gradients, of_confidence)
 
 
 def _largest(x: Tensor) -> float:
@@ -85,11 +110,18 @@ def _largest(x: Tensor) -> float:
 
 
 def _errors(result: Result, oracle: Result, skip: Tensor | None) -> dict[str, Tensor]:
-    """Relative errors: of every number by itself, of the gradient by its largest entry."""
+    """Relative errors: of every number by itself, of the gradients by their largest entries."""
     smallest = torch.finfo(torch.float32).smallest_normal
-    scale = oracle.grad.abs().amax().clamp(min=smallest) if oracle.grad.numel() else 1.0
-    grad = (result.grad.double() - oracle.grad) / scale
-    errors = {"gradient": grad if skip is None else grad.masked_fill(skip, 0.0)}
+
+    def of_largest(x: Tensor, expected: Tensor) -> Tensor:
+        scale = expected.abs().amax().clamp(min=smallest) if expected.numel() else 1.0
+        return (x.double() - expected) / scale
+
+    grad = of_largest(result.grad, oracle.grad)
+    errors = {
+        "gradient": grad if skip is None else grad.masked_fill(skip, 0.0),
+        "of_confidence": of_largest(result.of_confidence, oracle.of_confidence),
+    }
     # The derivative by a log-variance, 1/2 - exp(-s)/2 L, is a difference of numbers as large as 1/2.
     for name, least in (("total", 1e-3), ("terms", 1e-3), ("log_vars", 0.5)):
         expected = getattr(oracle, name)
@@ -104,18 +136,19 @@ def assert_agrees(
 
     `skip`: pixels whose gradient is not compared.
     """
-    assert oracle.total.isfinite() and oracle.grad.isfinite().all(), "the oracle itself is not finite"
+    finite = (x.isfinite().all() for x in (oracle.total, oracle.grad, oracle.of_confidence))
+    assert all(finite), "the oracle itself is not finite"
     names = {"terms": spec.metric_names}
     found = _errors(result, oracle, skip)
     if result.grad.dtype == result.total.dtype == torch.float64:
         limits = {
-            name: torch.full_like(x, 1e-10 if name == "gradient" else 1e-12) for name, x in found.items()
+            name: torch.full_like(x, 1e-10 if name in _GRADIENTS else 1e-12) for name, x in found.items()
         }
     else:
-        rounding = {"gradient": ROUNDING[result.grad.dtype]}
+        rounding = {name: ROUNDING.get(getattr(result, _GRADIENTS[name]).dtype, 0.0) for name in _GRADIENTS}
         limits = {
             name: torch.zeros_like(x)
-            + 2.0 * (_largest(x) if name == "gradient" else x)
+            + 2.0 * (_largest(x) if name in _GRADIENTS else x)
             + rounding.get(name, OF_A_NUMBER)
             for name, x in _errors(eager, oracle, skip).items()
         }
@@ -188,18 +221,18 @@ def _near_forward(spec: dl.GradientSpec, r: Tensor, magnitude: Tensor, m: Tensor
     return near
 
 
-def _near_alignment(t: Term, p: Tensor, g: Tensor, m: Tensor, eps: float) -> Tensor:
+def _near_alignment(t: Term, p: Tensor, g: Tensor, m: Tensor, eps: float, w: Tensor | None) -> Tensor:
     """Pixels near what an alignment divides them by, or all of an image whose fit is near a bound."""
     if t.align in ("mean", "median"):
-        centre = mean_per_image if t.align == "mean" else median_per_image
-        dev = select(m, p - centre(select(m, p), m)[:, None, None])
+        centre = median_per_image(select(m, p), m) if t.align == "median" else mean_per_image(p, m, w)
+        dev = select(m, p - centre[:, None, None])
         near = _near(dev, select(m, p.abs()), eps)
         if t.align == "median" and t.scale_floor == "max":
             scale = dev.abs().sum((1, 2)) / m.sum((1, 2)).clamp(min=1)
             near |= m & _near(scale - t.align_eps, t.align_eps, eps)[:, None, None]
         return near
     fit = t.align == "least-squares"
-    scale = least_squares(select(m, p), select(m, g), m, 0.0 if fit else t.align_eps)[0]
+    scale = least_squares(select(m, p), select(m, g), m, 0.0 if fit else t.align_eps, w)[0]
     bounds = () if fit else (0.1, 10.0)
     near = torch.zeros_like(scale, dtype=torch.bool)
     for bound in bounds:
@@ -228,10 +261,12 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
     ulp of what it was subtracted from; ulp of the dtype that the inputs are evaluated in.
     """
     eps = torch.finfo(working_dtype(inputs.pred, inputs.gt)).eps
-    p, g, mask, abs_mask = (dispatch.as_maps(x) for x in inputs.double())
+    p, g, mask, abs_mask, w, _ = (dispatch.as_maps(x) for x in inputs.double())
     valid = valid_pixels(g, mask, spec.positive_gt)
     m = torch.ones_like(valid) if spec.statistics == "all" else valid
     v_abs = valid if abs_mask is None else valid_pixels(g, abs_mask, spec.positive_gt)
+    if w is not None:
+        m, v_abs = m & (w != 0), v_abs & (w != 0)
     near = torch.zeros_like(valid)
     for t in spec.terms:
         here = v_abs if t.mask == "abs_mask" else m
@@ -252,9 +287,9 @@ def near_kinks(spec: LossSpec, inputs: Inputs) -> Tensor:
             keep = m | (p_d.isfinite() & g_d.isfinite())
         r, magnitude = difference, size
         if aligned:
-            near |= _near_alignment(t, p_d, g_d, m, eps)
-            r = aligned_residual(p_d, g_d, m, t.alignment, keep)
-            z_p, z_g = (standardise(x, m, t.align_eps, keep) for x in (p_d, g_d))
+            near |= _near_alignment(t, p_d, g_d, m, eps, w)
+            r = aligned_residual(p_d, g_d, m, t.alignment, keep, w)
+            z_p, z_g = (standardise(x, m, t.align_eps, keep, w) for x in (p_d, g_d))
             fitted = t.align in ("least-squares", "packnet-trim")
             magnitude = select(keep, g_d.abs()) + r.abs() if fitted else z_p.abs() + z_g.abs() + r.abs()
         elif t.domain.log is not None:

@@ -148,7 +148,7 @@ def test_no_synchronisation(name):
 
     def step() -> None:
         with dl.use_backend("triton"):
-            total, _ = dl.dispatch.evaluate(pred, *given[1:], *arguments[:2], log_vars)
+            total, _ = dl.dispatch.evaluate(pred, *given[1:4], *arguments[:2], log_vars)
         total.backward()
 
     step()

@@ -210,7 +210,7 @@ def draw_case(number: int) -> Case:
 
 def valid(case: Case) -> tuple[Tensor, Tensor]:
     """The pixels of the statistics and those of the absolute term, [B, H, W]."""
-    _, g, mask, abs_mask = (dispatch.as_maps(x) for x in case.inputs)
+    g, mask, abs_mask = (dispatch.as_maps(x) for x in case.inputs[1:4])
     m = valid_pixels(g, mask, case.spec.positive_gt)
     m_abs = m if abs_mask is None else valid_pixels(g, abs_mask, case.spec.positive_gt)
     return torch.ones_like(m) if case.spec.statistics == "all" else m, m_abs

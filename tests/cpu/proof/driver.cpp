@@ -116,7 +116,7 @@ struct Storage {
 
 struct Maps {
     int64_t b, h, w;
-    Storage pred, gt, mask, grad;
+    Storage pred, gt, mask, grad, weight, confidence, grad_confidence;
     // A smooth scene with a step and noise, and a noisy prediction: the same numbers on every machine.
     Maps(int64_t b_, int64_t h_, int64_t w_, double density, int dtype = FLOAT32, int mask_dtype = BOOL,
          int64_t step = 1)
@@ -126,7 +126,10 @@ struct Maps {
           pred(b, h, w, dtype, step),
           gt(b, h, w, dtype, step),
           mask(b, h, w, mask_dtype, step),
-          grad(b, h, w, dtype, step) {
+          grad(b, h, w, dtype, step),
+          weight(b, h, w, dtype, step),
+          confidence(b, h, w, dtype, step),
+          grad_confidence(b, h, w, dtype, step) {
         uint64_t state = 88172645463325252u;
         const auto uniform = [&] {
             state ^= state << 13, state ^= state >> 7, state ^= state << 17;
@@ -141,6 +144,8 @@ struct Maps {
                     gt.put(i, y, x, static_cast<float>(g));
                     pred.put(i, y, x, static_cast<float>(g * (0.7 + 0.8 * uniform()) + 0.02));
                     mask.put(i, y, x, uniform() < density);
+                    weight.put(i, y, x, (x + y) % 5 ? 0.5f + static_cast<float>(x % 3) : 0.0f);
+                    confidence.put(i, y, x, 0.25f + static_cast<float>((x + 2 * y) % 7));
                 }
     }
 };
@@ -162,12 +167,18 @@ Result run(const Loss& loss, Maps& maps, int threads, bool saves = true) {
     Call call{};
     call.pred = maps.pred.described(), call.gt = maps.gt.described();
     call.mask = maps.mask.described(), call.grad = maps.grad.described();
-    call.abs_mask.dtype = NONE;
+    call.abs_mask.dtype = call.weight.dtype = call.confidence.dtype = call.grad_confidence.dtype = NONE;
+    // A loss with a confidence also runs with a weight.
+    if (loss.plan.confident) {
+        call.weight = maps.weight.described(), call.confidence = maps.confidence.described();
+        call.grad_confidence = maps.grad_confidence.described();
+    }
     call.B = maps.b, call.H = maps.h, call.W = maps.w;
     call.in_double = maps.pred.map.dtype == FLOAT64;
     call.saves = saves, call.threads = threads, call.world = 1;
     call.weights = loss.weights.data(), call.log_vars = loss.log_vars.data();
     double total = 0;
+    require(!loss.plan.by_image, "a loss of [B]");
     call.terms = terms.data(), call.total = &total, call.codes = codes.data(),
     call.coefficients = coefficients.data();
     void* state = measure(&loss.plan, &call, totals.data());
@@ -178,10 +189,14 @@ Result run(const Loss& loss, Maps& maps, int threads, bool saves = true) {
     std::memcpy(&narrow, &total, sizeof narrow);
     Result result{call.in_double ? total : static_cast<double>(narrow), 0};
     if (!saves) return result;
-    call.grad_output = 1;
+    const double one = 1;
+    call.grad_output = &one;
     require(!backward(&loss.plan, &call), "no memory for the backward");
     result.gradient = 14695981039346656037u;
-    for (unsigned char byte : maps.grad.bytes) result.gradient = (result.gradient ^ byte) * 1099511628211u;
+    for (const auto* grad : {&maps.grad, &maps.grad_confidence})
+        if (grad == &maps.grad || loss.plan.confident)
+            for (unsigned char byte : grad->bytes)
+                result.gradient = (result.gradient ^ byte) * 1099511628211u;
     return result;
 }
 

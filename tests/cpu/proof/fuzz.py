@@ -160,7 +160,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
 
     def value(x: Tensor) -> float:
         with torch.no_grad(), dl.use_backend("reference"):
-            return dispatch.evaluate(x, *given[1:], case.spec, case.weights, log_vars)[0].item()
+            return dispatch.evaluate(x, *given[1:4], case.spec, case.weights, log_vars)[0].item()
 
     middle, step = value(pred), (1e-7 if double else 1e-5) * largest(torch.where(used, pred, 0.0))
     if not step or step * steepest > 1e-2:  # The step would change the statistics.

@@ -38,7 +38,7 @@ THREAD = "-fsanitize=thread"
 BUILD = "-DDL_MAPS=16384 -DDL_BOUNDS"
 LOSSES = (
     "g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "gradient",
-    "scale-shift-invariant", "affine-invariant trimmed", "midas-robust", "ssi-trim",
+    "scale-shift-invariant", "affine-invariant trimmed", "midas-robust", "ssi-trim", "vggt-depth",
 )  # fmt: skip
 # Tests of these programs, which would build everything again.
 NOT_AGAIN = "tests/cpu/proof"
