@@ -9,6 +9,9 @@ from torch import Tensor
 
 import depthloss as dl
 from depthloss import dispatch
+from depthloss.losses import DepthLoss
+from depthloss.losses.base import single_group
+from depthloss.spec import Pixel
 
 BACKENDS = ("reference", *(["cpu"] if dispatch.backend_status("cpu") is None else []))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -69,6 +72,14 @@ LOSSES = {
     "adaptive-multi-domain": lambda: dl.AdaptiveMultiDomainLoss(),
     "fixed-multi-domain": lambda: dl.FixedMultiDomainLoss(use_inv_depth=True),
 }
+
+
+def unfused(**options: object) -> DepthLoss:
+    """A loss without a fused form: it aligns its maps in two ways."""
+    terms = (Pixel(name=f"by {align}", align=align) for align in ("mean", "least-squares"))
+    return DepthLoss(single_group(*terms), **options)
+
+
 # Every loss on every backend that must run it.
 RUNS = [
     (name, backend)

@@ -25,6 +25,7 @@ from depthloss import dispatch, functional
 from depthloss.losses.registry import LOSSES
 
 from . import cases
+from .cases import unfused
 from .typed import user
 
 EVERYWHERE = {"cpu", "triton"}
@@ -49,11 +50,6 @@ FUSED = {
     "adaptive-multi-domain": EVERYWHERE,
     "fixed-multi-domain": EVERYWHERE,
 }
-
-
-def unfused(**options):
-    """A loss without a fused form."""
-    return dl.SILogLoss(reduction="none", **options)
 
 
 TWINS = {

@@ -1,5 +1,5 @@
-"""Weights, confidence and losses of [B] on the native engine, where PyTorch calls it: graphs, programs, operators,
-saved tensors, threads, strides.
+"""Weights, confidence and losses of [B] on the native engine as PyTorch calls it: graphs, exported programs,
+operators, inference mode, strides; and the same bits everywhere.
 """
 
 from __future__ import annotations
