@@ -18,7 +18,19 @@ from depthloss.spec import LossSpec, parse
 
 from ..plan import MOST, make_plan
 from . import memory
-from .binding import COEFFICIENTS, HEAD, LOG_VAR, TOTALS, Call, CPlan, Reduce, c_plan, library, set_map
+from .binding import (
+    COEFFICIENTS,
+    HEAD,
+    LOG_VAR,
+    TOTALS,
+    Call,
+    CPlan,
+    Reduce,
+    c_plan,
+    library,
+    new_call,
+    set_map,
+)
 
 DEVICES = ("cpu",)
 
@@ -61,11 +73,11 @@ def coefficient_count(b: int) -> int:
 def _call(pred: Tensor, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> tuple:
     """The call of a batch like `pred`, and what must be kept alive for it.
 
-    `inputs`: pred, gt, mask, abs_mask, weight and confidence, None where there is none to read.
+    `inputs`: pred, gt, mask, abs_mask, weight and confidence, None where there is none; or none at all.
     """
-    call = Call()
+    call = new_call()
     places = (call.pred, call.gt, call.mask, call.abs_mask, call.weight, call.confidence)
-    kept = [set_map(place, x) for place, x in zip(places, inputs, strict=True)]
+    kept = [set_map(place, x) for place, x in zip(places, inputs, strict=False)]
     call.B, call.H, call.W = pred.shape[0], *pred.shape[-2:]
     call.in_double = dtype == torch.float64
     call.threads = torch.get_num_threads()
@@ -193,11 +205,11 @@ def backward(
     weight: Tensor | None = None,
     confidence: Tensor | None = None,
     wants_confidence: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradient of the total with respect to pred, in its shape and dtype, to the log-variances, [groups], and
     to the confidence, in its shape and dtype.
 
-    Without `wants_pred` the first is empty, without `wants_confidence` the last.
+    Without `wants_pred` the first is empty, without `wants_confidence` the last is None.
     """
     plan = _plan(spec.text)
     log_vars = coefficients.new_empty(0)
@@ -205,16 +217,18 @@ def backward(
         slopes = coefficients.view(torch.float64)[LOG_VAR : LOG_VAR + plan.num_log_vars]
         log_vars = (slopes * grad_output).to(dtype)
     grad = _empty_like(pred) if wants_pred else pred.new_empty(0)
-    of_confidence = _empty_like(confidence) if wants_confidence else pred.new_empty(0)
-    if not grad.numel() and not of_confidence.numel():
+    of_confidence = _empty_like(confidence) if wants_confidence else None
+    if not pred.numel() or not (wants_pred or wants_confidence):
         return grad, log_vars, of_confidence
     again = make_plan(spec).reads_pred or weight is not None
-    maps = (pred, gt, mask, abs_mask, weight, confidence)
-    call, kept = _call(pred, maps if again else (None,) * len(maps), dtype)
+    call, kept = _call(pred, (pred, gt, mask, abs_mask, weight, confidence) if again else (), dtype)
     set_map(call.grad, grad if wants_pred else None)
-    set_map(call.grad_confidence, of_confidence if wants_confidence else None)
+    set_map(call.grad_confidence, of_confidence)
     call.codes, call.coefficients = codes.data_ptr(), coefficients.data_ptr()
-    upstream = (c_double * grad_output.numel())(*grad_output.reshape(-1).tolist())
+    by_image = grad_output.dim() > 0
+    upstream = (
+        (c_double * len(grad_output))(*grad_output.tolist()) if by_image else c_double(grad_output.item())
+    )
     call.grad_output = addressof(upstream)
     if library().dl_backward(plan, call):
         raise _out_of_memory(pred)
