@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import depthloss
@@ -263,14 +264,53 @@ def recipes() -> str:
     return "\n".join(rows)
 
 
+def _migration() -> dict:
+    return json.loads((RESULTS / "migration.json").read_text(encoding="utf-8"))
+
+
+def _difference(x: float) -> str:
+    return "0" if x == 0 else f"{x:.0e}"
+
+
+def migration(page: str | None = None) -> str:
+    """What stands in the place of other projects' losses, and how far both agree; of one page or of all."""
+    data = _migration()
+    cases: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in data["rows"]:
+        if page in (None, row["page"]):
+            cases.setdefault((row["page"], row["form"]), {})[row["maps"]] = row
+    maps = list(next(iter(cases.values())))
+    head = ["formula", "value differs by", "gradient differs by", *(f"CPU time, {name}" for name in maps)]
+    lines = [_line(head), f"|{'---|' * len(head)}"]
+    for (origin, form), case in cases.items():
+        name = f"`{form}`" if page else f"[`{form}`]({origin}.md)"
+        worst = (max(row[key] for row in case.values()) for key in ("value", "gradient"))
+        ratios = (_ratio(case[label]["times"], "×") for label in maps)
+        lines.append(_line((name, *map(_difference, worst), *ratios)))
+    note = (
+        "Differences in float64: of the value relative to it, of the gradient the largest, relative to its "
+        "largest number. CPU time: how many times ours the published formula in plain PyTorch takes, forward "
+        "and backward in float32, batch 4, one thread."
+    )
+    return "\n".join([*lines, "", f"{note} {_where(data)}"])
+
+
 TABLES = {
+    "migration": migration,
+    **{
+        f"migration {page}": partial(migration, page)
+        for page in {row["page"] for row in _migration()["rows"]}
+    },
     "recipes": recipes,
     "overfit": overfit,
     "loss-share": loss_share,
     "speed-cpu": speed_cpu,
     "speed": speed,
 }
-PAGES = ("README.md", "docs/performance.md", "docs/training.md", "docs/recipes.md")
+PAGES = (
+    *("README.md", "docs/performance.md", "docs/training.md", "docs/recipes.md"),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "migration").glob("*.md")),
+)
 
 
 def filled(text: str) -> str:

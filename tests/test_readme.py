@@ -13,7 +13,11 @@ import pytest
 import depthloss as dl
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(x for folder in (".", "docs", "tests", "bench/results") for x in (ROOT / folder).glob("*.md"))
+PAGES = sorted(
+    x
+    for folder in (".", "docs", "docs/migration", "tests", "bench/results")
+    for x in (ROOT / folder).glob("*.md")
+)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

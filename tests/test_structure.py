@@ -158,7 +158,7 @@ def test_no_circles():
 def test_the_benchmarks_share_their_ground_only():
     """A folder of bench/ imports itself and what lies directly in bench/, which imports no folder."""
     folders = {path.parent.name for path in (ROOT / "bench").glob("*/__init__.py")}
-    assert folders == {"speed", "gpu", "training"}
+    assert folders == {"speed", "gpu", "training", "migration"}
     for path in (ROOT / "bench").rglob("*.py"):
         for name in imports(path, [], ("bench", "tests")):
             other = name.split(".")[1]
