@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 # One part of `make test-all`: SHARD=3/24. Tests of a file take about as long: they are dealt out in turn.
 SPLIT = $(if $(SHARD),--splitting-algorithm least_duration --splits $(lastword $(subst /, ,$(SHARD))) --group $(firstword $(subst /, ,$(SHARD))))
 
-.PHONY: train test test-all lint aot bench env clean
+.PHONY: train test test-all lint docs aot bench env clean
 
 train: $(VENV)/.train  ## train on the embedded synthetic data: make train ARGS="--max-epochs 2"
 	@$(BIN)/python train.py configs/synthetic.yaml $(ARGS)
@@ -24,6 +24,10 @@ lint: $(VENV)/.test  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs  ## the documentation site, in build/site: warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+	@echo "Written: build/site. To read it: $(BIN)/python -m http.server --directory build/site"
 
 aot: $(VENV)/.test  ## compile the kernels for every architecture, without a GPU: make aot ARGS=--renew
 	$(BIN)/python -m bench.gpu.aot $(ARGS)
@@ -41,6 +45,11 @@ $(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py constraints.tx
 	@$(PIP) --editable ".[$*]"
 	@test -e kernels/cpu/_engine.so && echo "Installed, with the native CPU engine" || \
 		echo "Installed, without the native CPU engine, as there is no C++ compiler: the reference takes its place"
+	@touch $@
+
+# Beside either environment, as another editable installation would compile the engine again.
+$(VENV)/.docs: $(if $(wildcard $(VENV)/.test),$(VENV)/.test,$(VENV)/.train) website/requirements.txt constraints.txt
+	@$(PIP) --quiet --requirement website/requirements.txt
 	@touch $@
 
 clean:
