@@ -182,7 +182,13 @@ class Plan:
     @property
     def weighed(self) -> bool:
         """Whether the relative term is no plain sum of |r|."""
-        return self.relative is not None and (self.relative.kind != "l1" or self.trim > 0)
+        r = self.relative
+        return r is not None and (r.kind != "l1" or r.trim > 0 or r.confidence is not None)
+
+    @property
+    def relative_confidence(self) -> float | None:
+        """The weight of -ln c in the relative term; None if it has no confidence."""
+        return self.relative.confidence if self.relative else None
 
     @property
     def forward(self) -> bool:

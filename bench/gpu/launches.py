@@ -85,7 +85,7 @@ class Batch:
         run = launch.Forward(plan, parameters, *maps, None, weights, log_vars, acc, saves=True)
         self.forward = [run.first, *run.middle, run.last(collect=True, combine=True)]
         grad_output, kept = empty(acc), (run.codes, run.coefficients)
-        self.backward, grad, grad_log_vars = launch.backward_launches(
+        self.backward, grad, grad_log_vars, _ = launch.backward_launches(
             plan, parameters, grad_output, *kept, *maps, None, acc
         )
         given, pixels = _storages([*maps, *log_vars, grad_output]), math.prod(shape)

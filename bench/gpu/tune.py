@@ -81,7 +81,7 @@ class Run:
         forward = launch.Forward(plan, parameters, *maps, None, weights, log_vars, torch.float32, saves=True)
         seed = torch.ones((), device=case.device)
         saved = forward.codes, forward.coefficients
-        back, self.gradient, self.log_vars = launch.backward_launches(
+        back, self.gradient, self.log_vars, _ = launch.backward_launches(
             plan, parameters, seed, *saved, *maps, None, torch.float32
         )
         self.total = forward.total

@@ -10,7 +10,7 @@ from .penalty import OF_PIXELS
 from .terms import Gradient, Moments, Pixel, Term
 
 # The fused backends that take a weight of each pixel.
-WEIGHTED = frozenset({"cpu"})
+WEIGHTED = frozenset({"cpu", "triton"})
 # As many pixel terms beside the structure, and as many moments.
 MOST = 4
 
@@ -70,9 +70,8 @@ def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
 
 
 def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
-    """What the Triton engine has."""
-    confident = any(isinstance(t, Pixel) and t.confidence is not None for t in terms)
-    return not confident and all(t.reduction != "none" for t in terms)
+    """What the Triton engine has: all."""
+    return True
 
 
 _ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}

@@ -93,6 +93,8 @@ def forward(
     process_group: dist.ProcessGroup | None,
     dtype: torch.dtype,
     saves: bool,
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Evaluate a loss.
 
@@ -108,11 +110,14 @@ def forward(
             two).
         dtype: of the arithmetic and the result, float32 or float64.
         saves: whether a backward will follow.
+        weight: as `pred`, how much each pixel counts, or None.
+        confidence: as `pred`, of the terms that ask for one.
 
     Returns:
-        The total (0-dim), the vector of metrics, and what `backward` needs: codes (uint8) and coefficients.
+        The total (0-dim, or [B] where `spec.by_image`), the vector of metrics, and what `backward` needs:
+        codes (uint8) and coefficients.
     """
-    pred, gt, mask, abs_mask = _maps(pred, gt, mask, abs_mask)
+    pred, gt, mask, abs_mask, weight, confidence = _maps(pred, gt, mask, abs_mask, weight, confidence)
     world = 1 if process_group is None else dist.get_world_size(process_group)
     plan, exchange = make_plan(spec), process_group is not None
     with _on(pred.device):
@@ -129,6 +134,8 @@ def forward(
             saves,
             world,
             exchange,
+            weight,
+            confidence,
         )
         run.first.run()
         if exchange and plan.largest:
@@ -158,18 +165,23 @@ def backward(
     spec: LossSpec,
     dtype: torch.dtype,
     wants_pred: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Gradient of the total with respect to pred, in its shape and dtype, and to the log-variances, [groups].
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
+    wants_confidence: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the total with respect to pred, in its shape and dtype, to the log-variances, [groups], and
+    to the confidence, in its shape and dtype.
 
-    Without `wants_pred` the first is empty.
+    Without `wants_pred` the first is empty, without `wants_confidence` the last.
     """
-    if not wants_pred or not pred.numel():
+    if not (wants_pred or wants_confidence) or not pred.numel():
         # No program would run to write them.
-        log_vars = launch.log_var_gradients(make_plan(spec), coefficients) * grad_output
-        return torch.empty_like(pred) if wants_pred else pred.new_empty(0), log_vars
+        log_vars = launch.log_var_gradients(make_plan(spec), coefficients) * grad_output.sum()
+        of_pred = torch.empty_like(pred) if wants_pred else pred.new_empty(0)
+        return of_pred, log_vars, torch.empty_like(confidence) if wants_confidence else pred.new_empty(0)
     maps = _maps(pred, gt, mask, abs_mask)
     with _on(pred.device):
-        steps, grad, log_vars = launch.backward_launches(
+        steps, grad, log_vars, of_confidence = launch.backward_launches(
             make_plan(spec),
             parameters(pred.device, *pred.shape[-2:]),
             grad_output,
@@ -177,8 +189,13 @@ def backward(
             coefficients,
             *maps,
             dtype,
+            *_maps(weight, confidence),
+            wants_confidence,
         )
         for step in steps:
             step.run()
     # In place: a view that a Function returns cannot be changed in place.
-    return grad.unsqueeze_(1) if pred.dim() == 4 else grad, log_vars
+    grad = grad.unsqueeze_(1) if pred.dim() == 4 else grad
+    if wants_confidence and confidence.dim() == 4:
+        of_confidence.unsqueeze_(1)
+    return grad if wants_pred else pred.new_empty(0), log_vars, of_confidence

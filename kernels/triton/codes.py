@@ -11,6 +11,8 @@ Rows have one halo cell on both sides, which holds what the adjoint of the borde
 import triton
 import triton.language as tl
 
+from .inputs import weighed
+
 VALID_BIT = tl.constexpr(1024)
 READ_BIT = tl.constexpr(2048)
 TIE_BIT = tl.constexpr(4096)
@@ -140,8 +142,9 @@ def part_of_trim(c, share):
 
 # ---- folding -----------------------------------------------------------------------------------------------
 @triton.jit
-def fold(c, u, again, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """dL/dd of the structure terms from a code, the sum over levels u, and `again`, what p and g say of it.
+def fold(c, u, again, w, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """dL/dd of the structure terms from a code, the sum over levels u, and `again`, what p and g say of it;
+    w: the weights of the pixels, or None.
 
     A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused
     multiply-add gives sign * weight exactly.
@@ -155,7 +158,7 @@ def fold(c, u, again, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
         signed = tl.fma((c & 48).to(ACC), zero + w_r * 0.0625, zero - w_r)
         if PLAN.trim > 0:
             signed = tl.where((c & TIE_BIT) != 0, signed * of_image.share, signed)
-        u += signed
+        u += weighed(signed, v, w)
     if PLAN.aligned:
         w_s = of_image.sign
         of_mean = zero + (of_image.mean - w_s)
@@ -166,8 +169,8 @@ def fold(c, u, again, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
             deviation = zero + of_image.mean
         else:
             deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, of_mean)
-        if PLAN.reads_invalid:
-            u -= tl.where(v, deviation, 0.0)
+        if PLAN.reads_invalid or w is not None:
+            u -= weighed(tl.where(v, deviation, 0.0), v, w)
         else:
             u -= deviation
     if not PLAN.reads_invalid:
@@ -177,5 +180,5 @@ def fold(c, u, again, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
         u += again
     if PLAN.absolute is not None:
         w_a = of_image.absolute
-        u += tl.fma((c & 192).to(ACC), zero + w_a * 0.015625, zero - w_a)
+        u += weighed(tl.fma((c & 192).to(ACC), zero + w_a * 0.015625, zero - w_a), (c & 192) != 64, w)
     return u

@@ -30,14 +30,14 @@ def _weight(weights, WHICH: tl.constexpr, N: tl.constexpr, BY_POINTER: tl.conste
 
 
 @triton.jit
-def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: tl.constexpr,
+def _entry(terms, weights, value, shown, levels, kept, open_, GROUP: tl.constexpr, E: tl.constexpr,
            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Store one term's metrics; return its gated value and its weight."""
     ENTRY: tl.constexpr = PLAN.groups[GROUP].entries[E]
     weight = _weight(weights, ENTRY.weight, PLAN.num_weights, BY_POINTER, ACC)
     gate = open_ | ENTRY.always
     value = tl.where(gate, value, 0.0)
-    tl.store(terms + ENTRY.slot, value)
+    tl.store(terms + ENTRY.slot, tl.where(gate, shown, 0.0))
     if ENTRY.weight_slot >= 0:
         tl.store(terms + ENTRY.weight_slot, weight)
     if ENTRY.place == GRADIENT and PLAN.parts:
@@ -51,11 +51,13 @@ def _entry(terms, weights, value, levels, kept, open_, GROUP: tl.constexpr, E: t
 
 
 @triton.jit
-def _add(loss, factors, factor, terms, weights, values, levels, kept, open_, GROUP: tl.constexpr,
+def _add(loss, factors, factor, terms, weights, values, shown, levels, kept, open_, GROUP: tl.constexpr,
          E: tl.constexpr, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """The group's loss with this term, and the factors with its own."""
     AT: tl.constexpr = PLAN.groups[GROUP].entries[E].place
-    value, weight = _entry(terms, weights, values[AT], levels, kept, open_, GROUP, E, PLAN, BY_POINTER, ACC)
+    value, weight = _entry(
+        terms, weights, values[AT], shown[AT], levels, kept, open_, GROUP, E, PLAN, BY_POINTER, ACC
+    )
     return loss + weight * value, factors[:AT] + (factor * weight,) + factors[AT + 1 :]
 
 
@@ -68,9 +70,9 @@ def _clamped_log_var(log_vars, GROUP: tl.constexpr, PLAN: tl.constexpr, ACC: tl.
 
 
 @triton.jit
-def combine(terms, total_out, coefficients, weights, log_vars, n, values, levels, kept, PLAN: tl.constexpr,
-            BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """The total from the terms' values; return the factor of each of them in it."""
+def combine(terms, total_out, coefficients, weights, log_vars, n, values, shown, levels, kept,
+            PLAN: tl.constexpr, BY_POINTER: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """The total from the terms' values; return the factor of each of them in it. Metrics are `shown`."""
     zero = tl.full((), 0.0, ACC)
     factors = ()
     for _ in tl.static_range(len(values)):
@@ -92,7 +94,21 @@ def combine(terms, total_out, coefficients, weights, log_vars, n, values, levels
             factor = _weight(weights, PLAN.groups[i].weight, PLAN.num_weights, BY_POINTER, ACC)
         for e in tl.static_range(len(PLAN.groups[i].entries)):
             loss, factors = _add(
-                loss, factors, factor, terms, weights, values, levels, kept, gate, i, e, PLAN, BY_POINTER, ACC
+                loss,
+                factors,
+                factor,
+                terms,
+                weights,
+                values,
+                shown,
+                levels,
+                kept,
+                gate,
+                i,
+                e,
+                PLAN,
+                BY_POINTER,
+                ACC,
             )
         if PLAN.groups[i].slot >= 0:
             tl.store(terms + PLAN.groups[i].slot, loss)
@@ -106,5 +122,6 @@ def combine(terms, total_out, coefficients, weights, log_vars, n, values, levels
             total += factor * loss
     tl.store(terms + PLAN.count_slot, n)
     tl.store(terms + PLAN.total_slot, total)
-    tl.store(total_out, total)
+    if not PLAN.by_image:
+        tl.store(total_out, total)
     return factors

@@ -156,8 +156,9 @@ def start(zero):
 
 
 @triton.jit
-def add(sums, x, m, first):
-    """Sums of the differences of x at m from the first value at the same place, and of their squares.
+def add(sums, x, m, first, w):
+    """Sums of the differences of x at m from the first value at the same place, and of their squares, weighed
+    by w unless that is None.
 
     As that value is one of the N at its place, the squares are at most N times the spread, whatever it is:
     about one value for all places, if it is an outlier, they would have no such bound, and cancel.
@@ -165,7 +166,11 @@ def add(sums, x, m, first):
     shift, total, squares = sums
     shift = tl.where(first, x, shift)
     d = tl.where(m, x - shift, 0.0)
-    return shift, total + d, squares + d * d
+    if w is None:
+        return shift, total + d, squares + d * d
+    else:
+        more = tl.where(m, d * w, 0.0)
+        return shift, total + more, squares + more * d
 
 
 @triton.jit
@@ -189,6 +194,21 @@ def image_count(part, row, b, NP, R, NPP: tl.constexpr, ACC: tl.constexpr):
     """What the NP programs of image `b` counted in `row` of part [rows, R = B * NP], summed in integers."""
     o = tl.arange(0, NPP)
     return tl.sum(tl.load(part + row * R + b * NP + o, mask=o < NP, other=0.0).to(tl.int64)).to(ACC)
+
+
+@triton.jit
+def image_number(part, row, b, NP, R, NPP: tl.constexpr, HAS: tl.constexpr, ACC: tl.constexpr):
+    """Of the pixels of image `b` in `row` how many they are, or the sum of their weights."""
+    if HAS.weight:
+        return image_total(part, row, b, NP, R, NPP)
+    else:
+        return image_count(part, row, b, NP, R, NPP, ACC)
+
+
+@triton.jit
+def at_least_one(n):
+    """A number of pixels as a divisor, 1 for 0. A sum of weights may be any positive number."""
+    return tl.where(n != 0, n, 1.0)
 
 
 @triton.jit

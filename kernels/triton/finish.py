@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .. import plan as p
+from .by_image import losses_of_images
 from .coefficients import (
     ABS_WEIGHT,
     BY_G,
@@ -37,11 +38,11 @@ from .coefficients import (
     TIE_WEIGHT,
 )
 from .combine import combine
-from .device import NUMBERS, SIZES, divide
+from .device import NUMBERS, SIZES, at_least_one, divide
 from .histogram import kept_of
 from .joined import gradient_levels, joined, joined_moments, norm_of
 from .levels import level_of, unit
-from .moments import ABS_COUNT, STATISTICS
+from .moments import ABS_COUNT
 from .penalty import from_largest
 from .pyramid import FREE, IMAGE, INV_N, OFFSET, SIGN_MEAN, SPREAD, TIES
 from .pyramid import INV_G as INV_G_OF_IMAGE
@@ -56,12 +57,15 @@ from .totals import (
     T_ABS_FLOORED,
     T_ABSOLUTE,
     T_ALIGNED,
+    T_CONFIDENCE,
     T_COUNT,
     T_FITTED,
     T_IMAGES,
     T_MEAN,
     T_PIXEL,
     T_PIXEL_COUNT,
+    T_PLAIN,
+    T_PLAIN_RELATIVE,
     T_RELATIVE,
     T_SPREAD,
     T_STATISTICS,
@@ -72,7 +76,7 @@ from .totals import (
     kept_of_images,
     levels_of_images,
     moments_of_images,
-    per_image_count,
+    numbers,
     pixels_of_images,
     value_of,
 )
@@ -148,7 +152,7 @@ def _fit_coefficients(row, image, here, wanted, u_one, u_z, inv_n, PLAN: tl.cons
 
 
 @triton.jit
-def _level_weights(row, sums, n, b, here, kappa, H, W, NQ, row_q, PLAN: tl.constexpr, ACC: tl.constexpr,
+def _level_weights(row, sums, fitted, b, here, kappa, H, W, NQ, row_q, PLAN: tl.constexpr, ACC: tl.constexpr,
                    TH: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
                    LEVELS: tl.constexpr):  # fmt: skip
     """kappa [BC, 8] of a gradient term by images, which the backward reads."""
@@ -157,22 +161,22 @@ def _level_weights(row, sums, n, b, here, kappa, H, W, NQ, row_q, PLAN: tl.const
     cells = kept
     if PLAN.counts_cells:
         cells = levels_of_images(sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
-    weights = kappa[None, :] * image_divisors(kept, cells, fitted_counts(n, PLAN).to(ACC), PLAN, ACC)
+    weights = kappa[None, :] * image_divisors(kept, cells, fitted.to(ACC), PLAN, ACC)
     tl.store(row[:, None] + LEVEL_WEIGHT + k, weights, mask=here[:, None] & (k >= 0))
     return weights
 
 
 @triton.jit
 def _moments_coefficients(row, here, moments, b, f, pooled, n_all, size, B, NP, R,
-                          WHICH: tl.constexpr, T: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr,
-                          ACC: tl.constexpr):  # fmt: skip
+                          WHICH: tl.constexpr, T: tl.constexpr, HAS: tl.constexpr, NPP: tl.constexpr,
+                          BC: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """What the backward needs of a moments term, of the images b [BC]; f: the term's factor in the total."""
     if T.root:
         f = f * T.scale
     else:
         f = 2.0 * f
     if T.images:
-        n, centre, spread = moments_of_images(moments, WHICH, b, B, NP, R, NPP, ACC)
+        n, centre, spread = moments_of_images(moments, WHICH, b, B, NP, R, NPP, HAS, ACC)
         _, inner, factor = value_of(n, centre, spread, T)
         if not T.images_sum:
             f = divide(f, tl.where(size > 1, size, 1.0))
@@ -193,9 +197,10 @@ def _moments_coefficients(row, here, moments, b, f, pooled, n_all, size, B, NP, 
 
 @triton.jit
 def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, terms, coefficients, B, H,
-            W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, SAVES: tl.constexpr,
-            ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr,
-            QB: tl.constexpr, LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr):  # fmt: skip
+            W, NP, R, NQ, PLAN: tl.constexpr, HAS: tl.constexpr, BY_POINTER: tl.constexpr,
+            SAVES: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr,
+            BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr, WORLD: tl.constexpr,
+            WP: tl.constexpr):  # fmt: skip
     M: tl.constexpr = len(PLAN.moments)
     P: tl.constexpr = len(PLAN.pixels)
     zero = tl.full((), 0.0, ACC)
@@ -225,11 +230,14 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
         r = divide(joined(totals, T_RELATIVE, WORLD, WP), norm_r)
     if PLAN.has_gradient:
         fitted = n_all
-        if PLAN.alignment.min_pixels:
+        if PLAN.alignment.min_pixels or HAS.weight:
             fitted = joined(totals, T_FITTED, WORLD, WP)
         g, levels, kept, kappa = gradient_levels(totals, fitted, size, PLAN, WORLD, WP, ACC)
         g += joined(totals, T_VISIBLE, WORLD, WP)
     values = (a, r, g)
+    shown = values
+    if PLAN.relative_confidence is not None:
+        shown = (a, divide(joined(totals, T_PLAIN_RELATIVE, WORLD, WP), norm_r), g)
     pooled = ()  # of the moments: mean, root, factor of V
     for i in tl.static_range(M):
         if PLAN.moments[i].images:
@@ -242,8 +250,10 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
             x, inner, factor = value_of(n_all, centre, spread, PLAN.moments[i])
             pooled = pooled + ((centre, inner, factor),)
         values = values + (x,)
+        shown = shown + (x,)
     for _ in tl.static_range(M, MOST):
         values = values + (zero,)
+        shown = shown + (zero,)
     norms = ()
     for i in tl.static_range(P):
         again = zero
@@ -253,14 +263,50 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
             norm = norm_of(n_abs + again, floored + again, size, PLAN.pixels[i])
         else:
             norm = norm_of(n_all + again, floored, size, PLAN.pixels[i])
-        values = values + (divide(joined(totals, T_PIXEL + i, WORLD, WP), norm),)
+        x = divide(joined(totals, T_PIXEL + i, WORLD, WP), norm)
+        values = values + (x,)
+        if PLAN.pixels[i].confidence is not None:
+            x = divide(joined(totals, T_PLAIN + i, WORLD, WP), norm)
+        shown = shown + (x,)
         norms = norms + (norm,)
+    if PLAN.confidence_slot >= 0:
+        mean = divide(joined(totals, T_CONFIDENCE, WORLD, WP), at_least_one(n))
+        tl.store(terms + PLAN.confidence_slot, mean)
     factors = combine(
-        terms, total_out, coefficients, weights, log_vars, n, values, levels, kept, PLAN, BY_POINTER, ACC
+        terms,
+        total_out,
+        coefficients,
+        weights,
+        log_vars,
+        n,
+        values,
+        shown,
+        levels,
+        kept,
+        PLAN,
+        BY_POINTER,
+        ACC,
     )
+    # Each rank's gradient is that of all ranks' equal losses; but of the losses of its own images.
+    RANKS: tl.constexpr = 1 if PLAN.by_image else WORLD
+    if PLAN.by_image:
+        counted = zero + 1.0
+        if PLAN.combine == "mean":
+            counted = zero + PLAN.levels
+            if PLAN.sobel_mask == "support":
+                counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
+        for b0 in range(0, B, BC):
+            b = b0 + tl.arange(0, BC)
+            losses = losses_of_images(moments, images, sums, b, b < B, factors, counted, B, H, W, NP, R, NQ,
+                                      PLAN, HAS, ACC, TH, S, NPP, BC, QB, LEVELS)  # fmt: skip
+            tl.store(total_out + b, losses, mask=b < B)
+        # The mean of the images is for the metrics only.
+        kappa = kappa * tl.where(size > 1, size, 1.0)
+        norm_a = zero + 1.0
+        norm_r = norm_a
+        size = norm_a
     if SAVES:
-        # Each rank's gradient is that of all ranks' equal losses.
-        f_g = factors[2] * WORLD
+        f_g = factors[2] * RANKS
         kappa = kappa * f_g
         tl.store(coefficients + KAPPA + tl.arange(0, 8), kappa)
         for i in tl.static_range(P):
@@ -271,24 +317,23 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
             here = b < B
             row = coefficients + HEAD + b.to(tl.int64) * COEFFICIENTS
             if PLAN.absolute is not None:
-                w_a = tl.zeros([BC], ACC) + divide(factors[0] * WORLD, norm_a)
+                w_a = tl.zeros([BC], ACC) + divide(factors[0] * RANKS, norm_a)
                 if PLAN.absolute.by_image:
-                    n_b = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
-                    w_a = divide(w_a, tl.maximum(n_b, 1).to(ACC))
+                    n_b = numbers(moments, ABS_COUNT, b, B, NP, R, NPP, HAS)
+                    w_a = divide(w_a, at_least_one(n_b.to(ACC)))
                 tl.store(row + ABS_WEIGHT, w_a, mask=here)
             if PLAN.codes:
-                w_r = tl.zeros([BC], ACC) + divide(factors[1] * WORLD, norm_r)
+                w_r = tl.zeros([BC], ACC) + divide(factors[1] * RANKS, norm_r)
                 row_q = (tl.full((), 0, tl.int64) + NQ) * B
                 if PLAN.relative is not None:
                     if PLAN.relative.by_image:
-                        n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
-                        kept_b = kept_of_images(images, n_b, b, here, PLAN, ACC)
-                        w_r = divide(w_r, tl.where(kept_b > 1, kept_b, 1.0))
+                        kept_b = kept_of_images(moments, images, b, here, B, NP, R, NPP, PLAN, HAS, ACC)
+                        w_r = divide(w_r, at_least_one(kept_b))
                 kappas = kappa[None, :]
                 if PLAN.gradient_images:
-                    n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
-                    kappas = _level_weights(row, sums, n_b, b, here, kappa, H, W, NQ, row_q, PLAN, ACC, TH, S,
-                                            BC, QB, LEVELS)  # fmt: skip
+                    fitted_b = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS)
+                    kappas = _level_weights(row, sums, fitted_b, b, here, kappa, H, W, NQ, row_q, PLAN, ACC,
+                                            TH, S, BC, QB, LEVELS)  # fmt: skip
                 one, z, rel_one, rel_z = _adjoints(
                     sums, b, here, kappas, w_r, H, W, NQ, row_q, PLAN, ACC, TH, S, BC, QB, LEVELS
                 )  # fmt: skip
@@ -296,8 +341,7 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                 # Without a factor also a NaN of the statistics is left out.
                 wanted = here & ((w_r != 0) | (f_g + w_r * 0.0 != 0))
                 if PLAN.alignment.min_pixels:
-                    n_b = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
-                    wanted = wanted & (fitted_counts(n_b, PLAN) > 0)
+                    wanted = wanted & (fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS) > 0)
                 scale = tl.load(image + INV_P_OF_IMAGE, mask=wanted, other=0.0)
                 inv_n = tl.load(image + INV_N, mask=here, other=0.0)
                 u_one = one + w_r * rel_one
@@ -334,14 +378,16 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                     tl.store(row + SIGN_WEIGHT, u_z * inv_n, mask=here)
             for i in tl.static_range(M):
                 _moments_coefficients(
-                    row, here, moments, b, factors[MOMENTS + i] * WORLD, pooled[i], n_all, size, B, NP, R, i,
-                    PLAN.moments[i], NPP, BC, ACC
+                    row, here, moments, b, factors[MOMENTS + i] * RANKS, pooled[i], n_all, size, B, NP, R, i,
+                    PLAN.moments[i], HAS, NPP, BC, ACC
                 )  # fmt: skip
             for i in tl.static_range(P):
-                w = tl.zeros([BC], ACC) + divide(factors[PIXELS + i] * WORLD, norms[i])
+                w = tl.zeros([BC], ACC) + factors[PIXELS + i] * RANKS
+                if not PLAN.by_image:
+                    w = divide(w, norms[i])
                 if PLAN.pixels[i].by_image:
-                    n_b = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
-                    w = divide(w, tl.maximum(n_b, 1).to(ACC))
+                    n_b = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i], HAS)
+                    w = divide(w, at_least_one(n_b.to(ACC)))
                 tl.store(row + PIXEL_WEIGHT + i, w, mask=here)
 
 
@@ -354,20 +400,22 @@ def finish(
     totals,  # [WORLD, TOTALS]
     weights,  # tuple
     log_vars,  # tuple of pointers
-    total_out,  # [1]
+    total_out,  # [1], or [B] of a loss by image
     terms,  # [metrics]
     coefficients,  # [HEAD + B * COEFFICIENTS]
-    B, H, W, NP, R, NQ, PLAN: tl.constexpr, BY_POINTER: tl.constexpr, COLLECT: tl.constexpr,
-    COMBINE: tl.constexpr, SAVES: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr,
-    NPP: tl.constexpr, BC: tl.constexpr, QC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr,
-    WORLD: tl.constexpr, WP: tl.constexpr,
+    B, H, W, NP, R, NQ, PLAN: tl.constexpr, HAS: tl.constexpr, BY_POINTER: tl.constexpr,
+    COLLECT: tl.constexpr, COMBINE: tl.constexpr, SAVES: tl.constexpr, ACC: tl.constexpr,
+    TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr, BC: tl.constexpr, QC: tl.constexpr,
+    QB: tl.constexpr, LEVELS: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr,
 ):  # fmt: skip
     """Collect this rank's totals, combine those of all ranks, or both."""
     if COLLECT:
-        collect(moments, images, sums, totals, B, H, W, NP, R, NQ, PLAN, ACC, TH, S, NPP, BC, QC, QB, LEVELS)
+        collect(
+            moments, images, sums, totals, B, H, W, NP, R, NQ, PLAN, HAS, ACC, TH, S, NPP, BC, QC, QB, LEVELS
+        )
     if COLLECT and COMBINE:
         tl.debug_barrier()  # The totals are read by threads that did not write them.
     if COMBINE:
         _finish(moments, images, sums, found, totals, weights, log_vars, total_out, terms, coefficients,
-                B, H, W, NP, R, NQ, PLAN, BY_POINTER, SAVES, ACC, TH, S, NPP, BC, QB, LEVELS, WORLD,
+                B, H, W, NP, R, NQ, PLAN, HAS, BY_POINTER, SAVES, ACC, TH, S, NPP, BC, QB, LEVELS, WORLD,
                 WP)  # fmt: skip

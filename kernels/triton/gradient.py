@@ -39,9 +39,10 @@ from .coefficients import (
     TIE_WEIGHT,
 )
 from .device import NUMBERS, SIZES, image, valid
+from .inputs import confidence_at, weighed, weight_at
 from .levels import size_of
 from .penalty import penalty
-from .residual import moments_gradient, pixel_gradient, through_structure, to_structure
+from .residual import moments_gradient, of_confidence, pixel_gradient, through_structure, to_structure
 
 
 class Weights(NamedTuple):
@@ -107,28 +108,34 @@ def _cells_of_row(cells, old, b, B, H, W, y, first, x, K: tl.constexpr, PLAN: tl
 
 
 @triton.jit
-def _again(c, p, g, m, fitted, weights, PLAN: tl.constexpr):
+def _again(code, p, g, m, w, c, fitted, weights, PLAN: tl.constexpr):
     """What the codes do not say of an aligned residual: of a fit what depends on p and g, of a penalty other
-    than L1 its slope.
+    than L1 its slope; and, of one with a confidence c, the gradient of that.
     """
     zero = tl.zeros_like(p)
     p_d, g_d = to_structure(p, g, m, PLAN)
     dev_p = tl.where(m, p_d - fitted.mu_p, 0.0)
     dev_g = tl.where(m, g_d - fitted.mu_g, 0.0)
     d = zero
+    by_c = zero
     if PLAN.fits:
         by_p = fitted.by_p + zero
         by_g = fitted.by_g + zero
-        d = tl.where((by_p != 0) | (by_g != 0), dev_p * by_p + dev_g * by_g, 0.0)
+        d = weighed(tl.where((by_p != 0) | (by_g != 0), dev_p * by_p + dev_g * by_g, 0.0), m, w)
     if PLAN.relative is not None:
         weight = weights.relative * weights.scale + zero
         on = m & (weight != 0)
         r = tl.where(on, dev_p * fitted.inv_p - dev_g * fitted.inv_g, 0.0)
-        _, slope, _ = penalty(r, r, zero, on, zero, PLAN.relative)
+        phi, slope, _ = penalty(r, r, zero, on, zero, PLAN.relative)
         if PLAN.trim > 0:
-            weight = weight * part_of_trim(c, weights.share)
-        d += tl.where(on, slope * weight, 0.0)
-    return d
+            weight = weight * part_of_trim(code, weights.share)
+        if PLAN.relative_confidence is not None:
+            floored = confidence_at(c, on)
+            slope = slope * floored
+            plain = weighed(weights.relative + zero, on, w)
+            by_c = of_confidence(phi, c, floored, on & (plain != 0), plain, PLAN.relative)
+        d += weighed(tl.where(on, slope * weight, 0.0), on, w)
+    return d, by_c
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
@@ -137,24 +144,25 @@ def gradient(
     code0,  # uint16 [B, H, W + 2]
     cells,  # A_k of the levels k >= 1
     coefficients,
-    grad_output,  # [1]
-    out,  # map [B, H, W]
+    grad_output,  # [1], or [B] of a loss by image
+    out,  # map [B, H, W], as the next
+    out_confidence,
     out_log_vars,
     B,
     H,
     W,
     NT,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_ABS: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
     ROUND: tl.constexpr,
     LEVELS: tl.constexpr,
     DIVIDES: tl.constexpr,
+    WANTS_CONFIDENCE: tl.constexpr,
 ):
-    """Write the gradient of pred, and of the log-variances."""
+    """Write the gradient of pred, of the confidence if it is wanted, and of the log-variances."""
     i_p = tl.program_id(0)
     b = i_p // NT
     t = i_p - b * NT
@@ -165,6 +173,8 @@ def gradient(
     x_c = tl.minimum(x, W - 1)
     x_o = x.to(tl.int64)
     rows = tl.where(x < W, tl.minimum(y0 + TH, H), 0)
+    if PLAN.by_image:
+        grad_output += b64
     upstream = tl.load(grad_output).to(ACC)
     G: tl.constexpr = PLAN.num_log_vars
     for i in tl.static_range(G):
@@ -213,11 +223,14 @@ def gradient(
     p_code = code0 + (b64 * H + tl.maximum(y0 - 1, 0)) * (W + 2)
     first_row = y0.to(tl.int64)
     p_out = image(out, b) + first_row * out[2]
-    pred, gt, mask, abs_mask = inputs
+    pred, gt, mask, abs_mask, weight, confidence = inputs
     p_pred = image(pred, b) + first_row * pred[2]
     p_gt = image(gt, b) + first_row * gt[2]
     p_mask = image(mask, b) + first_row * mask[2]
     p_abs = image(abs_mask, b) + first_row * abs_mask[2]
+    p_weight = image(weight, b) + first_row * weight[2]
+    p_confidence = image(confidence, b) + first_row * confidence[2]
+    p_out_confidence = image(out_confidence, b) + first_row * out_confidence[2]
     # Each of what is carried over two rows begins with its own zero: see `sobel._strips`.
     d0 = tl.zeros([TW], tl.float32)
     s0 = d0
@@ -246,29 +259,43 @@ def gradient(
                 g = tl.zeros([TW], ACC)
                 total = g
                 again = g
+                c = g
+                by_c = g
+                w = None
+                if HAS.weight:
+                    w = weight_at(p_weight + x_o * weight[3], ok, ACC)
+                if PLAN.confident:
+                    c = tl.load(p_confidence + x_o * confidence[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_pred:
                     p = tl.load(p_pred + x_o * pred[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_inputs:
                     g = tl.load(p_gt + x_o * gt[3], mask=ok, other=0.0).to(ACC)
-                    v = valid(p_mask + x_o * mask[3], g, ok, HAS_MASK, PLAN.positive_gt)
+                    v = valid(p_mask + x_o * mask[3], g, ok, HAS.mask, PLAN.positive_gt)
+                    if HAS.weight:
+                        v = v & (w != 0)
                     m = v
                     if PLAN.all_pixels:
                         m = ok
                     v_abs = v
-                    if HAS_ABS:
+                    if HAS.abs_mask:
                         v_abs = valid(p_abs + x_o * abs_mask[3], g, ok, True, PLAN.positive_gt)
+                        if HAS.weight:
+                            v_abs = v_abs & (w != 0)
                     for j in tl.static_range(len(PLAN.moments)):
                         slope_j, centre_j, shift_j = of_moments[j]
-                        total += moments_gradient(p, g, m, slope_j, centre_j, shift_j, PLAN.moments[j])
+                        total += moments_gradient(p, g, m, slope_j, centre_j, shift_j, w, PLAN.moments[j])
                     for j in tl.static_range(len(PLAN.pixels)):
                         w_j, c_j = of_pixels[j]
-                        if PLAN.pixels[j].absolute:
-                            total += pixel_gradient(p, g, v_abs, w_j, c_j, PLAN.pixels[j])
-                        else:
-                            total += pixel_gradient(p, g, m, w_j, c_j, PLAN.pixels[j])
+                        m_j = v_abs if PLAN.pixels[j].absolute else m
+                        if HAS.weight:
+                            w_j = weighed(w_j + tl.zeros_like(g), m_j, w)
+                        more, more_c = pixel_gradient(p, g, m_j, w_j, c_j, c, PLAN.pixels[j])
+                        total += more
+                        by_c += more_c
                 if PLAN.codes:
                     if not PLAN.of_signs:
-                        again = _again(c1, p, g, unpack_valid(c1), fitted, of_image, PLAN)
+                        again, more_c = _again(c1, p, g, unpack_valid(c1), w, c, fitted, of_image, PLAN)
+                        by_c += more_c
                     u = adjoint(d0, d1, d2, s0, s1, s2, PLAN).to(ACC) * kappa
                     first = y - 1 == y0
                     if LEVELS > 1:
@@ -286,11 +313,17 @@ def gradient(
                     if LEVELS > 5:
                         a5 = _cells_of_row(cells, a5, b, B, H, W, y - 1, first, x, 5, PLAN, DIVIDES)
                         u += a5
-                    d = fold(c1, u, again, of_image, PLAN, ACC)
+                    d = fold(c1, u, again, w, of_image, PLAN, ACC)
                     if STRUCTURE.converts:
                         d = through_structure(d, p, touched(c1), STRUCTURE)
                     total += d
                 tl.store(p_out + x_o * out[3], (total * upstream).to(out[0].dtype.element_ty), mask=ok)
+                if WANTS_CONFIDENCE:
+                    p_c = p_out_confidence + x_o * out_confidence[3]
+                    tl.store(p_c, (by_c * upstream).to(out_confidence[0].dtype.element_ty), mask=ok)
+                p_out_confidence += out_confidence[2]
+                p_weight += weight[2]
+                p_confidence += confidence[2]
                 p_out += out[2]
                 p_pred += pred[2]
                 p_gt += gt[2]

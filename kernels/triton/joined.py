@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .device import divide, share, spread_about
+from .device import at_least_one, divide, share, spread_about
 from .levels import unit
 from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
 
@@ -81,7 +81,7 @@ def _denominator(n, EPS: tl.constexpr):
     if EPS > 0:
         return n + EPS
     else:
-        return tl.where(n > 1, n, 1.0)
+        return at_least_one(n)
 
 
 @triton.jit

@@ -30,7 +30,7 @@ from . import select as k_select
 from . import sobel as k_sobel
 from . import totals as k_totals
 from .geometry import Geometry, cdiv, up
-from .inputs import Inputs
+from .inputs import Has, Inputs
 from .table import Parameters
 
 
@@ -71,6 +71,14 @@ def _map(x: Tensor | None, like: Tensor) -> tuple:
     return (x, *x.stride())
 
 
+def _inputs(pred: Tensor, *others: Tensor | None) -> Inputs:
+    return Inputs(_map(pred, pred), *(_map(x, pred) for x in others))
+
+
+def _has(mask: Tensor | None, abs_mask: Tensor | None, weight: Tensor | None) -> Has:
+    return Has(mask is not None, abs_mask is not None, weight is not None)
+
+
 def _views(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
     first, second, _ = geometry.code_bytes
     return codes[:first].view(torch.uint16), codes[first : first + second], codes[first + second :]
@@ -100,17 +108,18 @@ class Forward:
         saves: bool,
         world: int = 1,
         exchange: bool = False,
+        weight: Tensor | None = None,
+        confidence: Tensor | None = None,
     ) -> None:
         g = self.geometry = Geometry(plan, pred.shape, parameters)
         self.plan, self.parameters, self.acc = plan, parameters, _acc(dtype)
         empty = lambda n, kind=dtype: torch.empty(n, dtype=kind, device=pred.device)  # noqa: E731
         r, strips = g.b * g.programs, g.b * g.strips
         # Without the mask of absolute terms, for the kernels that have none: no reason to compile again.
-        self.maps = Inputs(_map(pred, pred), _map(gt, pred), _map(mask, pred), _map(pred, pred))
-        self.inputs = self.maps._replace(abs_mask=_map(abs_mask, pred))
-        self.masks = {"HAS_MASK": mask is not None}
-        self.has_abs = {"HAS_ABS": abs_mask is not None}
-        self.total, self.terms = empty(()), empty(plan.num_metrics)
+        self.inputs = _inputs(pred, gt, mask, abs_mask, weight, confidence)
+        self.maps = self.inputs._replace(abs_mask=_map(pred, pred), confidence=_map(pred, pred))
+        self.has = _has(mask, abs_mask, weight)
+        self.total, self.terms = empty(g.b if plan.by_image else ()), empty(plan.num_metrics)
         self.codes = empty(sum(g.code_bytes) if saves else 0, torch.uint8)
         self.coefficients = empty(coefficient_count(g.b) if saves or plan.num_log_vars else 0)
         self.moments = empty((k_moments.ROWS, r))
@@ -125,7 +134,8 @@ class Forward:
         self.weights = (weights,) if by_pointer else _split(weights, dtype)
         self.by_pointer, self.log_vars = by_pointer, tuple(log_vars)
         tile = {
-            "PLAN": plan, "ACC": self.acc, "TH": g.tile[0], "TW": g.tile[1], **self.masks
+            "PLAN": plan, "ACC": self.acc, "TH": g.tile[0], "TW": g.tile[1],
+            "HAS": _has(mask, None, weight)
         }  # fmt: skip
         # A fused multiply-add turns exact zeros into signs: never where one is taken.
         exact = {"enable_fp_fusion": False}
@@ -139,12 +149,12 @@ class Forward:
             k_moments.moments,
             r,
             (self.inputs, self.moments, self.medians[0], *sizes),
-            {**tile, **self.has_abs, "STEP": step},
+            {**tile, "HAS": self.has, "STEP": step},
             warps,
         )
         self.middle = []
         if plan.largest:
-            constants = {**tile, **self.has_abs, "GIVEN": exchange, "RP": 1024, "STEP": step}
+            constants = {**tile, "HAS": self.has, "GIVEN": exchange, "RP": 1024, "STEP": step}
             args = (self.inputs, self.moments, self.found, *sizes)
             self.middle.append(Launch(k_moments.by_largest, r, args, constants, warps))
         if plan.codes:
@@ -213,7 +223,7 @@ class Forward:
         )  # fmt: skip
         constants = {
             "PLAN": plan, "CODES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows,
-            "S": parameters.strips, **self.masks, **self.has_abs, **levels, **digits
+            "S": parameters.strips, "HAS": self.has, **levels, **digits
         }  # fmt: skip
         options = {"num_warps": parameters.strip_warps, **exact}
         if parameters.strip_registers and self.total.dtype == torch.float32:  # float64 takes twice as many.
@@ -238,7 +248,8 @@ class Forward:
             self.total, self.terms, self.coefficients, g.b, g.h, g.w, g.programs, g.b * g.programs, g.strips
         )  # fmt: skip
         constants = {
-            "PLAN": self.plan, "BY_POINTER": self.by_pointer, "COLLECT": collect, "COMBINE": combine,
+            "PLAN": self.plan, "HAS": self.has, "BY_POINTER": self.by_pointer, "COLLECT": collect,
+            "COMBINE": combine,
             "SAVES": self.saves, "ACC": self.acc, "TH": parameters.strip_rows, "S": parameters.strips,
             "NPP": npp, "BC": bc, "QC": block,
             "QB": max(1, min(up(g.strips), block // bc)), "LEVELS": g.levels, "WORLD": self.world,
@@ -273,10 +284,16 @@ def backward_launches(
     mask: Tensor | None,
     abs_mask: Tensor | None,
     dtype: torch.dtype,
-) -> tuple[list[Launch], Tensor, Tensor]:
-    """The launches of the backward, the gradient of pred that they write, and those of the log-variances."""
+    weight: Tensor | None = None,
+    confidence: Tensor | None = None,
+    wants_confidence: bool = False,
+) -> tuple[list[Launch], Tensor, Tensor, Tensor]:
+    """The launches of the backward, the gradient of pred that they write, those of the log-variances, and
+    that of the confidence, empty if it is not wanted.
+    """
     g, p, acc = Geometry(plan, pred.shape, parameters), parameters, _acc(dtype)
     out = torch.empty_like(pred)
+    of_confidence = torch.empty_like(confidence) if wants_confidence else pred.new_empty(0)
     log_vars = torch.empty(plan.num_log_vars, dtype=dtype, device=pred.device)
     code0, code, high = _views(codes, g)
     cells = torch.empty(g.cells, dtype=dtype, device=pred.device)
@@ -289,15 +306,18 @@ def backward_launches(
         launches.append(Launch(k_backward.coarse, g.b * per_image, args, shared, options))
     tiles = cdiv(g.w, p.columns) * cdiv(g.h, p.rows)
     args = (
-        Inputs(_map(pred, pred), _map(gt, pred), _map(mask, pred), _map(abs_mask, pred)), code0, cells,
-        coefficients, grad_output, _map(out, pred), log_vars, g.b, g.h, g.w, tiles
+        _inputs(pred, gt, mask, abs_mask, weight, confidence), code0, cells, coefficients, grad_output,
+        _map(out, pred), _map(of_confidence if wants_confidence else None, pred), log_vars, g.b, g.h, g.w,
+        tiles
     )  # fmt: skip
-    masks = {"HAS_MASK": mask is not None, "HAS_ABS": abs_mask is not None}
     # Terms that read p and g beside codes fill the registers: one row a round.
     heavy = plan.codes and plan.reads_inputs
-    constants = {**shared, **masks, "ROUND": 1 if heavy else 2, "DIVIDES": g.divides}
+    constants = {
+        **shared, "HAS": _has(mask, abs_mask, weight), "ROUND": 1 if heavy else 2, "DIVIDES": g.divides,
+        "WANTS_CONFIDENCE": wants_confidence
+    }  # fmt: skip
     options = {"num_warps": p.column_warps}
     if heavy and p.column_registers and acc == tl.float32:
         options["maxnreg"] = p.column_registers
     launches.append(Launch(k_gradient.gradient, g.b * tiles, args, constants, options))
-    return launches, out, log_vars
+    return launches, out, log_vars, of_confidence

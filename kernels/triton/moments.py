@@ -12,14 +12,26 @@ import triton
 import triton.language as tl
 
 from ..plan import MOST
-from .device import NUMBERS, SIZES_BUT_WIDTH, add, columns, corner, mean_and_spread, rows, start, to_domain
+from .device import (
+    NUMBERS,
+    SIZES_BUT_WIDTH,
+    add,
+    columns,
+    corner,
+    mean_and_spread,
+    pixels,
+    rows,
+    start,
+    to_domain,
+)
 from .histogram import count_digit
-from .inputs import read
+from .inputs import confidence_at, read, weighed
 from .penalty import from_largest, penalty, sized
 from .residual import residual, to_structure
 
 COUNT = tl.constexpr(0)
 ABS_COUNT = tl.constexpr(1)
+# Of pixels with weights the sum of these, as ABS_COUNT; COUNT is that of the pixels.
 STATISTICS = tl.constexpr(2)  # pixels of every term but the absolute ones: all of them, or the valid ones
 ABSOLUTE = tl.constexpr(3)
 MEAN_P = tl.constexpr(4)
@@ -30,7 +42,9 @@ SPREAD = tl.constexpr(7 + MOST)
 PIXEL = tl.constexpr(7 + 2 * MOST)  # [MOST] pixel terms, as the next two
 PIXEL_COUNT = tl.constexpr(7 + 3 * MOST)  # pixels that count once more
 LARGEST = tl.constexpr(7 + 4 * MOST)
-ROWS = 7 + 5 * MOST
+PLAIN = tl.constexpr(7 + 5 * MOST)  # of pixel terms with a confidence: without it
+CONFIDENCE = tl.constexpr(7 + 6 * MOST)
+ROWS = 8 + 6 * MOST
 
 
 @triton.jit
@@ -46,14 +60,16 @@ def _larger(old, new):
 
 
 @triton.jit
-def _moments_sums(sums, p, g, m, first, D: tl.constexpr):
+def _moments_sums(sums, p, g, m, first, w, D: tl.constexpr):
     """`sums` with the residuals of a moments term at m."""
-    return add(sums, residual(to_domain(p, m, D), to_domain(g, m, D), m, D), m, first)
+    return add(sums, residual(to_domain(p, m, D), to_domain(g, m, D), m, D), m, first, w)
 
 
 @triton.jit
-def _pixel_sum(total, p, g, m, T: tl.constexpr):
-    """`total` with the residuals of a pixel term at m: their penalties, or the largest of them."""
+def _pixel_sum(total, p, g, m, w, c, T: tl.constexpr):
+    """`total` with the residuals of a pixel term at m: their penalties, or the largest of them; of a term
+    with a confidence c the sums with it and without.
+    """
     D: tl.constexpr = T.domain
     p_d = to_domain(p, m, D)
     g_d = to_domain(g, m, D)
@@ -62,7 +78,12 @@ def _pixel_sum(total, p, g, m, T: tl.constexpr):
         return _larger(total, sized(r, m, T))
     else:
         phi, _, _ = penalty(r, p_d, g_d, m, 0.0, T)
-        return total + phi
+        if T.confidence is None:
+            return total + weighed(phi, m, w)
+        else:
+            both, plain = total
+            c = confidence_at(c, m)
+            return both + weighed(c * phi - T.confidence * tl.log(c), m, w), plain + weighed(phi, m, w)
 
 
 @triton.jit(do_not_specialize=SIZES_BUT_WIDTH, do_not_specialize_on_alignment=NUMBERS)
@@ -77,8 +98,7 @@ def moments(
     NP,
     R,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_ABS: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -93,6 +113,9 @@ def moments(
     n = tl.zeros([STEP, TW], tl.int32)
     n_valid = n
     n_abs = n
+    confident = tl.zeros([STEP, TW], ACC)
+    n_w = confident
+    n_w_abs = confident
     zero = tl.zeros([STEP, TW], ACC)
     absolute = zero
     difference = zero
@@ -105,6 +128,8 @@ def moments(
     for i in tl.static_range(P):
         if PLAN.pixels[i].largest:
             totals = totals + (zero + float("-inf"),)
+        elif PLAN.pixels[i].confidence is not None:
+            totals = totals + ((zero, zero),)
         else:
             totals = totals + (zero,)
     for t in range(i_p - b * NP, tiles, NP):
@@ -113,20 +138,27 @@ def moments(
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, HAS_ABS, ACC)
+            p, g, m, v, v_abs, w = read(inputs, b, y, x, ok, PLAN, HAS, ACC)
+            c = g
+            if PLAN.confident:
+                c = tl.load(pixels(inputs.confidence, b, y, x), mask=ok, other=0.0).to(ACC)
+                confident += tl.where(v, c, 0.0)
             if PLAN.all_pixels:
                 n_valid += v.to(tl.int32)
-            if HAS_ABS:
+            if HAS.abs_mask:
                 n_abs += v_abs.to(tl.int32)
+            if HAS.weight:
+                n_w += tl.where(m, w, 0.0)
+                n_w_abs += tl.where(v_abs, w, 0.0)
             first = m & (n == 0)
             n += m.to(tl.int32)
             if PLAN.codes:
                 p_d, g_d = to_structure(p, g, m | v_abs, PLAN)
                 if PLAN.absolute is not None:
-                    absolute += tl.where(v_abs, tl.abs(p_d - g_d), 0.0)
+                    absolute += weighed(tl.where(v_abs, tl.abs(p_d - g_d), 0.0), v_abs, w)
                 if PLAN.centred:
-                    sums_p = add(sums_p, p_d, m, first)
-                    sums_g = add(sums_g, g_d, m, first)
+                    sums_p = add(sums_p, p_d, m, first, w)
+                    sums_g = add(sums_g, g_d, m, first, w)
                 else:
                     difference += tl.where(m, p_d - g_d, 0.0)
                 if PLAN.by_median:
@@ -134,14 +166,14 @@ def moments(
                     count_digit(counts, g_d, m, 0, 0, 2 * b + 1, ACC)
             new_sums = ()
             for i in tl.static_range(M):
-                new_sums = new_sums + (_moments_sums(sums[i], p, g, m, first, PLAN.moments[i].domain),)
+                new_sums = new_sums + (_moments_sums(sums[i], p, g, m, first, w, PLAN.moments[i].domain),)
             sums = new_sums
             new_totals = ()
             for i in tl.static_range(P):
                 if PLAN.pixels[i].absolute:
-                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, v_abs, PLAN.pixels[i]),)
+                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, v_abs, w, c, PLAN.pixels[i]),)
                 else:
-                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, m, PLAN.pixels[i]),)
+                    new_totals = new_totals + (_pixel_sum(totals[i], p, g, m, w, c, PLAN.pixels[i]),)
             totals = new_totals
     row = part + i_p
     n_j = n.to(ACC)
@@ -150,10 +182,16 @@ def moments(
     if PLAN.all_pixels:
         valid_count = tl.sum(n_valid).to(ACC)
     abs_count = valid_count
-    if HAS_ABS:
+    if HAS.abs_mask:
         abs_count = tl.sum(n_abs).to(ACC)
-    tl.store(row + STATISTICS * R, count)
     tl.store(row + COUNT * R, valid_count)
+    if HAS.weight:
+        n_j = n_w
+        count = tl.sum(n_w)
+        abs_count = tl.sum(n_w_abs)
+    if PLAN.confident:
+        tl.store(row + CONFIDENCE * R, tl.sum(confident))
+    tl.store(row + STATISTICS * R, count)
     tl.store(row + ABS_COUNT * R, abs_count)
     if PLAN.absolute is not None:
         tl.store(row + ABSOLUTE * R, tl.sum(absolute))
@@ -171,6 +209,9 @@ def moments(
     for i in tl.static_range(P):
         if PLAN.pixels[i].largest:
             tl.store(row + (LARGEST + i) * R, largest(totals[i]))
+        elif PLAN.pixels[i].confidence is not None:
+            tl.store(row + (PIXEL + i) * R, tl.sum(totals[i][0]))
+            tl.store(row + (PLAIN + i) * R, tl.sum(totals[i][1]))
         else:
             tl.store(row + (PIXEL + i) * R, tl.sum(totals[i]))
 
@@ -195,7 +236,7 @@ def rank_largest(part, found, R, PLAN: tl.constexpr, RP: tl.constexpr, ACC: tl.c
 
 @triton.jit
 def _term_by_largest(inputs, part, found, H, W, tiles_x, tiles, NP, R, WHICH: tl.constexpr,
-                     PLAN: tl.constexpr, HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr, GIVEN: tl.constexpr,
+                     PLAN: tl.constexpr, HAS: tl.constexpr, GIVEN: tl.constexpr,
                      ACC: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, STEP: tl.constexpr,
                      RP: tl.constexpr):  # fmt: skip
     T: tl.constexpr = PLAN.pixels[WHICH]
@@ -216,13 +257,13 @@ def _term_by_largest(inputs, part, found, H, W, tiles_x, tiles, NP, R, WHICH: tl
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, HAS_ABS, ACC)
+            p, g, m, v, v_abs, w = read(inputs, b, y, x, ok, PLAN, HAS, ACC)
             if T.absolute:
                 m = v_abs
             p_d = to_domain(p, m, D)
             g_d = to_domain(g, m, D)
             phi, _, again = penalty(tl.where(m, residual(p_d, g_d, m, D), 0.0), p_d, g_d, m, c, T)
-            total += tl.where(m, phi, 0.0)
+            total += weighed(tl.where(m, phi, 0.0), m, w)
             count += again.to(tl.int32)
     tl.store(part + (PIXEL + WHICH) * R + i_p, tl.sum(total))
     if T.counts:
@@ -241,8 +282,7 @@ def by_largest(
     NP,
     R,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_ABS: tl.constexpr,
+    HAS: tl.constexpr,
     GIVEN: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
@@ -254,6 +294,6 @@ def by_largest(
     for i in tl.static_range(len(PLAN.pixels)):
         if PLAN.pixels[i].largest:
             _term_by_largest(
-                inputs, part, found, H, W, tiles_x, tiles, NP, R, i, PLAN, HAS_MASK, HAS_ABS, GIVEN, ACC, TH,
+                inputs, part, found, H, W, tiles_x, tiles, NP, R, i, PLAN, HAS, GIVEN, ACC, TH,
                 TW, STEP, RP
             )  # fmt: skip

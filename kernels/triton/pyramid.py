@@ -24,12 +24,14 @@ from .device import (
     divide,
     image_count,
     image_mean,
+    image_number,
     image_total,
     places,
     sign,
 )
 from .histogram import count_digit, median
-from .inputs import read
+from .inputs import read, weighed
+from .moments import COUNT as PIXELS
 from .moments import MEAN_G, MEAN_P, STATISTICS
 from .residual import to_structure
 
@@ -80,14 +82,14 @@ def centred(p, g, m, inside, mu_p, mu_g, PLAN: tl.constexpr):
 
 
 @triton.jit
-def _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, ACC: tl.constexpr):
-    p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, False, ACC)
+def _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN: tl.constexpr, HAS: tl.constexpr, ACC: tl.constexpr):
+    p, g, m, v, v_abs, w = read(inputs, b, y, x, ok, PLAN, HAS, ACC)
     dev_p, dev_g, keep = centred(p, g, m, ok, mu_p, mu_g, PLAN)
     if not PLAN.aligned:
         # Nothing stands between p and g: pooled apart, they would cancel.
         dev_p = tl.where(keep, dev_p - dev_g, 0.0)
         dev_g = dev_p
-    return dev_p, dev_g, m, keep
+    return dev_p, dev_g, m, keep, w
 
 
 @triton.jit
@@ -164,7 +166,7 @@ def _even(level_p, level_g, info, dev_p, dev_g, counts, b, y, left, H, W, PLAN: 
 
 @triton.jit
 def _sample(inputs, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
-            HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+            HAS: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Sums over the pixels that the cells y, x of the levels k sample: 1 (nearest) or the central 2x2."""
     if PLAN.downsample == "nearest":
         if DIVIDES:
@@ -173,16 +175,16 @@ def _sample(inputs, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
         else:
             y = y * H // h
             x = x * W // w
-        p, g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+        p, g, m, keep, w = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS, ACC)
         return p, g, m.to(tl.int32) + tl.where(keep, 65536, 0)
     else:
         y = (y << k) + ((1 << k) // 2 - 1)
         x = (x << k) + ((1 << k) // 2 - 1)
-        p, g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+        p, g, m, keep, w = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS, ACC)
         counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
         for i in tl.static_range(1, 4):
-            more_p, more_g, m, keep = _read(
-                inputs, b, y + i // 2, x + i % 2, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC
+            more_p, more_g, m, keep, w = _read(
+                inputs, b, y + i // 2, x + i % 2, ok, mu_p, mu_g, PLAN, HAS, ACC
             )
             p += more_p
             g += more_g
@@ -192,7 +194,7 @@ def _sample(inputs, b, y, x, ok, k, h, w, H, W, mu_p, mu_g, PLAN: tl.constexpr,
 
 @triton.jit
 def _sampled(inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN: tl.constexpr,
-             HAS_MASK: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr, FIRST: tl.constexpr,
+             HAS: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr, FIRST: tl.constexpr,
              LEVELS: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):  # fmt: skip
     """Store a tile's cells of the levels FIRST .. LEVELS - 1, in blocks that hold cells of any of them."""
     N: tl.constexpr = max(TH * TW // 32, 32)
@@ -222,9 +224,7 @@ def _sampled(inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, 
         h = H >> level
         w = W >> level
         ok = (row < (TH >> level)) & (y < h) & (x < w)
-        p, g, counts = _sample(
-            inputs, b, y, x, ok, level, h, w, H, W, mu_p, mu_g, PLAN, HAS_MASK, DIVIDES, ACC
-        )
+        p, g, counts = _sample(inputs, b, y, x, ok, level, h, w, H, W, mu_p, mu_g, PLAN, HAS, DIVIDES, ACC)
         at = base + b.to(tl.int64) * h * w + y * w + x
         _store(level_p, level_g, info, at, ok, p, g, counts, 1 if PLAN.downsample == "nearest" else 4, PLAN)
 
@@ -277,7 +277,7 @@ def pyramid(
     NP,
     R,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -299,7 +299,7 @@ def pyramid(
     first = i_p == b * NP
     row = images + b * IMAGE
     if PLAN.aligned or first:
-        n = image_count(moments, STATISTICS, b, NP, R, NPP, ACC)
+        n = image_number(moments, STATISTICS, b, NP, R, NPP, HAS, ACC)
     if PLAN.by_median:
         mu_p, inv_p = _by_median(histograms, states, deviations, row, first, b, B, n, NP, R, 0, PLAN, NPP,
                                  DIGITS, ACC)  # fmt: skip
@@ -308,12 +308,15 @@ def pyramid(
     elif PLAN.centred:
         mu_p = image_mean(moments, STATISTICS, MEAN_P, n, b, NP, R, NPP)
         mu_g = image_mean(moments, STATISTICS, MEAN_G, n, b, NP, R, NPP)
-    inv_n = tl.where(n > 0, divide(1.0, tl.where(n > 0, n, 1.0)), 0.0)
+    inv_n = tl.where(n != 0, divide(1.0, tl.where(n != 0, n, 1.0)), 0.0)
     tl.store(row + INV_N, inv_n, mask=first)
     tl.store(row + MU_P, mu_p, mask=first)
     tl.store(row + MU_G, mu_g, mask=first)
-    if PLAN.fits:
-        tl.store(row + COUNT, n, mask=first)
+    if PLAN.alignment.min_pixels:
+        if HAS.weight:
+            tl.store(row + COUNT, image_count(moments, PIXELS, b, NP, R, NPP, ACC), mask=first)
+        else:
+            tl.store(row + COUNT, n, mask=first)
     # The levels below NEAR are made of the pixels of a block: all of average, else one. What is pooled more
     # than once is in squares, of which a warp has whole ones: most sums need no shared memory.
     NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else min(2, LEVELS)
@@ -321,13 +324,13 @@ def pyramid(
     none = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC)
     sum_p = none
     sum_g = none
-    sum_sign = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], tl.int32)
+    sum_sign = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC if HAS.weight else tl.int32)
     for t in range(i_p - b * NP, tiles, NP):
         top, left = corner(t, tiles_x, TH, TW)
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y, x = places(o, left, TW // WIDTH, STEP, WIDTH)
             ok = (y < H) & (x < W)
-            dev_p, dev_g, m, keep = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS_MASK, ACC)
+            dev_p, dev_g, m, keep, w = _read(inputs, b, y, x, ok, mu_p, mu_g, PLAN, HAS, ACC)
             if PLAN.by_median and PLAN.trim > 0:
                 r = tl.abs(dev_p * inv_p - dev_g * inv_g)
                 at = b
@@ -335,12 +338,15 @@ def pyramid(
                     at = b * 0
                 count_digit(trimmed, r, m, 0, 0, at, ACC)
             if PLAN.fits:
-                sum_p += _fours(tl.where(m, dev_p * dev_p, 0.0))
-                sum_g += _fours(tl.where(m, dev_p * dev_g, 0.0))
+                sum_p += _fours(weighed(tl.where(m, dev_p * dev_p, 0.0), m, w))
+                sum_g += _fours(weighed(tl.where(m, dev_p * dev_g, 0.0), m, w))
             if PLAN.by_mean:
-                sum_p += _fours(tl.where(m, tl.abs(dev_p), 0.0))
-                sum_g += _fours(tl.where(m, tl.abs(dev_g), 0.0))
-                sum_sign += _fours(sign(dev_p, m))
+                sum_p += _fours(weighed(tl.where(m, tl.abs(dev_p), 0.0), m, w))
+                sum_g += _fours(weighed(tl.where(m, tl.abs(dev_g), 0.0), m, w))
+                if HAS.weight:
+                    sum_sign += _fours(weighed(sign(dev_p, m).to(ACC), m, w))
+                else:
+                    sum_sign += _fours(sign(dev_p, m))
             # Both counts in one integer, so that they are pooled together: a cell has at most 1024 pixels.
             counts = m.to(tl.int32) + tl.where(keep, 65536, 0)
             if LEVELS > 1 and PLAN.downsample == "nearest":
@@ -349,7 +355,7 @@ def pyramid(
                 _pooled(level_p, level_g, info, dev_p, dev_g, counts, b, o, left, B, H, W, PLAN, NEAR)
         if NEAR < LEVELS:
             _sampled(
-                inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN, HAS_MASK,
+                inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, PLAN, HAS,
                 DIVIDES, ACC, NEAR, LEVELS, TH, TW
             )  # fmt: skip
     part = deviations + i_p

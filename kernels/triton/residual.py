@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .device import divide, slope, to_domain
+from .inputs import FLOOR, confidence_at, weighed
 from .penalty import penalty
 
 
@@ -90,24 +91,38 @@ def _through(d, p, p_d, m, D: tl.constexpr):
 
 
 @triton.jit
-def moments_gradient(p, g, m, slope_, centre, shift, T: tl.constexpr):
-    """Gradient of a moments term at m, weighted."""
+def moments_gradient(p, g, m, slope_, centre, shift, w, T: tl.constexpr):
+    """Gradient of a moments term at m, weighted, and by the weights w of the pixels unless None."""
     zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
     on = m & (((slope_ + zero) != 0) | ((shift + zero) != 0))
     D: tl.constexpr = T.domain
     p_d = to_domain(p, on, D)
     e = residual(p_d, to_domain(g, on, D), on, D)
-    return _through((e - centre) * slope_ + shift, p, p_d, on, D)
+    return _through(weighed((e - centre) * slope_ + shift, on, w), p, p_d, on, D)
 
 
 @triton.jit
-def pixel_gradient(p, g, m, weight, c, T: tl.constexpr):
-    """Gradient of a pixel term at m, weighted."""
+def pixel_gradient(p, g, m, weight, c, confidence, T: tl.constexpr):
+    """Gradient of a pixel term at m, weighted; and, of one with a confidence, that of the confidence."""
     zero = tl.zeros_like(p)
-    on = m & ((weight + zero) != 0)
+    weight = weight + zero
+    on = m & (weight != 0)
     D: tl.constexpr = T.domain
     p_d = to_domain(p, on, D)
     g_d = to_domain(g, on, D)
     r = tl.where(on, residual(p_d, g_d, on, D), 0.0)
-    _, d, _ = penalty(r, p_d, g_d, on, c + zero, T)
-    return _through(d * weight, p, p_d, on, D)
+    phi, d, _ = penalty(r, p_d, g_d, on, c + zero, T)
+    if T.confidence is None:
+        return _through(d * weight, p, p_d, on, D), zero
+    else:
+        floored = confidence_at(confidence, on)
+        by_c = of_confidence(phi, confidence, floored, on, weight, T)
+        return _through(d * weight * floored, p, p_d, on, D), by_c
+
+
+@triton.jit
+def of_confidence(phi, given, floored, on, weight, T: tl.constexpr):
+    """Gradient of the confidence of a term: weight (phi - alpha/c), 0 below the floor of c."""
+    d = (phi - T.confidence / floored) * weight
+    # A NaN is not below it.
+    return tl.where(on & ~(given < FLOOR), d, 0.0)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .device import divide, image_total, to_domain, valid
+from .inputs import weight_at
 from .pyramid import (
     COUNT,
     DEV_G,
@@ -77,7 +78,7 @@ def fit_of(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.cons
     inv_p = tl.full((), 1.0, ACC)
     inv_g = inv_p
     offset = inv_p * 0.0
-    on = inv_n > 0
+    on = inv_n != 0
     if PLAN.by_median:
         inv_p = tl.load(row + INV_P)
         inv_g = tl.load(row + INV_G)
@@ -138,27 +139,35 @@ def residual_of(dev_p, dev_g, fit, PLAN: tl.constexpr):
 
 
 @triton.jit
-def pixel_row(at, ok, fit, PLAN: tl.constexpr, HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr,
-              ACC: tl.constexpr):  # fmt: skip
-    """dev_p, dev_g, the valid and the read pixels, and p - g over abs_mask; all pointers `at` are inside."""
+def pixel_row(at, ok, fit, PLAN: tl.constexpr, HAS: tl.constexpr, ACC: tl.constexpr):
+    """dev_p, dev_g, the valid and the read pixels, p - g over abs_mask, and the weights or None; all pointers
+    `at` are inside.
+    """
     p = tl.load(at.pred).to(ACC)
     g = tl.load(at.gt).to(ACC)
     everywhere = tl.full(p.shape, True, tl.int1)
     m = ok
     v = ok
-    if HAS_MASK or PLAN.positive_gt:
-        v = ok & valid(at.mask, g, everywhere, HAS_MASK, PLAN.positive_gt)
+    if HAS.mask or PLAN.positive_gt:
+        v = ok & valid(at.mask, g, everywhere, HAS.mask, PLAN.positive_gt)
         if not PLAN.all_pixels:
             m = v
+    w = None
+    if HAS.weight:
+        w = weight_at(at.weight, everywhere, ACC)
+        v = v & (w != 0)
+        m = v
     m = counted(m, fit, PLAN)
     e = tl.zeros_like(p)
-    if PLAN.absolute is not None and HAS_ABS:
+    if PLAN.absolute is not None and HAS.abs_mask:
         v = valid(at.abs_mask, g, everywhere, True, PLAN.positive_gt)
+        if HAS.weight:
+            v = v & (w != 0)
     dev_p, dev_g, keep = centred(p, g, m, ok, fit.mu_p, fit.mu_g, PLAN)
     if PLAN.absolute is not None:
         D: tl.constexpr = PLAN.structure
         e = tl.where(v, to_domain(p, v, D) - to_domain(g, v, D), 0.0)
-    return dev_p, dev_g, m, keep, e
+    return dev_p, dev_g, m, keep, e, w
 
 
 @triton.jit

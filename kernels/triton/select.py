@@ -40,7 +40,7 @@ def select(
     R,
     digit,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -65,7 +65,7 @@ def select(
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, False, ACC)
+            p, g, m, v, v_abs, w = read(inputs, b, y, x, ok, PLAN, HAS, ACC)
             p, g = to_structure(p, g, m, PLAN)
             count_digit(counts, p, m, of_p.prefix, digit, at, ACC)
             count_digit(counts, g, m, of_g.prefix, digit, at + 1, ACC)
@@ -92,7 +92,7 @@ def select_kept(
     R,
     digit,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
@@ -120,7 +120,7 @@ def select_kept(
         for o in range(top, tl.minimum(top + TH, H), STEP):
             y = rows(o, STEP)
             ok = (y < H) & (x < W)
-            p, g, m, v, v_abs = read(inputs, b, y, x, ok, PLAN, HAS_MASK, False, ACC)
+            p, g, m, v, v_abs, w = read(inputs, b, y, x, ok, PLAN, HAS, ACC)
             m = counted(m, fit, PLAN)
             dev_p, dev_g, keep = centred(p, g, m, ok, fit.mu_p, fit.mu_g, PLAN)
             z, r = residual_of(dev_p, dev_g, fit, PLAN)

@@ -17,7 +17,7 @@ import triton.language as tl
 from .codes import flags_of_pixel, folded_edge, pack_cell, pack_high, pack_pixel, signs_of_pixel
 from .device import NUMBERS, SIZES, pixels
 from .histogram import threshold
-from .inputs import Inputs
+from .inputs import Inputs, confidence_at, weighed
 from .levels import locate, unit
 from .penalty import penalty
 from .pyramid import IMAGE, KEPT, SHARE, TAU
@@ -32,7 +32,8 @@ U_Z = tl.constexpr(4)
 REL = tl.constexpr(5)
 REL_ONE = tl.constexpr(6)
 REL_Z = tl.constexpr(7)
-ROWS = 8
+REL_PLAIN = tl.constexpr(8)  # of a relative term with a confidence: without it
+ROWS = 9
 LANES = 30  # columns that a strip owns
 
 
@@ -103,9 +104,9 @@ def _pair(a, b):
 
 
 @triton.jit
-def _weighed(r, m, trim, PLAN: tl.constexpr):
-    """Of the relative term at m: phi and phi' as far as the pixel counts, the sign of r where it does, and
-    the ties with the threshold of a trim.
+def _weighed(r, m, trim, w, c, PLAN: tl.constexpr):
+    """Of the relative term at m: phi and phi' as far as the pixel counts, the sign of r where it does, the
+    ties with the threshold of a trim, and phi without the confidence c.
     """
     phi, slope, _ = penalty(r, r, tl.zeros_like(r), m, 0.0, PLAN.relative)
     s_r = unit_sign(r)
@@ -118,12 +119,17 @@ def _weighed(r, m, trim, PLAN: tl.constexpr):
         phi = tl.where(part > 0, part * phi, 0.0) + 0.0 * r
         slope = tl.where(part > 0, part * slope, 0.0)
         s_r = tl.where(part > 0, s_r, 0.0)
-    return phi, slope, s_r, tie
+    plain = weighed(phi, m, w)
+    if PLAN.relative_confidence is not None:
+        c = confidence_at(c, m)
+        phi = c * phi - PLAN.relative_confidence * tl.log(c)
+        slope = c * slope
+    return weighed(phi, m, w), weighed(slope, m, w), s_r, tie, plain
 
 
 @triton.jit
 def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.constexpr,
-            HAS_MASK: tl.constexpr, HAS_ABS: tl.constexpr, CODES: tl.constexpr, HIGH: tl.constexpr,
+            HAS: tl.constexpr, CODES: tl.constexpr, HIGH: tl.constexpr,
             ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr):  # fmt: skip
     """Stream down rows y0 - 1 .. y0 + TH of an image's level; leave its codes.
 
@@ -155,7 +161,7 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
     older = tl.zeros([S, 32], ACC)
     iolder = tl.zeros([S, 32], tl.int32)
     response, cells_, u_one, u_z = zero, zero, zero, zero
-    rel, rel_one, rel_z, kept = zero, zero, zero, izero
+    rel, rel_one, rel_z, kept, plain = zero, zero, zero, izero, zero
     # Of the rows y - 2 and y - 1: differences and smooth sums along x of r, of z_p and of the weight a. Each
     # begins with its own zero: Triton carries no variable that begins with the same value as its successor.
     rd0, rs0, zd0, zs0, wd0, ws0, c0 = older, older, older, older, older, older, iolder
@@ -175,6 +181,8 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
     p_gt = pixels(inputs.gt, b, y_64, x_in)
     p_mask = pixels(inputs.mask, b, y_64, x_in)
     p_abs = pixels(inputs.abs_mask, b, y_64, x_in)
+    p_weight = pixels(inputs.weight, b, y_64, x_in)
+    p_confidence = pixels(inputs.confidence, b, y_64, x_in)
     o = first * w + x_64
     o_code = y0.to(tl.int64) * (w + 2) + x + 1
     # Two rows at a time: what is carried changes places without a move.
@@ -189,9 +197,8 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
             signs = zero
             extra = izero
             if OF_PIXELS:
-                dev_p, dev_g, m, keep, e = pixel_row(
-                    Inputs(p_pred, p_gt, p_mask, p_abs), ok, fit, PLAN, HAS_MASK, HAS_ABS, ACC
-                )
+                at_row = Inputs(p_pred, p_gt, p_mask, p_abs, p_weight, p_confidence)
+                dev_p, dev_g, m, keep, e, w_pixel = pixel_row(at_row, ok, fit, PLAN, HAS, ACC)
                 z, r = residual_of(dev_p, dev_g, fit, PLAN)
                 cover = m.to(tl.int32)
                 half = cover
@@ -201,15 +208,19 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
                     own_r = tl.where(own_m, r, 0.0)
                     s_r = own_r
                     tie = own_m
-                    if not PLAN.weighed:
+                    if not PLAN.weighed and not (HAS.weight and PLAN.relative is not None):
                         rel += tl.abs(own_r)
                         if CODES:
                             s_r = unit_sign(own_r)
                             rel_one += s_r
                             rel_z = tl.fma(s_r, z, rel_z)
                     else:
-                        phi, slope, s_r, tie = _weighed(own_r, own_m, trim, PLAN)
+                        c = own_r
+                        if PLAN.relative_confidence is not None:
+                            c = tl.load(p_confidence).to(ACC)
+                        phi, slope, s_r, tie, without = _weighed(own_r, own_m, trim, w_pixel, c, PLAN)
                         rel += phi
+                        plain += without
                         if CODES:
                             rel_one += slope
                             rel_z += tl.where(slope != 0, slope * z, slope)
@@ -222,6 +233,8 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
                 p_gt += step * inputs.gt[2]
                 p_mask += step * inputs.mask[2]
                 p_abs += step * inputs.abs_mask[2]
+                p_weight += step * inputs.weight[2]
+                p_confidence += step * inputs.confidence[2]
             else:
                 z, r, weight, cover, half, count = cell_row(cells, o, ok, unit_, fit, PLAN)
                 extra = count - 1
@@ -293,7 +306,7 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
             ws0, ws1 = ws1, ws2
             c0, c1 = c1, cover
             half1, signs1, extra1 = half, signs, extra
-    return response, kept.to(ACC), cells_, u_one, u_z, rel, rel_one, rel_z
+    return response, kept.to(ACC), cells_, u_one, u_z, rel, rel_one, rel_z, plain
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=NUMBERS)
@@ -317,8 +330,7 @@ def sobel(
     R,
     NQ,
     PLAN: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-    HAS_ABS: tl.constexpr,
+    HAS: tl.constexpr,
     CODES: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
@@ -351,14 +363,14 @@ def sobel(
     HIGH: tl.constexpr = CODES and PLAN.two_byte_counts and LEVELS > 3
     cells = Cells(level_p + o_cells, level_g + o_cells, info + o_cells)
     if level == 0:
-        response, kept, own_cells, u_one, u_z, rel, rel_one, rel_z = _strips(
-            inputs, cells, Codes(code0 + codes, high, False), at, fit, trim, True, PLAN, HAS_MASK, HAS_ABS,
+        response, kept, own_cells, u_one, u_z, rel, rel_one, rel_z, plain = _strips(
+            inputs, cells, Codes(code0 + codes, high, False), at, fit, trim, True, PLAN, HAS,
             CODES, False, ACC, TH, S
         )  # fmt: skip
     else:
-        response, kept, own_cells, u_one, u_z, rel, rel_one, rel_z = _strips(
-            inputs, cells, Codes(code + codes, high + highs, level > 2), at, fit, trim, False, PLAN, HAS_MASK,
-            HAS_ABS, CODES, HIGH, ACC, TH, S
+        response, kept, own_cells, u_one, u_z, rel, rel_one, rel_z, plain = _strips(
+            inputs, cells, Codes(code + codes, high + highs, level > 2), at, fit, trim, False, PLAN, HAS,
+            CODES, HIGH, ACC, TH, S
         )  # fmt: skip
     # In the order of the rows above.
     first = _pair(_pair(response, kept), _pair(own_cells, u_one))
@@ -368,3 +380,5 @@ def sobel(
     i = tl.arange(0, 8)
     row = (i & 1) << 2 | (i & 2) | (i >> 2)
     tl.store(sums + i_p + row * R_Q, total)
+    if PLAN.relative_confidence is not None:
+        tl.store(sums + i_p + REL_PLAIN * R_Q, tl.sum(plain))

@@ -10,23 +10,25 @@ import triton
 import triton.language as tl
 
 from .. import layout
-from .device import divide, share, spread_about
+from .device import at_least_one, divide, share, spread_about
 from .levels import level_of, unit
 from .moments import (
     ABS_COUNT,
     ABSOLUTE,
+    CONFIDENCE,
     COUNT,
     MEAN,
     MEAN_G,
     MEAN_P,
     PIXEL,
     PIXEL_COUNT,
+    PLAIN,
     RESIDUAL,
     SPREAD,
     STATISTICS,
 )
 from .pyramid import IMAGE, KEPT
-from .sobel import CELLS, KEPT_RESPONSES, REL, RESPONSE
+from .sobel import CELLS, KEPT_RESPONSES, REL, REL_PLAIN, RESPONSE
 
 T_IMAGES = tl.constexpr(layout.TOTAL["IMAGES"])
 T_COUNT = tl.constexpr(layout.TOTAL["COUNT"])
@@ -47,6 +49,10 @@ T_PIXEL_COUNT = tl.constexpr(layout.TOTAL["AGAIN"])
 T_RESPONSE = tl.constexpr(layout.TOTAL["RESPONSE"])  # of the levels, as the next two
 T_KEPT = tl.constexpr(layout.TOTAL["KEPT"])
 T_CELLS = tl.constexpr(layout.TOTAL["CELLS"])
+# Of the terms with a confidence: without it; and the sum of the confidences.
+T_PLAIN = tl.constexpr(layout.TOTAL["PLAIN"])
+T_PLAIN_RELATIVE = tl.constexpr(layout.TOTAL["PLAIN_RELATIVE"])
+T_CONFIDENCE = tl.constexpr(layout.TOTAL["CONFIDENCE"])
 TOTALS = tl.constexpr(layout.TOTAL["SIZE"])
 
 
@@ -70,9 +76,18 @@ def per_image_count(part, row, b, B, NP, R, NPP: tl.constexpr):
 
 
 @triton.jit
+def numbers(part, row, b, B, NP, R, NPP: tl.constexpr, HAS: tl.constexpr):
+    """Of the pixels of the images b: how many, int64 [BC], or the sums of their weights."""
+    if HAS.weight:
+        return per_image(part, row, b, B, NP, R, NPP)
+    else:
+        return per_image_count(part, row, b, B, NP, R, NPP)
+
+
+@triton.jit
 def root(x, n):
     """sqrt(x), and 0 where x is 0 or nothing is valid; NaN stays NaN."""
-    on = (n > 0) & (x != 0)
+    on = (n != 0) & (x != 0)
     x = tl.where(on, x, 1.0)
     r = tl.sqrt(x)  # an approximation in float32: one step of Newton's method
     return tl.where(on, tl.where(r > 0, 0.5 * (r + divide(x, r)), r), 0.0)
@@ -95,9 +110,9 @@ def value_of(n, mean, spread, T: tl.constexpr):
 
 
 @triton.jit
-def moments_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, ACC: tl.constexpr):
+def moments_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, HAS: tl.constexpr, ACC: tl.constexpr):
     """Of the images b [BC]: n, mean and spread of moments term i."""
-    n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP).to(ACC)
+    n = numbers(moments, STATISTICS, b, B, NP, R, NPP, HAS).to(ACC)
     n_j = programs(moments, STATISTICS, b, B, NP, R, NPP)
     mean_j = programs(moments, MEAN + i, b, B, NP, R, NPP)
     mean = share(tl.sum(n_j * mean_j, 1), n)
@@ -108,12 +123,12 @@ def moments_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, ACC: tl.conste
 
 
 @triton.jit
-def pixels_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr):
-    """What the pixels of the images b [BC] count in pixel term i, int64; those that count once more twice."""
+def pixels_of_images(moments, i, b, B, NP, R, NPP: tl.constexpr, T: tl.constexpr, HAS: tl.constexpr):
+    """What the pixels of the images b [BC] count in pixel term i; those that count once more twice."""
     if T.absolute:
-        n = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
+        n = numbers(moments, ABS_COUNT, b, B, NP, R, NPP, HAS)
     else:
-        n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+        n = numbers(moments, STATISTICS, b, B, NP, R, NPP, HAS)
     if T.counts:
         n += per_image_count(moments, PIXEL_COUNT + i, b, B, NP, R, NPP)
     return n
@@ -148,21 +163,28 @@ def by_level(x, level):
 
 
 @triton.jit
-def fitted_counts(n, PLAN: tl.constexpr):
-    """The pixels n of images, but 0 of one that is too small for the alignment."""
-    if PLAN.alignment.min_pixels:
-        return tl.where(n >= PLAN.alignment.min_pixels, n, 0)
+def fitted_counts(moments, b, B, NP, R, NPP: tl.constexpr, PLAN: tl.constexpr, HAS: tl.constexpr):
+    """The pixels of the images b, int64 [BC], but 0 of one that is too small for the alignment."""
+    if HAS.weight:
+        n = per_image_count(moments, COUNT, b, B, NP, R, NPP)
     else:
-        return n
+        n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+    if PLAN.alignment.min_pixels:
+        n = tl.where(n >= PLAN.alignment.min_pixels, n, 0)
+    return n
 
 
 @triton.jit
-def kept_of_images(images, n, b, here, PLAN: tl.constexpr, ACC: tl.constexpr):
+def kept_of_images(moments, images, b, here, B, NP, R, NPP: tl.constexpr, PLAN: tl.constexpr,
+                   HAS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """The pixels that the relative term counts of the images b [BC]; a trim over the batch is left out."""
     if PLAN.trim > 0 and not PLAN.trim_batch:
         return tl.load(images + b.to(tl.int64) * IMAGE + KEPT, mask=here, other=0.0)
     else:
-        return fitted_counts(n, PLAN).to(ACC)
+        n = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
+        if HAS.weight:
+            n = tl.where(n > 0, per_image(moments, STATISTICS, b, B, NP, R, NPP), 0.0)
+        return n
 
 
 @triton.jit
@@ -210,6 +232,7 @@ def collect(
     R,
     NQ,
     PLAN: tl.constexpr,
+    HAS: tl.constexpr,
     ACC: tl.constexpr,
     TH: tl.constexpr,
     S: tl.constexpr,
@@ -225,9 +248,12 @@ def collect(
     zero = tl.full((), 0.0, ACC)
     izero = tl.full((), 0, tl.int64)
     count = izero
-    abs_count = izero
+    number = zero if HAS.weight else izero
+    abs_count = number
     abs_floored = izero
-    statistics = izero
+    statistics = number
+    plain_relative = zero
+    confidence = zero
     absolute = zero
     relative = zero
     visible = zero
@@ -240,22 +266,27 @@ def collect(
         values = values + (zero,)
     pixels = ()
     pixel_counts = ()
+    plains = ()
     for _ in tl.static_range(P):
         pixels = pixels + (zero,)
+        plains = plains + (zero,)
         pixel_counts = pixel_counts + (zero,)
     for b0 in range(0, B, BC):
         b = b0 + tl.arange(0, BC)
         here = b < B
-        n_abs = per_image_count(moments, ABS_COUNT, b, B, NP, R, NPP)
-        n = per_image_count(moments, STATISTICS, b, B, NP, R, NPP)
+        n_abs = numbers(moments, ABS_COUNT, b, B, NP, R, NPP, HAS)
+        n = numbers(moments, STATISTICS, b, B, NP, R, NPP, HAS)
         count += tl.sum(per_image_count(moments, COUNT, b, B, NP, R, NPP))
         abs_count += tl.sum(n_abs)
         statistics += tl.sum(n)
-        abs_floored += tl.sum(tl.where(here, tl.maximum(n_abs, 1), 0))
+        if not HAS.weight:
+            abs_floored += tl.sum(tl.where(here, tl.maximum(n_abs, 1), 0))
+        if PLAN.confident:
+            confidence += tl.sum(per_image(moments, CONFIDENCE, b, B, NP, R, NPP))
         if PLAN.absolute is not None:
             a = per_image(moments, ABSOLUTE, b, B, NP, R, NPP)
             if PLAN.absolute.by_image:
-                a = divide(a, tl.maximum(n_abs, 1).to(ACC))
+                a = divide(a, at_least_one(n_abs.to(ACC)))
             absolute += tl.sum(a)
         if PLAN.relative is not None:
             r = tl.zeros([BC], ACC)
@@ -265,18 +296,28 @@ def collect(
                 o = b.to(tl.int64)[:, None] * NQ + q[None, :]
                 keep = here[:, None] & full_resolution[None, :]
                 r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
-            kept_pixels = kept_of_images(images, n, b, here, PLAN, ACC)
+            kept_pixels = kept_of_images(moments, images, b, here, B, NP, R, NPP, PLAN, HAS, ACC)
             if PLAN.relative.by_image:
-                r = divide(r, tl.where(kept_pixels > 1, kept_pixels, 1.0))
+                r = divide(r, at_least_one(kept_pixels))
             relative += tl.sum(r)
             aligned += tl.sum(kept_pixels)
-        if PLAN.alignment.min_pixels:
-            fitted += tl.sum(fitted_counts(n, PLAN))
+            if PLAN.relative_confidence is not None:
+                at = sums + (izero + REL_PLAIN) * row_q
+                r = levels_of_images(
+                    at, 0, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
+                )  # fmt: skip
+                r = tl.sum(tl.where(tl.arange(0, 8)[None, :] == 0, r, 0.0), 1)
+                if PLAN.relative.by_image:
+                    r = divide(r, at_least_one(kept_pixels))
+                plain_relative += tl.sum(r)
+        if PLAN.alignment.min_pixels or HAS.weight:
+            fitted += tl.sum(fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS))
         if PLAN.centred:
             means = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
             hidden = means * 0.0
             if PLAN.alignment.min_pixels:
-                hidden = tl.where((fitted_counts(n, PLAN) > 0)[:, None], hidden, 0.0)
+                on = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS) > 0
+                hidden = tl.where(on[:, None], hidden, 0.0)
             visible += tl.sum(hidden)
         elif PLAN.codes:
             visible += tl.sum(programs(moments, RESIDUAL, b, B, NP, R, NPP) * 0.0)
@@ -292,12 +333,13 @@ def collect(
                 cells_of = levels_of_images(
                     sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
                 )
-            by = image_divisors(kept_of_b, cells_of, fitted_counts(n, PLAN).to(ACC), PLAN, ACC)
+            fitted_b = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
+            by = image_divisors(kept_of_b, cells_of, fitted_b, PLAN, ACC)
             response += tl.sum(tl.where(by > 0, sums_of * by, 0.0), 0)
         new_values = ()
         for i in tl.static_range(M):
             if PLAN.moments[i].images:
-                n_i, mean, spread = moments_of_images(moments, i, b, B, NP, R, NPP, ACC)
+                n_i, mean, spread = moments_of_images(moments, i, b, B, NP, R, NPP, HAS, ACC)
                 # No `_`: a loop over tensors may not bind again what the static loops above have bound.
                 x, inner, factor = value_of(n_i, mean, spread, PLAN.moments[i])
                 new_values = new_values + (values[i] + tl.sum(x),)
@@ -306,12 +348,20 @@ def collect(
         values = new_values
         new_pixels = ()
         new_counts = ()
+        new_plains = ()
         for i in tl.static_range(P):
             x = per_image(moments, PIXEL + i, b, B, NP, R, NPP)
+            divisor = zero + 1.0
             if PLAN.pixels[i].by_image:
-                n_i = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i])
-                x = divide(x, tl.maximum(n_i, 1).to(ACC))
+                n_i = pixels_of_images(moments, i, b, B, NP, R, NPP, PLAN.pixels[i], HAS)
+                divisor = at_least_one(n_i.to(ACC))
+                x = divide(x, divisor)
             new_pixels = new_pixels + (pixels[i] + tl.sum(x),)
+            if PLAN.pixels[i].confidence is not None:
+                plain = divide(per_image(moments, PLAIN + i, b, B, NP, R, NPP), divisor)
+                new_plains = new_plains + (plains[i] + tl.sum(plain),)
+            else:
+                new_plains = new_plains + (plains[i],)
             if PLAN.pixels[i].counts:
                 more = tl.sum(per_image(moments, PIXEL_COUNT + i, b, B, NP, R, NPP))
                 new_counts = new_counts + (pixel_counts[i] + more,)
@@ -319,6 +369,7 @@ def collect(
                 new_counts = new_counts + (pixel_counts[i],)
         pixels = new_pixels
         pixel_counts = new_counts
+        plains = new_plains
     tl.store(totals + T_IMAGES, zero + B)
     tl.store(totals + T_COUNT, count.to(ACC))
     tl.store(totals + T_ABS_COUNT, abs_count.to(ACC))
@@ -327,9 +378,10 @@ def collect(
     tl.store(totals + T_ABSOLUTE, absolute)
     tl.store(totals + T_RELATIVE, relative)
     tl.store(totals + T_VISIBLE, visible)
-    if PLAN.weighed or PLAN.alignment.min_pixels:
-        tl.store(totals + T_ALIGNED, aligned)
-    if PLAN.alignment.min_pixels:
+    tl.store(totals + T_ALIGNED, aligned)
+    tl.store(totals + T_CONFIDENCE, confidence)
+    tl.store(totals + T_PLAIN_RELATIVE, plain_relative)
+    if PLAN.alignment.min_pixels or HAS.weight:
         tl.store(totals + T_FITTED, fitted.to(ACC))
     n = statistics.to(ACC)
     for i in tl.static_range(M):
@@ -342,6 +394,7 @@ def collect(
     for i in tl.static_range(P):
         tl.store(totals + T_PIXEL + i, pixels[i])
         tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
+        tl.store(totals + T_PLAIN + i, plains[i])
     if PLAN.codes:
         levels = tl.arange(0, 8)
         kept = tl.zeros([8], ACC)

@@ -138,7 +138,7 @@ def test_the_size_of_the_batch_is_no_constant_of_a_kernel():
         run = launch.Forward(
             plan, parameters, x, x, None, None, loss.weights(0.0, 0), (), torch.float32, True
         )
-        steps, _, _ = launch.backward_launches(
+        steps, *_ = launch.backward_launches(
             plan, parameters, x, run.codes, run.coefficients, x, x, None, None, torch.float32
         )
         constants.append([step.constants for step in (run.first, *run.middle, run.last(True, True), *steps)])
