@@ -24,7 +24,6 @@ from torch.compiler import is_compiling
 from . import autograd, reference, transforms
 from .maps import valid_pixels
 from .spec import Backend, LossSpec
-from .spec.roles import WEIGHTED
 from .transforms import constant
 
 BACKENDS = ("triton", "cpu", "reference")
@@ -35,7 +34,6 @@ _MASK = (type(None), Tensor)
 _NAMES = ("pred", "gt", "mask", "abs_mask", "weight", "confidence")
 _STRIDED = torch.strided
 _OTHER_SIZE = "{name} must have the B, H, W of pred; losses never resize or broadcast (use .expand)"
-_WEIGHT = "weight= has no fused form on it"
 # pred, gt, mask, abs_mask, weight, confidence
 Maps: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 _loaded: dict[str, ModuleType] = {"reference": reference}
@@ -292,10 +290,7 @@ def backend_for(
     maps: Maps, spec: LossSpec, log_vars: Sequence[Tensor], backend: Backend
 ) -> tuple[Backend, str]:
     """`choose` for the loss `spec` of these maps."""
-    requested, device = _choice.backend or backend, maps[0].device.type
-    fused = _FUSED_FOR_DEVICE.get(device) if requested == "auto" else requested
-    refused = maps[4] is not None and fused not in WEIGHTED
-    return choose(requested, device, spec.fused, _WEIGHT if refused else _obstacle(maps, log_vars))
+    return choose(_choice.backend or backend, maps[0].device.type, spec.fused, _obstacle(maps, log_vars))
 
 
 def evaluate(

@@ -30,28 +30,6 @@ from .typed import user
 
 EVERYWHERE = {"cpu", "triton"}
 # The last column of the loss table.
-FUSED = {
-    "g2": EVERYWHERE,
-    "scale-adaptive": EVERYWHERE,
-    "scale-adaptive-progressive": EVERYWHERE,
-    "gradient": EVERYWHERE,
-    "ssi": EVERYWHERE,
-    "silog": EVERYWHERE,
-    "ssi-silog": EVERYWHERE,
-    "enhanced-ssi": EVERYWHERE,
-    "progressive-ssi": EVERYWHERE,
-    "ssi-trim": {"cpu"},
-    "berhu": EVERYWHERE,
-    "abs-rel": EVERYWHERE,
-    "l1": EVERYWHERE,
-    "mse": EVERYWHERE,
-    "scale-shift-invariant": {"cpu"},
-    "affine-invariant": EVERYWHERE,
-    "adaptive-multi-domain": EVERYWHERE,
-    "fixed-multi-domain": EVERYWHERE,
-}
-
-
 TWINS = {
     cls: twin
     for cls in LOSSES.values()
@@ -63,12 +41,12 @@ TWINS = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_fused_backends_of_each_loss(name):
     loss = dl.build_loss(name)
-    assert loss.spec.fused == FUSED[name]
-    assert all(spec.fused == FUSED[name] for spec in getattr(loss, "levels", ()))
+    assert loss.spec.fused == EVERYWHERE
+    assert all(spec.fused == EVERYWHERE for spec in getattr(loss, "levels", ()))
 
 
 def test_every_loss_is_listed():
-    assert set(dl.available_losses()) == set(FUSED) == set(LOSSES)
+    assert set(dl.available_losses()) == set(LOSSES)
 
 
 def test_a_fallback_is_said_once(caplog, monkeypatch):

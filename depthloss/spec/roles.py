@@ -63,22 +63,12 @@ def roles_of(terms: Iterable[Term]) -> Roles | None:
     )
 
 
-def _runs_on_cpu(terms: tuple[Term, ...], roles: Roles) -> bool:
-    """What the native engine has: all but a trim beside mask "centre", whose codes need its bit."""
-    centre = roles.gradient is not None and roles.gradient.gradient.mask == "centre"
-    return not (centre and (roles.relative is not None and roles.relative.trim > 0))
-
-
-def _runs_on_triton(terms: tuple[Term, ...], roles: Roles) -> bool:
-    """What the Triton engine has: all."""
-    return True
-
-
-_ENGINES = {"triton": _runs_on_triton, "cpu": _runs_on_cpu}
-
-
 def fused_backends(terms: Iterable[Term]) -> frozenset[str]:
     """The fused backends that run a loss of these terms."""
-    terms = tuple(terms)
     roles = roles_of(terms)
-    return frozenset(name for name, runs in _ENGINES.items() if roles and runs(terms, roles))
+    if roles is None:
+        return frozenset()
+    centre = roles.gradient is not None and roles.gradient.gradient.mask == "centre"
+    if centre and roles.relative is not None and roles.relative.trim:
+        return frozenset({"triton"})  # A code of the native engine has one bit for both.
+    return frozenset({"triton", "cpu"})

@@ -144,7 +144,7 @@ def part_of_trim(c, share):
 @triton.jit
 def fold(c, u, again, w, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
     """dL/dd of the structure terms from a code, the sum over levels u, and `again`, what p and g say of it;
-    w: the weights of the pixels, or None.
+    w: (weights,) or ().
 
     A field of the code is (sign + 1) << bit: with the weight scaled by that power of two, one fused
     multiply-add gives sign * weight exactly.
@@ -169,7 +169,7 @@ def fold(c, u, again, w, of_image, PLAN: tl.constexpr, ACC: tl.constexpr):
             deviation = zero + of_image.mean
         else:
             deviation = tl.fma((c & 768).to(ACC), zero + w_s * 0.00390625, of_mean)
-        if PLAN.reads_invalid or w is not None:
+        if PLAN.reads_invalid or len(w) > 0:
             u -= weighed(tl.where(v, deviation, 0.0), v, w)
         else:
             u -= deviation

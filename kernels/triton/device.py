@@ -158,7 +158,7 @@ def start(zero):
 @triton.jit
 def add(sums, x, m, first, w):
     """Sums of the differences of x at m from the first value at the same place, and of their squares, weighed
-    by w unless that is None.
+    if w is (weights,).
 
     As that value is one of the N at its place, the squares are at most N times the spread, whatever it is:
     about one value for all places, if it is an outlier, they would have no such bound, and cancel.
@@ -166,10 +166,10 @@ def add(sums, x, m, first, w):
     shift, total, squares = sums
     shift = tl.where(first, x, shift)
     d = tl.where(m, x - shift, 0.0)
-    if w is None:
+    if len(w) == 0:
         return shift, total + d, squares + d * d
     else:
-        more = tl.where(m, d * w, 0.0)
+        more = tl.where(m, d * w[0], 0.0)
         return shift, total + more, squares + more * d
 
 

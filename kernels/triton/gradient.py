@@ -259,20 +259,20 @@ def gradient(
                 g = tl.zeros([TW], ACC)
                 total = g
                 again = g
-                c = g
+                c_pixel = g
                 by_c = g
-                w = None
+                w = ()
                 if HAS.weight:
-                    w = weight_at(p_weight + x_o * weight[3], ok, ACC)
+                    w = (weight_at(p_weight + x_o * weight[3], ok, ACC),)
                 if PLAN.confident:
-                    c = tl.load(p_confidence + x_o * confidence[3], mask=ok, other=0.0).to(ACC)
+                    c_pixel = tl.load(p_confidence + x_o * confidence[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_pred:
                     p = tl.load(p_pred + x_o * pred[3], mask=ok, other=0.0).to(ACC)
                 if PLAN.reads_inputs:
                     g = tl.load(p_gt + x_o * gt[3], mask=ok, other=0.0).to(ACC)
                     v = valid(p_mask + x_o * mask[3], g, ok, HAS.mask, PLAN.positive_gt)
                     if HAS.weight:
-                        v = v & (w != 0)
+                        v = v & (w[0] != 0)
                     m = v
                     if PLAN.all_pixels:
                         m = ok
@@ -280,7 +280,7 @@ def gradient(
                     if HAS.abs_mask:
                         v_abs = valid(p_abs + x_o * abs_mask[3], g, ok, True, PLAN.positive_gt)
                         if HAS.weight:
-                            v_abs = v_abs & (w != 0)
+                            v_abs = v_abs & (w[0] != 0)
                     for j in tl.static_range(len(PLAN.moments)):
                         slope_j, centre_j, shift_j = of_moments[j]
                         total += moments_gradient(p, g, m, slope_j, centre_j, shift_j, w, PLAN.moments[j])
@@ -289,12 +289,12 @@ def gradient(
                         m_j = v_abs if PLAN.pixels[j].absolute else m
                         if HAS.weight:
                             w_j = weighed(w_j + tl.zeros_like(g), m_j, w)
-                        more, more_c = pixel_gradient(p, g, m_j, w_j, c_j, c, PLAN.pixels[j])
+                        more, more_c = pixel_gradient(p, g, m_j, w_j, c_j, c_pixel, PLAN.pixels[j])
                         total += more
                         by_c += more_c
                 if PLAN.codes:
                     if not PLAN.of_signs:
-                        again, more_c = _again(c1, p, g, unpack_valid(c1), w, c, fitted, of_image, PLAN)
+                        again, more_c = _again(c1, p, g, unpack_valid(c1), w, c_pixel, fitted, of_image, PLAN)
                         by_c += more_c
                     u = adjoint(d0, d1, d2, s0, s1, s2, PLAN).to(ACC) * kappa
                     first = y - 1 == y0

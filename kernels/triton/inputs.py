@@ -31,7 +31,7 @@ class Has:
 
 class Block(NamedTuple):
     """p and g in the type of the arithmetic, 0 outside the image; the pixels that the terms count, the valid
-    ones among them, those of `abs_mask`, and the weights, 0 where none of them is, None without.
+    ones among them, those of `abs_mask`, and (weights,) or ().
     """
 
     p: Any
@@ -54,11 +54,11 @@ def weight_at(at, ok, ACC: tl.constexpr):
 
 @triton.jit
 def weighed(x, m, w):
-    """x, which is 0 outside m, times the weights there."""
-    if w is None:
+    """x, which is 0 outside m, times the weights there if there are any: w is () or (weights,)."""
+    if len(w) == 0:
         return x
     else:
-        return tl.where(m, x * w, 0.0)
+        return tl.where(m, x * w[0], 0.0)
 
 
 @triton.jit
@@ -79,10 +79,10 @@ def read(inputs, b, y, x, ok, PLAN: tl.constexpr, HAS: tl.constexpr, ACC: tl.con
     v_abs = v
     if HAS.abs_mask:
         v_abs = valid(pixels(inputs.abs_mask, b, y, x), g, ok, True, PLAN.positive_gt)
-    w = None
     if HAS.weight:
         w = weight_at(pixels(inputs.weight, b, y, x), ok, ACC)
         v = v & (w != 0)
         v_abs = v_abs & (w != 0)
-        m = v
-    return Block(p, g, m, v, v_abs, w)
+        return Block(p, g, v, v, v_abs, (w,))
+    else:
+        return Block(p, g, m, v, v_abs, ())

@@ -148,8 +148,8 @@ def moments(
             if HAS.abs_mask:
                 n_abs += v_abs.to(tl.int32)
             if HAS.weight:
-                n_w += tl.where(m, w, 0.0)
-                n_w_abs += tl.where(v_abs, w, 0.0)
+                n_w += tl.where(m, w[0], 0.0)
+                n_w_abs += tl.where(v_abs, w[0], 0.0)
             first = m & (n == 0)
             n += m.to(tl.int32)
             if PLAN.codes:

@@ -92,7 +92,7 @@ def _through(d, p, p_d, m, D: tl.constexpr):
 
 @triton.jit
 def moments_gradient(p, g, m, slope_, centre, shift, w, T: tl.constexpr):
-    """Gradient of a moments term at m, weighted, and by the weights w of the pixels unless None."""
+    """Gradient of a moments term at m, weighted, and by the weights of the pixels in w."""
     zero = tl.zeros_like(p)  # makes blocks of scalars: the interpreter cannot broadcast a scalar's comparison
     on = m & (((slope_ + zero) != 0) | ((shift + zero) != 0))
     D: tl.constexpr = T.domain

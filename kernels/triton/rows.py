@@ -140,7 +140,7 @@ def residual_of(dev_p, dev_g, fit, PLAN: tl.constexpr):
 
 @triton.jit
 def pixel_row(at, ok, fit, PLAN: tl.constexpr, HAS: tl.constexpr, ACC: tl.constexpr):
-    """dev_p, dev_g, the valid and the read pixels, p - g over abs_mask, and the weights or None; all pointers
+    """dev_p, dev_g, the valid and the read pixels, p - g over abs_mask, and (weights,) or (); all pointers
     `at` are inside.
     """
     p = tl.load(at.pred).to(ACC)
@@ -152,17 +152,17 @@ def pixel_row(at, ok, fit, PLAN: tl.constexpr, HAS: tl.constexpr, ACC: tl.conste
         v = ok & valid(at.mask, g, everywhere, HAS.mask, PLAN.positive_gt)
         if not PLAN.all_pixels:
             m = v
-    w = None
+    w = ()
     if HAS.weight:
-        w = weight_at(at.weight, everywhere, ACC)
-        v = v & (w != 0)
+        w = (weight_at(at.weight, everywhere, ACC),)
+        v = v & (w[0] != 0)
         m = v
     m = counted(m, fit, PLAN)
     e = tl.zeros_like(p)
     if PLAN.absolute is not None and HAS.abs_mask:
         v = valid(at.abs_mask, g, everywhere, True, PLAN.positive_gt)
         if HAS.weight:
-            v = v & (w != 0)
+            v = v & (w[0] != 0)
     dev_p, dev_g, keep = centred(p, g, m, ok, fit.mu_p, fit.mu_g, PLAN)
     if PLAN.absolute is not None:
         D: tl.constexpr = PLAN.structure

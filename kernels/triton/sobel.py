@@ -215,10 +215,12 @@ def _strips(inputs, cells, out, at, fit, trim, LEVEL0: tl.constexpr, PLAN: tl.co
                             rel_one += s_r
                             rel_z = tl.fma(s_r, z, rel_z)
                     else:
-                        c = own_r
+                        confidence = own_r
                         if PLAN.relative_confidence is not None:
-                            c = tl.load(p_confidence).to(ACC)
-                        phi, slope, s_r, tie, without = _weighed(own_r, own_m, trim, w_pixel, c, PLAN)
+                            confidence = tl.load(p_confidence).to(ACC)
+                        phi, slope, s_r, tie, without = _weighed(
+                            own_r, own_m, trim, w_pixel, confidence, PLAN
+                        )
                         rel += phi
                         plain += without
                         if CODES:

@@ -8,18 +8,21 @@ import torch
 from depthloss.spec import Domain, Group, LossSpec, Moments, Penalty, Pixel
 
 from .. import cases
-from ..fused import aligned, families
+from ..fused import aligned, families, weighted
 from ..fused.cases import Case, covering, inputs, product
 from ..fused.compare import Result, assert_agrees, evaluate
 from .engine import DEVICE, TILES, Parameters, engine, geometry
 
 
-def hold(case: Case, monkeypatch, spec: LossSpec | None = None) -> Result:
+def hold(case: Case | weighted.Case, monkeypatch, spec: LossSpec | None = None) -> Result:
     """Hold one case, or another spec on its inputs: kernels, reference in the same dtypes, and in float64."""
     spec = spec or case.spec
-    given, near = inputs(case, spec, DEVICE)
-    if TILES[case.tiles] is not None:
-        parameters, programs = TILES[case.tiles]
+    given, near = (
+        weighted.inputs(case, spec) if isinstance(case, weighted.Case) else inputs(case, spec, DEVICE)
+    )
+    tiles = "loops" if isinstance(case, weighted.Case) else case.tiles
+    if TILES[tiles] is not None:
+        parameters, programs = TILES[tiles]
         monkeypatch.setattr(engine, "parameters", lambda device, height, width: parameters)
         monkeypatch.setattr(geometry, "MAX_PROGRAMS", programs)
     numbers = spec, families.weights(spec), families.log_vars(spec)
@@ -66,6 +69,18 @@ def of_the_engine(rows: list[aligned.Case]) -> list[aligned.Case]:
 
 @pytest.mark.parametrize("case", of_the_engine(aligned.covering()), ids=str)
 def test_aligned_losses_agree_with_the_reference(case, monkeypatch):
+    hold(case, monkeypatch)
+
+
+def in_turn(rows: list[weighted.Case]) -> list:
+    """A quarter of them in every run."""
+    return [pytest.param(c, marks=pytest.mark.full if i % 4 else (), id=str(c)) for i, c in enumerate(rows)]
+
+
+@pytest.mark.parametrize("case", in_turn(weighted.covering()))
+def test_weights_confidences_and_losses_of_images_agree_with_the_reference(case, monkeypatch):
+    if torch.device(DEVICE).type != "cpu":
+        pytest.skip("these inputs are drawn on the CPU")
     hold(case, monkeypatch)
 
 

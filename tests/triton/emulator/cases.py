@@ -22,7 +22,7 @@ from depthloss.spec import Group, LossSpec
 
 from ... import cases
 from ...fused import cases as fused_cases
-from ...fused import compare, families
+from ...fused import compare, families, weighted
 from ...test_distributed import evaluate
 from . import driver, machine
 from .arithmetic import Perturbation
@@ -175,6 +175,13 @@ def agrees_in_the_matrix(
     # The difference of two depths, each a reciprocal, can be less than either by far.
     moved = perturbed and case.dtype == "f32"
     _hold(spec, *fused_cases.inputs(case, spec), numbers, repeat, moved)
+
+
+def agrees_with_extras(case: weighted.Case) -> None:
+    """As `agrees`, of a loss with a weight or a confidence of each pixel, or a value of [B]."""
+    emulate(tiles="loops")
+    numbers = families.weights(case.spec), families.log_vars(case.spec)
+    _hold(case.spec, *weighted.inputs(case, case.spec), numbers, repeat=True)
 
 
 def equal_maps_are_exactly_zero(form: tuple[str, str, str], dtype: str) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="these tests need Triton")
 from depthloss.spec import IDENTITY, PENALTIES, Group, LossSpec, Penalty, Pixel  # noqa: E402
 
 from ... import cases as losses  # noqa: E402
-from ...fused import aligned  # noqa: E402
+from ...fused import aligned, weighted  # noqa: E402
 from ...fused.cases import GRADIENT, covering  # noqa: E402
 from ...fused.cases import Case as Row  # noqa: E402
 from ...fused.families import CLAMPED, SEVERAL  # noqa: E402
@@ -94,6 +94,30 @@ def test_aligned_losses_agree_with_the_reference(axes, dtype, perturbed, emulate
         zip(("align", "penalty", "trim", "gradient", "domain", "reduction"), axes, strict=True), dtype=dtype
     )
     emulated(cases.agrees_in_the_matrix, aligned.Case(**names, **rest), None, perturbed, True)
+
+
+def extras(align: str, penalty: str, gradient: str, beside: str, reduction: str, **axes) -> weighted.Case:
+    rest = {"shape": (3, 17, 22), "pixels": "70%", "mask_dtype": torch.bool, "layout": "contiguous",
+            "poison": "NaN", "domain": "identity", "dtype": "f32", "weighted": True, "confident": False,
+            "abs_mask": False}  # fmt: skip
+    return weighted.Case(
+        align=align, penalty=penalty, gradient=gradient, beside=beside, reduction=reduction, **rest | axes
+    )
+
+
+EXTRAS = (
+    extras("mean", "l1", "published", "absolute", "pixels"),
+    extras("mean", "huber", "forward", "moments", "none", abs_mask=True),
+    extras("least squares", "l2", "sparse", "confidence", "none", confident=True),
+    extras("packnet", "l1", "none", "pixels", "images", dtype="f64"),
+    extras("median", "l1", "forward", "confidence", "images-sum", weighted=False, confident=True),
+)
+
+
+@full
+@pytest.mark.parametrize("case", EXTRAS, ids=str)
+def test_weights_confidences_and_losses_of_images_agree_with_the_reference(case, emulated):
+    emulated(cases.agrees_with_extras, case)
 
 
 @full
