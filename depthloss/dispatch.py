@@ -11,7 +11,7 @@ import functools
 import importlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias, overload
@@ -44,6 +44,7 @@ class _Choice(threading.local):
 
     def __init__(self) -> None:
         self.backend: Backend | None = None  # Not of the class, where Dynamo would read it for every thread.
+        self.outer: list[Backend | None] = []  # of the blocks around this one
 
 
 _choice = _Choice()
@@ -68,8 +69,7 @@ def check_group(group: object) -> dist.ProcessGroup | None:
     )
 
 
-@contextlib.contextmanager
-def use_backend(name: Backend) -> Iterator[None]:
+class use_backend(contextlib.ContextDecorator):  # noqa: N801
     """Run every loss that this thread calls inside the block on one backend, whatever the modules' own
     `backend` says.
 
@@ -84,11 +84,17 @@ def use_backend(name: Backend) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    previous, _choice.backend = _choice.backend, check_backend(name)
-    try:
-        yield
-    finally:
-        _choice.backend = previous
+
+    # A class: Dynamo traces no generator as a context before torch 2.7.
+    def __init__(self, name: Backend) -> None:
+        self._name = check_backend(name)
+
+    def __enter__(self) -> None:
+        _choice.outer.append(_choice.backend)
+        _choice.backend = self._name
+
+    def __exit__(self, *_: object) -> None:
+        _choice.backend = _choice.outer.pop()
 
 
 @functools.cache
@@ -280,7 +286,7 @@ def as_maps(x: Tensor | None) -> Tensor | None:
 def _obstacle(maps: Maps, log_vars: Sequence[Tensor]) -> str:
     """Why no fused backend can read these maps, or ""."""
     of_maps = maps[0].requires_grad or (maps[5] is not None and maps[5].requires_grad)
-    saves = (of_maps or bool(log_vars)) and torch.is_grad_enabled()
+    saves = (of_maps or len(log_vars) > 0) and torch.is_grad_enabled()
     if not is_compiling() and (reason := transforms.obstacle(maps, saves)):
         return reason
     return autograd.GT_GRADIENT if maps[1].requires_grad else ""

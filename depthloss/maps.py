@@ -12,7 +12,8 @@ from .spec import INVERSE_DEPTH_FLOOR, Domain, GtRange
 
 def working_dtype(pred: Tensor, gt: Tensor) -> torch.dtype:
     """The dtype of all arithmetic: float32, or float64 if an input is."""
-    return torch.promote_types(torch.promote_types(pred.dtype, gt.dtype), torch.float32)
+    # Not torch.promote_types, of which torch.export of torch 2.6 makes a node that it cannot load.
+    return torch.float64 if torch.float64 in (pred.dtype, gt.dtype) else torch.float32
 
 
 def select(m: Tensor, x: Tensor, fill: float = 0.0) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .. import dispatch, transforms
 from ..checks import check_flag, check_number
@@ -271,6 +272,8 @@ class DepthLoss(nn.Module):
         total, found = result
         if return_metrics is not False and check_flag("return_metrics", return_metrics):
             return total, self._named(found)
+        if is_compiling() and not is_dynamo_compiling():
+            return total  # torch.export: a program has no attributes, and torch 2.6 refuses to write one.
         # nn.Module's own setattr looks for parameters first: 5 µs
         object.__setattr__(self, "_metrics", transforms.plain(found))
         return total

@@ -113,7 +113,7 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
         for s, share in enumerate(shares):
             weights[f"scale{s}_l1"] = share * (1.0 - self.lambda_sg)
             weights[f"scale{s}_grad"] = share * self.lambda_sg
-        return weights | {"absolute": alpha}
+        return {**weights, "absolute": alpha}
 
     def gradient_weight(self, progress: float | None = 0.0, epoch: int = 0) -> float:
         """As `DepthLoss.gradient_weight`."""
@@ -178,4 +178,4 @@ class ProgressiveScaleAdaptiveLoss(DepthLoss):
             for name, value in level.items():
                 metrics.setdefault(name, value)
         total = sum(losses[1:], losses[0])
-        return total, metrics | {"total_loss": total.detach()}
+        return total, {**metrics, "total_loss": total.detach()}

@@ -63,7 +63,7 @@ class _Batch:
 
     def maps(self, domain: s.Domain, m: Tensor) -> tuple[Tensor, Tensor]:
         """p and g in `domain`, of the pixels `m`."""
-        key = ("maps", domain, m is not self.structure)
+        key = ("maps", *domain.key, m is not self.structure)
         return self._once(key, lambda: (convert(self.pred, m, domain), convert(self.gt, m, domain)))
 
     def keep(self, domain: s.Domain) -> Tensor:
@@ -71,7 +71,7 @@ class _Batch:
         if not self.centre:
             return self.structure
         p, g = self.maps(domain, self.structure)
-        return self._once(("keep", domain), lambda: self.structure | (p.isfinite() & g.isfinite()))
+        return self._once(("keep", *domain.key), lambda: self.structure | (p.isfinite() & g.isfinite()))
 
     def residual(self, term: s.Term, m: Tensor) -> Tensor:
         """p - g after what the term's alignment does to both, by the statistics of the pixels `m`."""
@@ -86,7 +86,7 @@ class _Batch:
             compute = lambda: aligned_residual(  # noqa: E731
                 *self.maps(domain, pixels), m, align, keep, self.weight
             )
-        return self._once(("residual", domain, align, pixels is not self.structure), compute)
+        return self._once(("residual", *domain.key, *align, pixels is not self.structure), compute)
 
 
 def _evaluate_term(t: s.Term, b: _Batch) -> tuple[Tensor, ...]:

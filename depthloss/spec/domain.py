@@ -59,6 +59,11 @@ class Domain:
         """Whether it changes the input."""
         return self.conversion != "identity" or self.clamps or self.log is not None
 
+    @property
+    def key(self) -> tuple[str | float | None, ...]:
+        """Its fields, for a dict: Dynamo of torch 2.6 takes only constants as keys."""
+        return (self.conversion, self.minimum, self.maximum, self.log, self.floor)
+
 
 IDENTITY = Domain()
 DEPTH = Domain("inverse")
