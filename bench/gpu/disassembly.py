@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import triton
 from depthloss.kernels.triton.launch import Launch
+from triton._utils import find_paths_if, get_iterable_path
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -47,12 +48,18 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 def compiled(step: Launch, target: GPUTarget) -> tuple[CompiledKernel, list]:
     """The kernel that a first call on such a device compiles, and the list of its run-time arguments."""
-    backend, named = make_backend(target), {**step.constants, **step.options}
+    backend, named = make_backend(target), step.named
     bind = create_function_from_signature(step.kernel.signature, step.kernel.params, backend)
-    bound, specialization, options = bind(*step.args, **named)
-    options, signature, constants, attributes = step.kernel._pack_args(
-        backend, named, bound, specialization, options
-    )
+    bound, specialization, _ = bind(*step.args, **named)
+    # As the JIT packs them, in every version of Triton.
+    kinds, facts = zip(*specialization, strict=True)
+    signature = dict(zip((x.name for x in step.kernel.params), kinds, strict=True))
+    at = find_paths_if(kinds, lambda _, kind: kind == "constexpr")
+    constants = {path: get_iterable_path(list(bound.values()), path) for path in at}
+    facts = ["" if kind == "constexpr" else fact for kind, fact in zip(kinds, facts, strict=True)]
+    at = find_paths_if(facts, lambda _, fact: isinstance(fact, str))
+    attributes = {path: backend.parse_attr(get_iterable_path(facts, path)) for path in at}
+    options = backend.parse_options(named)
     source = ASTSource(step.kernel, signature, constants, attributes)
     kernel = triton.compile(source, target=target, options=options.__dict__)
     return kernel, list(_leaves(tuple(signature.values()), tuple(bound.values())))

@@ -22,7 +22,7 @@ from .geometry import code_bytes
 
 INTERPRETED = not isinstance(moments.moments, triton.runtime.JITFunction)
 DEVICES = ("cuda", "cpu") if INTERPRETED else ("cuda",)
-_OLDEST = (3, 6)
+_OLDEST = (3, 4)  # Attributes of a constant, as of a plan, are nothing to kernels before.
 _OLDEST_GPU = (7, 5)
 
 
@@ -30,7 +30,10 @@ def unavailable() -> str | None:
     """Why this machine cannot run the kernels, or None."""
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if version < _OLDEST:
-        return f"it needs triton >= {'.'.join(map(str, _OLDEST))}, and {triton.__version__} is installed"
+        return (
+            f"it needs triton >= {'.'.join(map(str, _OLDEST))}, which torch 2.8 and later bring; "
+            f"{triton.__version__} is installed"
+        )
     if INTERPRETED:
         return None
     if not torch.cuda.is_available():

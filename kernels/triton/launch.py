@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from ..plan import MOST, Plan
 from . import backward as k_backward
@@ -29,6 +30,7 @@ from . import pyramid as k_pyramid
 from . import select as k_select
 from . import sobel as k_sobel
 from . import totals as k_totals
+from .constant import Constant
 from .geometry import Geometry, cdiv, up
 from .inputs import Has, Inputs
 from .table import Parameters
@@ -45,10 +47,18 @@ class Launch:
     options: dict[str, Any] = field(default_factory=dict)
     counts: Tensor | None = None  # what it counts, for ranks to add up before the next launch
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """The kernel's constants, and options; what Triton's default of fusion is depends on its version."""
+        found = {**self.constants, "enable_fp_fusion": True, **self.options}
+        if "PLAN" in found and isinstance(self.kernel, JITFunction):  # The interpreter takes it as it is.
+            found["PLAN"] = Constant(found["PLAN"])
+        return found
+
     def run(self) -> None:
         """Launch it; with no program there is nothing to do."""
         if self.programs:
-            self.kernel[(self.programs,)](*self.args, **self.constants, **self.options)
+            self.kernel[(self.programs,)](*self.args, **self.named)
 
 
 def coefficient_count(b: int) -> int:

@@ -197,7 +197,7 @@ def _sampled(inputs, level_p, level_g, info, b, top, left, B, H, W, mu_p, mu_g, 
              HAS: tl.constexpr, DIVIDES: tl.constexpr, ACC: tl.constexpr, FIRST: tl.constexpr,
              LEVELS: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):  # fmt: skip
     """Store a tile's cells of the levels FIRST .. LEVELS - 1, in blocks that hold cells of any of them."""
-    N: tl.constexpr = max(TH * TW // 32, 32)
+    N: tl.constexpr = TH * TW // 32 if TH * TW > 1024 else 32
     one = tl.full((), 1, tl.int64)
     cells = tl.full((), 0, tl.int32)
     for k in tl.static_range(FIRST, LEVELS):
@@ -319,8 +319,8 @@ def pyramid(
             tl.store(row + COUNT, n, mask=first)
     # The levels below NEAR are made of the pixels of a block: all of average, else one. What is pooled more
     # than once is in squares, of which a warp has whole ones: most sums need no shared memory.
-    NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else min(2, LEVELS)
-    WIDTH: tl.constexpr = min(STEP, TW) if NEAR > 2 else TW
+    NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else (2 if LEVELS > 2 else LEVELS)
+    WIDTH: tl.constexpr = STEP if NEAR > 2 and STEP < TW else TW
     none = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC)
     sum_p = none
     sum_g = none

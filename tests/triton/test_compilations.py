@@ -44,7 +44,7 @@ def keys(name, shape, mask_dtype=torch.bool, dtype=torch.float32, weight=None, u
     )[0]
     found = set()
     for step in steps:
-        _, specialization, options = binder(step.kernel)(*step.args, **step.constants, **step.options)
+        _, specialization, options = binder(step.kernel)(*step.args, **step.named)
         found.add((step.kernel.fn.__name__, str(specialization), str(options)))
     return found
 

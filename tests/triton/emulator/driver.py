@@ -65,15 +65,16 @@ class Launcher:
 
     def __init__(self, src, metadata) -> None:
         self.signature, self.metadata = dict(src.signature), metadata
-        unknown = metadata.num_ctas != 1 or metadata.launch_cooperative_grid
-        if unknown or metadata.global_scratch_size or metadata.profile_scratch_size:
+        # A pointer to each of these memories follows the arguments; Triton 3.4 has no profile.
+        scratch = (getattr(metadata, f"{kind}_scratch_size", None) for kind in ("global", "profile"))
+        self.scratch = [size for size in scratch if size is not None]
+        if metadata.num_ctas != 1 or metadata.launch_cooperative_grid or any(self.scratch):
             raise NotImplementedError(f"{metadata.name}: clusters, cooperative launches and scratch memory")
 
     def __call__(self, x, y, z, stream, function, packed, launch_metadata, enter, leave, *args) -> None:
         named = zip(self.signature.items(), args, strict=True)
         given = [x for (name, kind), value in named for x in leaves(name, kind, value)]
-        # Two pointers to scratch memory follow the arguments.
-        parameters = [pack(kind, value) for _, kind, value in given] + 2 * [bytes(8)]
+        parameters = [pack(kind, value) for _, kind, value in given] + len(self.scratch) * [bytes(8)]
         tensors = [(name, value) for name, _, value in given if isinstance(value, torch.Tensor)]
         function((x, y, z), 32 * self.metadata.num_warps, self.metadata.shared, parameters, tensors)
 
