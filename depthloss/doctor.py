@@ -40,6 +40,10 @@ def _difference(name: str, backend: str, device: str) -> float:
     return max(float("inf") if x.isnan() else x.item() for x in found)
 
 
+def _indented(lines: dict[str, str]) -> str:
+    return "\n".join(f"  {line}" for line in env.table(lines).splitlines())
+
+
 def check_backend(name: str) -> tuple[bool, str]:
     """Run a few losses on an available backend; whether it is right, and what was found, in words."""
     device = "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
@@ -72,6 +76,7 @@ def main(argv: list[str]) -> int:
     lines, good = env.report(), True
     lines = {key: value for key, value in lines.items() if not key.startswith("backend ")}
     print(env.table(lines), flush=True)  # First: a backend may end the process.
+    print(f"\nwhat was tested with these versions\n{_indented(env.tested_here())}", flush=True)
     for name in dispatch.BACKENDS:
         reason = dispatch.backend_status(name)
         print(f"\nbackend {name}: {f'not available: {reason}' if reason else 'available'}", flush=True)

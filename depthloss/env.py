@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import dispatch
 from .version import __version__
 
+# What `python -m tests.proof.versions` tried.
+TESTED = Path(__file__).with_name("tested.json")
 # What changes which backend runs, and how fast.
 _VARIABLES = ("DEPTHLOSS_CPU_LIBRARY", "TRITON_INTERPRET", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
@@ -57,6 +61,32 @@ def report() -> dict[str, str]:
         reason = dispatch.backend_status(name)
         lines[f"backend {name}"] = "available" if reason is None else f"not available: {reason}"
     return lines
+
+
+def tested() -> list[dict[str, Any]]:
+    """What was tried with which versions, a row per check: ``torch``, ``triton``, ``python``, ``check``, and
+    how many ``passed``, ``failed`` and were ``skipped``.
+    """
+    rows: list[dict[str, Any]] = json.loads(TESTED.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def tested_here() -> dict[str, str]:
+    """What was tried with this torch and this Triton, or which versions were."""
+    checks = {"torch": ("tests",), "triton": ("kernels compiled", "losses emulated")}
+    lines = {}
+    for package, names in checks.items():
+        here = _version(package).split("+")[0]
+        rows = [row for row in tested() if row["check"] in names]
+        found = [row for row in rows if row[package] == here]
+        others = ", ".join(dict.fromkeys(row[package] for row in rows))
+        lines[f"{package} {here}"] = "; ".join(map(_outcome, found)) or f"not tried; tried were {others}"
+    return lines
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    failed = f", {row['failed']} failed" if row["failed"] else ""
+    return f"{row['passed']} {row['check']}{' passed' * (row['check'] == 'tests')}{failed}"
 
 
 def table(lines: dict[str, str]) -> str:

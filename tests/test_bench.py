@@ -19,6 +19,7 @@ import depthloss as dl
 from bench import bars, clocks, harness, readme
 from bench.speed import copies, memory
 from depthloss.benchmark import rivals
+from depthloss.dispatch import backend_status
 from depthloss.files import to_json
 from depthloss.reference import gradient_term
 
@@ -41,6 +42,8 @@ def run(module: str, *options: object) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def speed(tmp_path_factory):
     """What a dry run of the benchmark writes."""
+    if reason := backend_status("triton"):
+        pytest.skip(f"backend 'triton' is not available: {reason}")
     out = tmp_path_factory.mktemp("speed") / "speed.json"
     done = run("bench.speed.run", "--losses", "silog", "--out", out)  # cheap in the interpreter
     assert done.returncode == 0, done.stdout + done.stderr

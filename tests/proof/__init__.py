@@ -1,0 +1,1 @@
+"""What takes hours, or environments of its own: run by hand, its results are committed."""

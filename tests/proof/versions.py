@@ -1,0 +1,170 @@
+"""Try versions of torch and Triton, and enter in depthloss/tested.json what was tried.
+
+    python -m tests.proof.versions torch 2.6.0 2.13.0       the tests, each in a new environment of up to 6 GB
+    python -m tests.proof.versions triton 3.4.0 3.9.0       the kernels, with this environment's torch
+    python -m tests.proof.versions torch 2.6.0 --tests tests/cpu --environment DIR      some of them; keep it
+
+For a torch: the tests of `--tests` in a virtual environment with that torch, the Triton that it brings, and
+else the versions of constraints.txt. For a Triton: the kernels of all losses compiled for one GPU as launched
+(`bench.gpu.aot --quick`), and some losses executed by the emulator. One environment is there at a time, in a
+temporary folder. A row replaces one of the same versions and check. The command fails if anything does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from importlib.metadata import requires
+from pathlib import Path
+
+from bench import harness
+from depthloss.env import TESTED, tested
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ["tests", "--ignore=tests/training"]
+# Of the emulator's tests: what is in every run, and both half precisions on every architecture.
+EMULATED = ["tests/triton/emulator/test_losses.py", "-m", "full or not full", "-k"]
+EMULATED += [
+    "test_agrees or test_several_terms or test_medians and f32 or test_executed "
+    "or test_more_agree and bf16 and (sm_75 or sm_80 or sm_89 or sm_100 or sm_120)"
+]
+KEYS = ("torch", "triton", "python", "check")
+# What of an environment goes into a row; printed by the environment itself.
+WHO = "import json; from depthloss.env import report; print(json.dumps(report()))"
+
+
+def main() -> int:
+    """Try all; 1 if anything failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("package", choices=("torch", "triton"))
+    parser.add_argument("versions", nargs="+")
+    parser.add_argument("--tests", nargs="+", default=FOLDERS, help=f"arguments of pytest: {FOLDERS}")
+    parser.add_argument("--environment", type=Path, help="a folder to keep it in, used again if it is there")
+    options = parser.parse_args()
+    good = True
+    for version in options.versions:
+        with tempfile.TemporaryDirectory() as folder:
+            where = options.environment or Path(folder)
+            if options.package == "torch":
+                rows = of_torch(version, where, options.tests)
+            else:
+                rows = of_triton(version, where)
+        for row in rows:
+            print(json.dumps(row), flush=True)
+            good &= not row["failed"]
+        enter(rows)
+    return int(not good)
+
+
+def of_torch(version: str, folder: Path, tests: list[str]) -> list[dict]:
+    """The row of the tests with this torch."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        make(folder, f"torch=={version}")
+    who = _who(python, {})
+    # Nothing to say of a Triton that is too old for the kernels.
+    ignored = ["--ignore=tests/triton"] if "needs triton" in who["backend triton"] else []
+    return [_row(who, "tests", **_pytest(python, [*tests, *ignored], {}))]
+
+
+def make(folder: Path, *packages: str) -> None:
+    """A virtual environment with these packages and those that the tests need."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    given = [line.split(";")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pinned = [x for x in given if "==" in x and x.split("==")[0] not in ("torch", "triton")]
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(pinned))
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+    subprocess.run([*pip, *packages, *_needed(), "--constraint", constraints], check=True)
+    own = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
+    subprocess.run([*pip, *own], check=True)
+
+
+def _needed() -> list[str]:
+    """What the extras train and test ask for beside torch and Triton."""
+    others = ("torch>", "triton", "depthloss", "wandb")
+    return [x.split(";")[0].strip() for x in requires("depthloss") or () if not x.startswith(others)]
+
+
+def of_triton(version: str, folder: Path) -> list[dict]:
+    """The rows of the kernels with this Triton."""
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache-dir",
+        "--no-deps",
+        "--target",
+        folder,
+    ]
+    if not (folder / "triton").exists():
+        subprocess.run([*pip, f"triton=={version}"], check=True)
+    environment = {"PYTHONPATH": str(folder), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": f"{folder}/cache"}
+    python = Path(sys.executable)
+    who = _who(python, environment)
+    done = _run([python, "-m", "bench.gpu.aot", "--quick", "--jobs", "1"], environment)
+    last = done.stdout.splitlines()[-1]  # 61 kernels in 200 s: nothing wrong
+    kernels, wrong = int(last.split()[0]), last.split(": ")[1].split()[0]
+    failed = 0 if wrong == "nothing" else int(wrong)
+    if failed:
+        print(done.stdout, file=sys.stderr)
+    compiled = _row(who, "kernels compiled", passed=kernels - failed, failed=failed, skipped=0)
+    return [compiled, _row(who, "losses emulated", **_pytest(python, EMULATED, environment))]
+
+
+def _who(python: Path, environment: dict[str, str]) -> dict[str, str]:
+    return json.loads(_run([python, "-c", WHO], environment, check=True).stdout)
+
+
+def _pytest(python: Path, words: list[str], environment: dict[str, str]) -> dict[str, int]:
+    """How many tests passed, failed and were skipped; what failed goes to stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "tests.xml")
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={file}", "--tb=short"]
+        done = _run([*command, *words], environment)
+        if done.returncode:
+            print(done.stdout[-20000:], done.stderr[-2000:], file=sys.stderr)
+        counts = {name: int(x) for name, x in ET.parse(file).getroot()[0].attrib.items() if x.isdigit()}
+    failed = counts["failures"] + counts["errors"]
+    return {
+        "passed": counts["tests"] - failed - counts["skipped"],
+        "failed": failed,
+        "skipped": counts["skipped"],
+    }
+
+
+def _run(command: list, environment: dict[str, str], check: bool = False) -> subprocess.CompletedProcess:
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=check)
+
+
+def _row(who: dict[str, str], check: str, **counts: int) -> dict:
+    return {
+        **{name: who[name].split("+")[0] for name in ("torch", "triton", "python")},
+        "check": check,
+        **counts,
+        "machine": harness.cpu_name(),
+        "commit": harness.origin()["commit"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def enter(rows: list[dict]) -> None:
+    """Put the rows in the file, each in the place of the one that it replaces."""
+    found = {tuple(row[key] for key in KEYS): row for row in [*tested(), *rows]}
+    order = lambda row: [[int(x) for x in row[key].split(".")] for key in KEYS[:3]]  # noqa: E731
+    harness.write_json(TESTED, {"rows": sorted(found.values(), key=lambda row: (row["check"], *order(row)))})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
