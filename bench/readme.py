@@ -11,6 +11,7 @@ from pathlib import Path
 
 import depthloss
 from bench import bars
+from depthloss.env import tested
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -295,7 +296,31 @@ def migration(page: str | None = None) -> str:
     return "\n".join([*lines, "", f"{note} {_where(data)}"])
 
 
+def versions() -> str:
+    """Which torch and Triton were tried, and with what result."""
+    rows = tested()
+    lines = ["| torch, with Triton | Python | tests: passed, failed, skipped |", "|---|---|---|"]
+    for row in rows:
+        if row["check"] == "tests":
+            lines.append(_line((f"{row['torch']}, {row['triton']}", row["python"], _counts(row))))
+    lines += ["", "| Triton | kernels compiled | losses in the emulator of PTX |", "|---|---|---|"]
+    checks: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["check"] != "tests":
+            checks.setdefault(row["triton"], {})[row["check"]] = _counts(row)
+    lines += [
+        _line((triton, *(found.get(name, "–") for name in ("kernels compiled", "losses emulated"))))
+        for triton, found in checks.items()
+    ]
+    return "\n".join([*lines, "", "Made by `python -m tests.proof.versions`, without a GPU."])
+
+
+def _counts(row: dict) -> str:
+    return f"{row['passed']}, {row['failed']}, {row['skipped']}"
+
+
 TABLES = {
+    "versions": versions,
     "migration": migration,
     **{
         f"migration {page}": partial(migration, page)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from depthloss.kernels.plan import make_plan
 from depthloss.kernels.triton.table import Parameters
+
+import depthloss as dl
 
 from .. import cases
 from ..fused import families
@@ -12,6 +15,8 @@ from .engine import engine
 from .test_integration import SINGLE
 
 triton = pytest.importorskip("triton", reason="these tests need Triton")
+import triton.language as tl  # noqa: E402
+from depthloss.kernels.triton.constant import Constant  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import make_backend  # noqa: E402
 from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
@@ -93,3 +98,15 @@ def test_masks_compile_by_their_dtype():
     dtypes = (torch.bool, torch.uint8, torch.float32, torch.int64)
     counts = compilations("g2 document", [{"shape": (2, 33, 65), "mask_dtype": dtype} for dtype in dtypes])
     assert counts == {"moments": 3, "pyramid": 3, "sobel": 3, "finish": 1, "coarse": 1, "gradient": 3}
+
+
+def test_a_plan_is_handed_over_with_its_parts_as_constants():
+    """What a kernel passes on of it is a constant argument; it is equal, and printed, as the plan itself."""
+    plan = make_plan(dl.build_loss("scale-adaptive").spec)
+    wrapped = Constant(plan)
+    assert isinstance(wrapped.structure, tl.constexpr) and wrapped.structure.value.of is plan.structure
+    assert [x.value.of for x in Constant(make_plan(dl.build_loss("l1").spec)).pixels] == [
+        *make_plan(dl.build_loss("l1").spec).pixels
+    ]
+    assert wrapped.levels == plan.levels and wrapped.alignment is plan.alignment
+    assert wrapped == Constant(plan) and hash(wrapped) == hash(plan) and repr(wrapped) == repr(plan)
