@@ -316,7 +316,10 @@ def versions() -> str:
 
 
 def _counts(row: dict) -> str:
-    return f"{row['passed']}, {row['failed']}, {row['skipped']}"
+    if row["check"] == "tests":
+        return f"{row['passed']}, {row['failed']}, {row['skipped']}"
+    spilling = f", {row['spilling']} with spills" if row.get("spilling") else ""
+    return f"{row['passed']} of {row['passed'] + row['failed']}{spilling}"
 
 
 TABLES = {
