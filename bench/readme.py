@@ -317,9 +317,10 @@ def versions() -> str:
 
 def _counts(row: dict) -> str:
     if row["check"] == "tests":
-        return f"{row['passed']}, {row['failed']}, {row['skipped']}"
-    spilling = f", {row['spilling']} with spills" if row.get("spilling") else ""
-    return f"{row['passed']} of {row['passed'] + row['failed']}{spilling}"
+        return f"{row['passed']}, {row['failed']}, {row['skipped']} (`{row['tests']}`)"
+    remarks = {"spilling": "spill registers", "unrecognised": "with multiply-adds not recognised as exact"}
+    found = [f"{row[key]} {text}" for key, text in remarks.items() if row.get(key)]
+    return "; ".join([f"{row['passed']} of {row['passed'] + row['failed']}", *found])
 
 
 TABLES = {
