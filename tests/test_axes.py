@@ -243,21 +243,6 @@ def test_wrong_weights():
         dl.ProgressiveScaleAdaptiveLoss()(pred, gt, weight=w)
 
 
-@pytest.mark.skipif("cpu" not in BACKENDS, reason="the native engine was not built")
-def test_a_backend_without_weights_refuses_them(monkeypatch, caplog):
-    pred, gt = cases.maps(torch.float32, (1, 1, 4, 4))
-    w = torch.ones_like(pred)
-    monkeypatch.setattr(dispatch, "WEIGHTED", frozenset())
-    dispatch._say_once.cache_clear()
-    text = "backend='cpu' cannot run: weight= has no fused form on it. Use backend='auto' or"
-    with pytest.raises(RuntimeError, match=text):
-        dl.L1Loss(backend="cpu")(pred, gt, weight=w)
-    assert dl.L1Loss()(pred, gt, weight=w).isfinite() and dl.L1Loss(backend="cpu")(pred, gt).isfinite()
-    assert [m.rpartition("; ")[2] for m in caplog.messages] == [
-        "backend 'cpu' is not used: weight= has no fused form on it"
-    ]
-
-
 def test_weights_of_functions_and_scales():
     pred, gt = cases.maps(torch.float32, (2, 1, 16, 24))
     w = torch.rand(pred.shape, generator=torch.Generator().manual_seed(2))
