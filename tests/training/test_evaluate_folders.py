@@ -223,7 +223,7 @@ def test_a_missing_prediction_is_listed(folders, caplog, capsys):
     assert (far.summary["images"], far.summary["missing"], near.summary["images"]) == (2, 1, 3)
     assert differences(near, far)["rmse"].frames == 2
     assert "far: 2 of 3 images scored; left out: 1 no prediction" in capsys.readouterr().out
-    assert "far: 1 maps have no ground truth: other" in caplog.text
+    assert "far: 1 map has no ground truth: other" in caplog.text
     assert far.origin["without_ground_truth"] == 1
 
 
@@ -265,6 +265,24 @@ def test_masks_and_formats():
     Path("mask/1.png").unlink()
     with pytest.raises(DataError, match="mask: got no mask for 1 predicted files such as gt/seq/1.png"):
         run(*words, "--mask=mask")
+
+
+def test_ground_truth_of_hypersim_and_numbers_that_mean_nothing():
+    h5py = pytest.importorskip("h5py")
+    distance = depth(0)
+    distance[0, 0] = 99.0
+    save("pred", x_depth_meters=depth(1))
+    Path("gt").mkdir()
+    with h5py.File("gt/x_depth_meters.hdf5", "w") as file:
+        file["dataset"] = distance
+    words = ("--pred=pred", "--gt=gt", "--protocol=scale-only", "--gt-invalid", "99", "max_depth=1000")
+    with pytest.raises(DataError, match="hypersim_distance"):
+        run(*words)
+    found = {flag: run(*words, f"--gt-hypersim-distance={flag}").candidate for flag in ("true", "false")}
+    assert all(one.frames[0]["valid"] == distance.size - 1 for one in found.values())
+    # Off its middle the camera is further away than the image is deep.
+    scales = {flag: one.frames[0]["scale"] for flag, one in found.items()}
+    assert scales["true"] < scales["false"]
 
 
 def test_each_method_has_its_kind_and_key(folders):

@@ -80,6 +80,8 @@ def run(argv: list[str]) -> tuple[Path, list[Evaluation]] | None:
     reading = Reading(
         {"": options.gt_scale, **_of_methods("--pred-scale", options.pred_scale, methods, _scale)},
         {"": options.gt_key, **_of_methods("--pred-key", options.pred_key, methods, str)},
+        tuple(options.gt_invalid),
+        options.gt_hypersim_distance,
     )
     out = Path(options.out) if options.out else _out(methods, protocol)
     check_folder("--out", out)
@@ -126,8 +128,16 @@ def _parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     parser.add_argument("--kind", **many, help=f"of the predictions: {', '.join(KINDS)}; else the protocol's")
     parser.add_argument("--pred-scale", **many, help="units per metre of 16-bit PNGs; else 256")
     parser.add_argument("--gt-scale", type=float, default=256.0, help="the same of the ground truth")
-    parser.add_argument("--pred-key", **many, help="name of the prediction in npz and HDF5 files")
+    parser.add_argument("--pred-key", **many, help="name of the prediction in files that hold several")
     parser.add_argument("--gt-key", type=str | None, help="the same of the ground truth")
+    parser.add_argument(
+        "--gt-invalid", type=float, nargs="+", default=[], help="its numbers that mean no value, before scale"
+    )
+    parser.add_argument(
+        "--gt-hypersim-distance",
+        type=bool | None,
+        help="whether it is Hypersim's distance to the camera, which becomes depth: true or false",
+    )
     parser.add_argument(
         "--ranges", type=str | None, help="measure by distance too: where ranges begin in metres, as 0,10,30"
     )

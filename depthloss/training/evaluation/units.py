@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,15 +48,20 @@ class Reading:
 
     Attributes:
         scale: units per metre of 16-bit PNGs, of the ground truth under "", of predictions by method.
-        key: name of the map in npz and HDF5 files, likewise; None = the only one.
+        key: name of the map in a file that holds several, likewise; None = the only one.
+        invalid: numbers of the ground truth that mean "no value", as they are in its files.
+        hypersim_distance: as of `read_map`, of the ground truth.
     """
 
     scale: Mapping[str, float] = field(default_factory=dict)
     key: Mapping[str, str | None] = field(default_factory=dict)
+    invalid: Sequence[float] = ()
+    hypersim_distance: bool | None = None
 
     def map(self, path: Path, of: str) -> np.ndarray:
         """Return a map of the ground truth ("") or of a method."""
-        return read_map(path, self.key.get(of), self.scale.get(of, 256.0))
+        of_gt = {} if of else {"invalid": self.invalid, "hypersim_distance": self.hypersim_distance}
+        return read_map(path, self.key.get(of), self.scale.get(of, 256.0), **of_gt)
 
     def gt(self, unit: Unit) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the ground truth [T, H, W] and its mask, True = keep.
