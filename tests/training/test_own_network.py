@@ -21,6 +21,7 @@ from depthloss.training.data import write_rgb
 from depthloss.training.errors import ConfigError
 from depthloss.training.evaluation import cli as evaluation
 from depthloss.training.evaluation.load import load_run
+from depthloss.training.evaluation.report import files
 from depthloss.training.loop.callbacks import Pictures
 from depthloss.training.models import NetworkError, SemiSupCompletionModel
 from depthloss.training.prediction import cli as prediction
@@ -40,7 +41,7 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(Pictures, "_draw", lambda self, trainer: None)
-    monkeypatch.setattr(evaluation, "write_page", lambda path, *_, **__: path.write_text(""))
+    monkeypatch.setattr(files, "write_page", lambda path, *_, **__: path.write_text(""))
     monkeypatch.delitem(sys.modules, "mynets", raising=False)
     Path("mynets.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
     model = TINY["model"] | {"depth_net": {"name": NAME, "width": 4}}
