@@ -70,6 +70,7 @@ def test_a_barrier_that_is_removed_is_missed(name, emulated):
 
 
 STORE = r"(st\.global\.b32 \[ %rd\d+ \+) 0"
+HALF = STORE.replace("b32", "b16")
 SKIP = r"\1\n\tsetp.lt.u32 \t%p1, \2, 32;\n\t@%p1 bra \t$HERE;\n\tbar.sync 0;\n$HERE:"
 
 
@@ -85,7 +86,7 @@ SKIP = r"\1\n\tsetp.lt.u32 \t%p1, \2, 32;\n\t@%p1 bra \t$HERE;\n\tbar.sync 0;\n$
         ("gradient", STORE, r"\1 2", r"4 bytes at .*: misaligned; the nearest tensor is out\[0\]"),
         (
             "sobel",
-            STORE.replace("b32", "b16"),
+            HALF,
             r"\1 2",
             "lanes of one instruction|no barrier between this write|out of bounds",
         ),
