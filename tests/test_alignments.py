@@ -37,19 +37,23 @@ def test_scales_by_hand():
     assert align.l1_scale(pred, gt, weight=1 / pred).scale == 2  # each ratio once: 2, 2, 2.5, 3
 
 
-def test_least_squares_against_numpy():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_least_squares_against_numpy(weighted):
     rng = np.random.default_rng(0)
     # A large mean: the normal equations of sums that are not centred lose it.
     pred, noise = 1e6 + rng.random((2, 9, 7)), rng.random((2, 9, 7))
     gt, valid = 3 * pred - 2 + noise, rng.random((2, 9, 7)) < 0.6
-    found = align.least_squares(*map(torch.from_numpy, (pred, gt, valid)))
+    weight = rng.random((2, 9, 7)) if weighted else np.ones((2, 9, 7))
+    found = align.least_squares(*map(torch.from_numpy, (pred, gt, valid, weight)))
+    scales = align.least_squares_scale(*map(torch.from_numpy, (pred, gt, valid, weight))).scale
     for i in range(2):
-        p, t = pred[i][valid[i]], gt[i][valid[i]]
-        s, b = np.polyfit(p - p.mean(), t - t.mean(), 1)
+        p, t, w = pred[i][valid[i]], gt[i][valid[i]], weight[i][valid[i]]
+        assert float(scales[i]) == pytest.approx((w * p * t).sum() / (w * p * p).sum(), rel=1e-14)
+        s, b = np.polyfit(p - p.mean(), t - t.mean(), 1, w=np.sqrt(w))
         assert float(found.scale[i]) == pytest.approx(s, rel=1e-9)
         assert float(found.shift[i]) == pytest.approx(t.mean() + b - s * p.mean(), rel=1e-9)
         assert found.apply(torch.from_numpy(pred))[i].numpy() == pytest.approx(
-            s * (pred[i] - p.mean()) + t.mean(), rel=1e-9
+            s * (pred[i] - p.mean()) + t.mean() + b, rel=1e-9
         )
 
 

@@ -75,8 +75,9 @@ def _by_hand(pred, gt, mask, trim: float, by_median: bool, detached: bool):
 @backends
 @pytest.mark.parametrize("trim", (0.0, 0.2, 0.5))
 @pytest.mark.parametrize("align", ("none", "median", "median detached"))
-def test_ties_share(align, trim, backend):
-    pred, gt, mask = quantised(3)
+@pytest.mark.parametrize("levels", (9, 3), ids=("", "the median is -0 and +0"))
+def test_ties_share(levels, align, trim, backend):
+    pred, gt, mask = quantised(3, levels=levels)
     kind, _, detached = align.partition(" ")
     term = Pixel(name="x", align=kind, align_grad=detached or "full", trim=trim, reduction="images")
     value, grad = evaluate(backend, single_group(term), pred, gt, mask)

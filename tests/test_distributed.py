@@ -40,6 +40,13 @@ EXTRAS = {
     "confident": lambda: dl.recipe("vggt-depth", min_valid=5),
     "by image": lambda: dl.AffineInvariantLoss(alpha=0.5, reduction="none"),
 }
+BUILDS = {**cases.LOSSES, **EXTRAS}
+OF_EXTRAS = [
+    (name, backend)
+    for name, build in EXTRAS.items()
+    for backend in cases.BACKENDS
+    if backend in (*build().spec.fused, "reference")
+]
 
 
 def extras_of(name: str, loss) -> dict[str, torch.Tensor]:
@@ -71,12 +78,13 @@ def worker(rank: int, folder: str) -> None:
     half = SHAPE[0] // WORLD
     parts = [x[rank * half : (rank + 1) * half] for x in joined_batch()]
     results = {}
-    for name, build in {**cases.LOSSES, **EXTRAS}.items():
-        loss = build().double()
+    for name, backend in (*cases.RUNS, *OF_EXTRAS):
+        loss = BUILDS[name]().double()
         loss.process_group = dist.group.WORLD
         mine = {key: x[rank * half : (rank + 1) * half].clone() for key, x in extras_of(name, loss).items()}
         # A copy, as an averaged model holds one, works with the same ranks.
-        results[name] = evaluate(copy.deepcopy(loss), *parts, **mine)
+        with dl.use_backend(backend):
+            results[name, backend] = evaluate(copy.deepcopy(loss), *parts, **mine)
     if LEAVES_OUT:
         results |= sharded(parts)
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
@@ -124,12 +132,13 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("name", cases.LOSSES)
-def test_two_processes_equal_one(ranks, name):
-    value, grad, log_vars, metrics = evaluate(cases.LOSSES[name]().double(), *joined_batch())
+@pytest.mark.parametrize(("name", "backend"), cases.RUNS)
+def test_two_processes_equal_one(ranks, name, backend):
+    with dl.use_backend(backend):
+        value, grad, log_vars, metrics = evaluate(cases.LOSSES[name]().double(), *joined_batch())
     assert value != 0
     for rank in ranks:
-        got, _, got_log_vars, got_metrics = rank[name]
+        got, _, got_log_vars, got_metrics = rank[name, backend]
         assert got.item() == pytest.approx(value.item(), rel=1e-10)
         for mine, theirs in zip(got_log_vars, log_vars, strict=True):
             assert mine.item() == pytest.approx(theirs.item(), rel=1e-10)
@@ -138,22 +147,23 @@ def test_two_processes_equal_one(ranks, name):
             assert got_metrics[key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
     # DistributedDataParallel takes the mean over the ranks, so each rank's gradient carries the factor world
     # size.
-    joined = torch.cat([rank[name][1] for rank in ranks]) / WORLD
+    joined = torch.cat([rank[name, backend][1] for rank in ranks]) / WORLD
     assert (joined - grad).abs().max() <= 1e-9 * grad.abs().max()
 
 
-@pytest.mark.parametrize("name", EXTRAS)
-def test_two_processes_with_extra_maps_equal_one(ranks, name):
+@pytest.mark.parametrize(("name", "backend"), OF_EXTRAS)
+def test_two_processes_with_extra_maps_equal_one(ranks, name, backend):
     """A loss of [B] has the values and gradients of its own images on each rank, without a factor."""
     loss = EXTRAS[name]().double()
-    value, grad, _, metrics = evaluate(loss, *joined_batch(), **extras_of(name, loss))
+    with dl.use_backend(backend):
+        value, grad, _, metrics = evaluate(loss, *joined_batch(), **extras_of(name, loss))
     by_image = loss.spec.by_image
-    joined = torch.cat([rank[name][0] for rank in ranks]) if by_image else ranks[0][name][0]
+    joined = torch.cat([rank[name, backend][0] for rank in ranks]) if by_image else ranks[0][name, backend][0]
     torch.testing.assert_close(joined, value, rtol=1e-10, atol=1e-13)
     for rank in ranks:
         for key, number in metrics.items():
-            assert rank[name][3][key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
-    found = torch.cat([rank[name][1] for rank in ranks]) / (1 if by_image else WORLD)
+            assert rank[name, backend][3][key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
+    found = torch.cat([rank[name, backend][1] for rank in ranks]) / (1 if by_image else WORLD)
     assert (found - grad).abs().max() <= 1e-9 * grad.abs().max()
 
 

@@ -14,6 +14,7 @@ import torch
 from depthloss import arrays, metrics
 from depthloss.metrics import Maps, measure
 from depthloss.protocols import KINDS, Protocol, ProtocolMetrics, load_protocol, protocol_names
+from depthloss.protocols.crops import crop_slices
 from depthloss.protocols.sizes import resized, sampled
 
 from . import protocol_forms as forms
@@ -423,3 +424,18 @@ def test_what_is_asked_of_every_pixel_is_as_torch_has_it(dtype):
         assert torch.equal(arrays.between(given, 0.0, 3.0, True), (given >= 0) & (given <= 3))
     assert arrays.count(mask) == 4 and float(arrays.share(mask.flatten())) == 4 / 6
     assert math.isnan(arrays.share(mask[:0].flatten()))
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "rows", "columns"),
+    [
+        ("none", (7, 9), (0, 7), (0, 9)),
+        ("nyu", (480, 640), (45, 471), (41, 601)),
+        ("kitti-benchmark", (375, 1242), (23, 375), (13, 1229)),  # the bottom, and the middle
+        ("garg", (375, 1242), (153, 371), (44, 1197)),
+        ([5, -2, 1, 8], (7, 9), (5, 5), (1, 8)),
+    ],
+)
+def test_a_crop_by_its_rows_and_columns(crop, size, rows, columns):
+    found = crop_slices(crop, *size)
+    assert tuple(x.indices(n)[:2] for x, n in zip(found, size, strict=True)) == (rows, columns)

@@ -118,6 +118,7 @@ LARGE = {  # levels of every way of downsampling, six of them the deepest there 
     "nearest": GradientSpec.preset("g2-published"),
     "average": GradientSpec.preset("g2-document", num_scales=6),
     "bilinear": GradientSpec.preset("scale-adaptive", num_scales=6),
+    "strided": GradientSpec.preset("midas", num_scales=6),
 }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from depthloss.spec import Domain, Group, LossSpec, Moments, Penalty, Pixel
+from depthloss.spec import PENALTIES, Domain, Group, LossSpec, Moments, Penalty, Pixel
+from depthloss.spec.penalty import OF_LARGEST
 
 from .. import cases
 from ..fused import aligned, families, weighted
 from ..fused.cases import Case, covering, inputs, product
-from ..fused.compare import Result, assert_agrees, evaluate
+from ..fused.compare import Inputs, Result, assert_agrees, evaluate
 from .engine import DEVICE, TILES, Parameters, engine, geometry
 
 
@@ -60,6 +63,35 @@ def test_images_are_summed_and_inputs_bounded(reduction, dtype, monkeypatch):
     case = aligned.Case("mean", "l1", "none", "none", "clamped", (3, 17, 22), dtype, "one empty image",
                         reduction=reduction, abs_mask=True, **rest)  # fmt: skip
     hold(case, monkeypatch, LossSpec((Group(terms),)))
+
+
+KINDS = [kind for kind in PENALTIES if kind not in OF_LARGEST]
+# Barron's has a form of its own for each of these shapes.
+SHAPES = [Penalty("barron", alpha, 0.3) for alpha in (2.0, 0.0, -math.inf, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        *(
+            [Penalty(k, *(0.2 for _ in PENALTIES[k])) for k in KINDS[i : i + 4]]
+            for i in range(0, len(KINDS), 4)
+        ),
+        SHAPES,
+    ],
+    ids=lambda penalties: ", ".join(f"{p.kind} {p.a:g}" for p in penalties),
+)
+def test_every_penalty_agrees_with_the_reference(penalties):
+    pred, gt = cases.maps(torch.float64, (2, 1, 9, 14))
+    given = Inputs(pred, gt, cases.mask("70%", pred.shape))
+    spec = LossSpec((Group(tuple(Pixel(name=f"p{i}", penalty=p) for i, p in enumerate(penalties))),))
+    numbers = spec, families.weights(spec)
+    result = evaluate("triton", Inputs(*(x if x is None else x.to(DEVICE) for x in given)), *numbers)
+    expected = evaluate("reference", given, *numbers)
+    torch.testing.assert_close(result.terms.cpu(), expected.terms, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        result.grad.cpu(), expected.grad, rtol=0, atol=1e-11 * expected.grad.abs().max().item()
+    )
 
 
 def of_the_engine(rows: list[aligned.Case]) -> list[aligned.Case]:
