@@ -162,7 +162,8 @@ def test_two_processes_with_extra_maps_equal_one(ranks, name, backend):
     torch.testing.assert_close(joined, value, rtol=1e-10, atol=1e-13)
     for rank in ranks:
         for key, number in metrics.items():
-            assert rank[name, backend][3][key].item() == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
+            found = rank[name, backend][3][key].item()
+            assert found == pytest.approx(number.item(), rel=1e-10, abs=1e-12), key
     found = torch.cat([rank[name, backend][1] for rank in ranks]) / (1 if by_image else WORLD)
     assert (found - grad).abs().max() <= 1e-9 * grad.abs().max()
 
