@@ -178,10 +178,11 @@ def fitted_counts(moments, b, B, NP, R, NPP: tl.constexpr, PLAN: tl.constexpr, H
 def kept_of_images(moments, images, b, here, B, NP, R, NPP: tl.constexpr, PLAN: tl.constexpr,
                    HAS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """The pixels that the relative term counts of the images b [BC]; a trim over the batch is left out."""
+    n = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
     if PLAN.trim > 0 and not PLAN.trim_batch:
-        return tl.load(images + b.to(tl.int64) * IMAGE + KEPT, mask=here, other=0.0)
+        # Of an image without a row no program has left it.
+        return tl.load(images + b.to(tl.int64) * IMAGE + KEPT, mask=here & (n > 0), other=0.0)
     else:
-        n = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
         if HAS.weight:
             n = tl.where(n > 0, per_image(moments, STATISTICS, b, B, NP, R, NPP), 0.0)
         return n

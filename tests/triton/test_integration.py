@@ -46,10 +46,18 @@ def test_a_gradient_may_be_changed_in_place(maps, shape):
     assert torch.equal(gradient.mul_(2), expected)
 
 
+SELECTIONS = {
+    "affine-invariant": 2,
+    "affine-invariant trimmed": 4,
+    "affine-invariant of the batch": 4,
+    "ssi-trim": 3,
+}
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_launches(name, launches, maps):
     """At most four forward and two backward, whatever the loss; a conversion or a combination costs none.
-    Exact medians of float32 take three more.
+    Exact medians of float32 take two more, a trim beside them two again, a trim alone three.
     """
     loss = cases.LOSSES[name]().to(DEVICE)
     pred = maps[0].requires_grad_()
@@ -57,8 +65,9 @@ def test_launches(name, launches, maps):
         value = loss(pred, *maps[1:])
         forward = len(launches)
         value.backward()
-    assert launches.count("select") == (3 if name == "affine-invariant" else 0)
-    assert 2 <= forward - launches.count("select") <= 4 and 1 <= len(launches) - forward <= 2, launches
+    selections = launches.count("select") + launches.count("select_kept")
+    assert selections == SELECTIONS.get(name, 0)
+    assert 2 <= forward - selections <= 4 and 1 <= len(launches) - forward <= 2, launches
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -205,9 +214,9 @@ def test_what_only_the_reference_can_do_is_refused(maps):
     with pytest.raises(RuntimeError, match="cannot run: gt requires a gradient.*detach gt"):
         dl.G2Loss(backend="triton")(pred, gt.clone().requires_grad_(), mask)
     with pytest.raises(RuntimeError, match="cannot run: this loss has no fused form on it"):
-        dl.SSITrimLoss(backend="triton")(pred, gt, mask)
+        cases.unfused(backend="triton")(pred, gt, mask)
     with dl.use_backend("triton"), pytest.raises(RuntimeError, match="no fused form"):
-        dl.ScaleShiftInvariantLoss()(pred, gt, mask)
+        cases.unfused()(pred, gt, mask)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
