@@ -235,14 +235,14 @@ def test_medians_are_exact(dtype, valid, monkeypatch):
         assert found[i, pyramid.TIES.value] == (x_p[m] == medians[0]).sum()
 
 
-@pytest.mark.parametrize("grad", ["full", "detached"])
-def test_pixels_that_equal_a_median_share_its_gradient(grad):
+@pytest.mark.parametrize(("grad", "trim"), [("full", 0.0), ("detached", 0.0), ("full", 0.3)])
+def test_pixels_that_equal_a_median_or_a_threshold_share_its_gradient(grad, trim):
     """Depth in steps: many pixels are the median, and the floor of one image's scale is felt."""
     pred, gt = ((12 * x).round() / 12 for x in cases.maps(torch.float64, (3, 1, 9, 13)))
     pred[2] = 0.5
     pred[2, 0, 3, 4] = 0.75
     mask = cases.mask("70%", pred.shape)
-    spec = LossSpec((Group((Pixel(name="x", align="median", align_eps=0.05, align_grad=grad),)),))
+    spec = LossSpec((Group((Pixel(name="x", align="median", align_eps=0.05, align_grad=grad, trim=trim),)),))
     result = evaluate("triton", Inputs(*on_device(pred, gt, mask)), spec, (1.0, 1.0))
     expected = evaluate("reference", Inputs(pred, gt, mask), spec, (1.0, 1.0))
     medians = [p[m].median() for p, m in zip(pred, mask, strict=True)]
