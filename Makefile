@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 # One part of `make test-all`: SHARD=3/24. Tests of a file take about as long: they are dealt out in turn.
 SPLIT = $(if $(SHARD),--splitting-algorithm least_duration --splits $(lastword $(subst /, ,$(SHARD))) --group $(firstword $(subst /, ,$(SHARD))))
 
-.PHONY: train test test-all lint docs aot bench env clean
+.PHONY: train test test-all coverage lint docs aot bench env clean
 
 train: $(VENV)/.train  ## train on the embedded synthetic data: make train ARGS="--max-epochs 2"
 	@$(BIN)/python train.py configs/synthetic.yaml $(ARGS)
@@ -19,6 +19,10 @@ test: $(VENV)/.test  ## the tests that need no GPU: make test ARGS="-k golden"
 
 test-all: $(VENV)/.test  ## these and the long ones, an hour or more: make test-all SHARD=3/24
 	@$(PYTEST) -m "full or not full" $(SPLIT) $(ARGS)
+
+coverage: $(VENV)/.test  ## the lines of Python that `make test` does not reach; fails below 95 %
+	@rm -f .coverage.*  # of processes that were killed
+	@$(PYTEST) --cov $(ARGS)
 
 lint: $(VENV)/.test  ## style and types
 	$(BIN)/ruff check .

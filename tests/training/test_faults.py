@@ -33,6 +33,7 @@ PREVIOUS = LAST.with_name("previous.ckpt")
 def victim(how: str, *arguments: str) -> subprocess.CompletedProcess:
     script = str(Path(__file__).with_name("victim.py"))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env.pop("COVERAGE_PROCESS_CONFIG", None)  # Under a limit coverage cannot write its file either.
     return subprocess.run(
         [sys.executable, script, how, *arguments], env=env, capture_output=True, text=True, timeout=300
     )
