@@ -221,7 +221,7 @@ def same_bits(name: str, dtype: str) -> None:
     log_vars = [torch.tensor(v, dtype=work) for v in (0.3, -0.2)[: len(loss.log_vars())]]
     by_pointer = torch.tensor(weights, dtype=work)
     found = [
-        engine.forward(*given, loss.spec, w, log_vars, None, work, saves)
+        engine.forward(*given[:4], loss.spec, w, log_vars, None, work, saves, *given[4:])
         for w, saves in ((weights, True), (weights, False), (by_pointer, True))
     ]
     for how, other in (("without a gradient", found[1]), ("weights by pointer", found[2])):
