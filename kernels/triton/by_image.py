@@ -5,18 +5,18 @@ import triton.language as tl
 
 from .. import plan as p
 from .device import at_least_one, divide
-from .moments import ABS_COUNT, ABSOLUTE, MEAN_G, MEAN_P, PIXEL, RESIDUAL
-from .sobel import CELLS, KEPT_RESPONSES, REL, RESPONSE
+from .moments import ABS_COUNT, ABSOLUTE, PIXEL
+from .sobel import REL, RESPONSE
 from .totals import (
-    fitted_counts,
-    image_divisors,
+    hidden_in_images,
+    inverses_of_images,
     kept_of_images,
     levels_of_images,
     moments_of_images,
     numbers,
     per_image,
     pixels_of_images,
-    programs,
+    relative_of_images,
     value_of,
 )
 
@@ -44,28 +44,16 @@ def losses_of_images(moments, images, sums, b, here, factors, counted, B, H, W, 
         a = divide(per_image(moments, ABSOLUTE, b, B, NP, R, NPP), at_least_one(n_abs))
         total = _add(total, factors[0], a)
     if PLAN.relative is not None:
-        r = levels_of_images(sums, REL * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
-        # Only level 0 has any.
+        r = relative_of_images(sums, REL * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
         kept = kept_of_images(moments, images, b, here, B, NP, R, NPP, PLAN, HAS, ACC)
-        r = tl.sum(tl.where(tl.arange(0, 8)[None, :] == 0, r, 0.0), 1)
         total = _add(total, factors[1], divide(r, at_least_one(kept)))
     if PLAN.has_gradient:
         response = levels_of_images(
             sums, RESPONSE * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
         )
-        kept = levels_of_images(
-            sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
-        )
-        cells = kept
-        if PLAN.counts_cells:
-            cells = levels_of_images(sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
-        fitted = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS)
-        by = image_divisors(kept, cells, fitted.to(ACC), PLAN, ACC)
-        if PLAN.centred:
-            parts = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
-        else:
-            parts = programs(moments, RESIDUAL, b, B, NP, R, NPP)
-        hidden = tl.where(fitted > 0, tl.sum(parts * 0.0, 1), 0.0)
+        by = inverses_of_images(moments, sums, b, here, B, H, W, NP, R, NQ, PLAN, HAS, ACC, TH, S, NPP, BC,
+                                QB, LEVELS)  # fmt: skip
+        hidden = hidden_in_images(moments, b, B, NP, R, NPP, PLAN, HAS)
         g = divide(tl.sum(tl.where(by > 0, response * by, 0.0), 1), counted)
         total = _add(total, factors[2], g + hidden)
     for i in tl.static_range(len(PLAN.moments)):

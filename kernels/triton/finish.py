@@ -51,7 +51,7 @@ from .pyramid import MU_G as MU_G_OF_IMAGE
 from .pyramid import MU_P as MU_P_OF_IMAGE
 from .pyramid import SHARE as SHARE_OF_IMAGE
 from .pyramid import SLOPE as SLOPE_OF_IMAGE
-from .sobel import CELLS, KEPT_RESPONSES, REL_ONE, REL_Z, U_ONE, U_Z
+from .sobel import REL_ONE, REL_Z, U_ONE, U_Z
 from .totals import (
     T_ABS_COUNT,
     T_ABS_FLOORED,
@@ -72,9 +72,8 @@ from .totals import (
     T_VISIBLE,
     collect,
     fitted_counts,
-    image_divisors,
+    inverses_of_images,
     kept_of_images,
-    levels_of_images,
     moments_of_images,
     numbers,
     pixels_of_images,
@@ -152,21 +151,6 @@ def _fit_coefficients(row, image, here, wanted, u_one, u_z, inv_n, PLAN: tl.cons
 
 
 @triton.jit
-def _level_weights(row, sums, fitted, b, here, kappa, H, W, NQ, row_q, PLAN: tl.constexpr, ACC: tl.constexpr,
-                   TH: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, QB: tl.constexpr,
-                   LEVELS: tl.constexpr):  # fmt: skip
-    """kappa [BC, 8] of a gradient term by images, which the backward reads."""
-    k = tl.arange(0, 8)[None, :]
-    kept = levels_of_images(sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
-    cells = kept
-    if PLAN.counts_cells:
-        cells = levels_of_images(sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
-    weights = kappa[None, :] * image_divisors(kept, cells, fitted.to(ACC), PLAN, ACC)
-    tl.store(row[:, None] + LEVEL_WEIGHT + k, weights, mask=here[:, None] & (k >= 0))
-    return weights
-
-
-@triton.jit
 def _moments_coefficients(row, here, moments, b, f, pooled, n_all, size, B, NP, R,
                           WHICH: tl.constexpr, T: tl.constexpr, HAS: tl.constexpr, NPP: tl.constexpr,
                           BC: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
@@ -217,6 +201,7 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
     kappa = levels
     norm_a = zero + 1.0
     norm_r = norm_a
+    levels_counted = norm_a
     if PLAN.absolute is not None:
         norm_a = norm_of(n_abs, floored, size, PLAN.absolute)
         a = divide(joined(totals, T_ABSOLUTE, WORLD, WP), norm_a)
@@ -232,7 +217,7 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
         fitted = n_all
         if PLAN.alignment.min_pixels or HAS.weight:
             fitted = joined(totals, T_FITTED, WORLD, WP)
-        g, levels, kept, kappa = gradient_levels(totals, fitted, size, PLAN, WORLD, WP, ACC)
+        g, levels, kept, kappa, levels_counted = gradient_levels(totals, fitted, size, PLAN, WORLD, WP, ACC)
         g += joined(totals, T_VISIBLE, WORLD, WP)
     values = (a, r, g)
     shown = values
@@ -290,15 +275,10 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
     # Each rank's gradient is that of all ranks' equal losses; but of the losses of its own images.
     RANKS: tl.constexpr = 1 if PLAN.by_image else WORLD
     if PLAN.by_image:
-        counted = zero + 1.0
-        if PLAN.combine == "mean":
-            counted = zero + PLAN.levels
-            if PLAN.sobel_mask == "support":
-                counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
         for b0 in range(0, B, BC):
             b = b0 + tl.arange(0, BC)
-            losses = losses_of_images(moments, images, sums, b, b < B, factors, counted, B, H, W, NP, R, NQ,
-                                      PLAN, HAS, ACC, TH, S, NPP, BC, QB, LEVELS)  # fmt: skip
+            losses = losses_of_images(moments, images, sums, b, b < B, factors, levels_counted, B, H, W, NP,
+                                      R, NQ, PLAN, HAS, ACC, TH, S, NPP, BC, QB, LEVELS)  # fmt: skip
             tl.store(total_out + b, losses, mask=b < B)
         # The mean of the images is for the metrics only.
         kappa = kappa * tl.where(size > 1, size, 1.0)
@@ -331,9 +311,10 @@ def _finish(moments, images, sums, found, totals, weights, log_vars, total_out, 
                         w_r = divide(w_r, at_least_one(kept_b))
                 kappas = kappa[None, :]
                 if PLAN.gradient_images:
-                    fitted_b = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS)
-                    kappas = _level_weights(row, sums, fitted_b, b, here, kappa, H, W, NQ, row_q, PLAN, ACC,
-                                            TH, S, BC, QB, LEVELS)  # fmt: skip
+                    kappas = kappas * inverses_of_images(moments, sums, b, here, B, H, W, NP, R, NQ, PLAN,
+                                                         HAS, ACC, TH, S, NPP, BC, QB, LEVELS)  # fmt: skip
+                    k = tl.arange(0, 8)[None, :]
+                    tl.store(row[:, None] + LEVEL_WEIGHT + k, kappas, mask=here[:, None] & (k >= 0))
                 one, z, rel_one, rel_z = _adjoints(
                     sums, b, here, kappas, w_r, H, W, NQ, row_q, PLAN, ACC, TH, S, BC, QB, LEVELS
                 )  # fmt: skip

@@ -4,8 +4,7 @@ import triton
 import triton.language as tl
 
 from .device import at_least_one, divide, share, spread_about
-from .levels import unit
-from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS
+from .totals import T_CELLS, T_KEPT, T_RESPONSE, T_STATISTICS, TOTALS, level_inverses
 
 
 @triton.jit
@@ -42,27 +41,22 @@ def joined_moments(totals, item_mean, item_spread, WORLD: tl.constexpr, WP: tl.c
 def gradient_levels(
     totals, n, images, PLAN: tl.constexpr, WORLD: tl.constexpr, WP: tl.constexpr, ACC: tl.constexpr
 ):
-    """Of the gradient term: its value, its levels, kept responses and kappa [8], all still without w F."""
+    """Of the gradient term: its value, its levels, kept responses and kappa [8], all still without w F; by
+    how many levels it is divided.
+    """
     k = tl.arange(0, 8)
     response = joined_levels(totals, T_RESPONSE, WORLD, WP)
     kept = joined_levels(totals, T_KEPT, WORLD, WP)
-    norm = kept
-    if PLAN.normalizer == "full":
-        norm = kept * 0.0 + n
-    elif PLAN.counts_cells:
-        norm = joined_levels(totals, T_CELLS, WORLD, WP)
-        if PLAN.sobel_mask == "residual":
-            norm = norm * unit(k, PLAN, ACC)
-    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)
-    if PLAN.normalizer != "kept":
-        norm = norm + PLAN.gradient_eps
-    inverse = tl.where(on, divide(1.0, tl.where(on, norm, 1.0)), 0.0)
+    cells = kept
+    if PLAN.counts_cells:
+        cells = joined_levels(totals, T_CELLS, WORLD, WP)
+    inverse = level_inverses(kept, cells, n, k, PLAN, ACC)
     if PLAN.gradient_images:
         # The images' ratios are added up already.
         inverse = kept * 0.0 + divide(1.0, tl.where(images > 1, images, 1.0))
         inverse = tl.where(k < PLAN.levels, inverse, 0.0)
-        on = k < PLAN.levels
-    levels = tl.where(on, response * inverse, 0.0)
+    levels = tl.where(inverse > 0, response * inverse, 0.0)
+    counted = tl.full((), 1.0, ACC)
     if PLAN.combine == "mean":
         if PLAN.sobel_mask == "support":
             counted = tl.maximum(tl.sum((kept > 0).to(tl.int32)), 1).to(ACC)
@@ -72,7 +66,7 @@ def gradient_levels(
         value = divide(tl.sum(levels), counted)
     else:
         value = tl.sum(levels)
-    return value, levels, kept, inverse
+    return value, levels, kept, inverse, counted
 
 
 @triton.jit

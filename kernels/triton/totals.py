@@ -204,20 +204,60 @@ def levels_of_images(sums, row, b, here, H, W, NQ, PLAN: tl.constexpr, ACC: tl.c
 
 
 @triton.jit
-def image_divisors(kept, cells, n, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """1 over what each level [BC, 8] of a gradient term by images is divided by; 0 of one that is empty."""
-    k = tl.arange(0, 8)
+def level_inverses(kept, cells, n, k, PLAN: tl.constexpr, ACC: tl.constexpr):
+    """1 over what each level k of a gradient term is divided by; 0 of one that counts nothing."""
     norm = kept
     if PLAN.normalizer == "full":
-        norm = kept * 0.0 + n[:, None]
+        norm = kept * 0.0 + n
     elif PLAN.counts_cells:
         norm = cells
         if PLAN.sobel_mask == "residual":
-            norm = norm * unit(k, PLAN, ACC)[None, :]
-    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)[None, :]
+            norm = norm * unit(k, PLAN, ACC)
+    on = (norm > 0) & (kept > 0) & (k < PLAN.levels)
     if PLAN.normalizer != "kept":
         norm = norm + PLAN.gradient_eps
     return tl.where(on, divide(1.0, tl.where(on, norm, 1.0)), 0.0)
+
+
+@triton.jit
+def inverses_of_images(moments, sums, b, here, B, H, W, NP, R, NQ, PLAN: tl.constexpr, HAS: tl.constexpr,
+                       ACC: tl.constexpr, TH: tl.constexpr, S: tl.constexpr, NPP: tl.constexpr,
+                       BC: tl.constexpr, QB: tl.constexpr, LEVELS: tl.constexpr):  # fmt: skip
+    """`level_inverses` [BC, 8] of the images b."""
+    row_q = (tl.full((), 0, tl.int64) + NQ) * B
+    kept = levels_of_images(sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
+    cells = kept
+    if PLAN.counts_cells:
+        cells = levels_of_images(sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS)
+    n = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
+    return level_inverses(kept, cells, n[:, None], tl.arange(0, 8)[None, :], PLAN, ACC)
+
+
+@triton.jit
+def relative_of_images(sums, row, b, here, H, W, NQ, PLAN: tl.constexpr, ACC: tl.constexpr, TH: tl.constexpr,
+                       S: tl.constexpr, BC: tl.constexpr, QC: tl.constexpr,
+                       LEVELS: tl.constexpr):  # fmt: skip
+    """Sums [BC] over the programs of level 0 of the images b, of what the Sobel phase left at `row`."""
+    r = tl.zeros([BC], ACC)
+    for q0 in range(0, NQ, QC):
+        q = q0 + tl.arange(0, QC)
+        full_resolution = (q < NQ) & (level_of(q, H, W, PLAN, TH, 30 * S, LEVELS) == 0)
+        at = sums + row + b.to(tl.int64)[:, None] * NQ + q[None, :]
+        r += tl.sum(tl.load(at, mask=here[:, None] & full_resolution[None, :], other=0.0), 1)
+    return r
+
+
+@triton.jit
+def hidden_in_images(moments, b, B, NP, R, NPP: tl.constexpr, PLAN: tl.constexpr, HAS: tl.constexpr):
+    """0 [BC], or NaN of an image with a valid pixel that is, of those that the structure terms count."""
+    if PLAN.centred:
+        parts = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
+    else:
+        parts = programs(moments, RESIDUAL, b, B, NP, R, NPP)
+    hidden = tl.sum(parts * 0.0, 1)
+    if PLAN.alignment.min_pixels:
+        hidden = tl.where(fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS) > 0, hidden, 0.0)
+    return hidden
 
 
 @triton.jit
@@ -290,52 +330,28 @@ def collect(
                 a = divide(a, at_least_one(n_abs.to(ACC)))
             absolute += tl.sum(a)
         if PLAN.relative is not None:
-            r = tl.zeros([BC], ACC)
-            for q0 in range(0, NQ, QC):
-                q = q0 + tl.arange(0, QC)
-                full_resolution = (q < NQ) & (level_of(q, H, W, PLAN, TH, 30 * S, LEVELS) == 0)
-                o = b.to(tl.int64)[:, None] * NQ + q[None, :]
-                keep = here[:, None] & full_resolution[None, :]
-                r += tl.sum(tl.load(sums + (izero + REL) * B * NQ + o, mask=keep, other=0.0), 1)
+            r = relative_of_images(sums, REL * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QC, LEVELS)
             kept_pixels = kept_of_images(moments, images, b, here, B, NP, R, NPP, PLAN, HAS, ACC)
             if PLAN.relative.by_image:
                 r = divide(r, at_least_one(kept_pixels))
             relative += tl.sum(r)
             aligned += tl.sum(kept_pixels)
             if PLAN.relative_confidence is not None:
-                at = sums + (izero + REL_PLAIN) * row_q
-                r = levels_of_images(
-                    at, 0, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
-                )  # fmt: skip
-                r = tl.sum(tl.where(tl.arange(0, 8)[None, :] == 0, r, 0.0), 1)
+                row = REL_PLAIN * row_q
+                r = relative_of_images(sums, row, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QC, LEVELS)
                 if PLAN.relative.by_image:
                     r = divide(r, at_least_one(kept_pixels))
                 plain_relative += tl.sum(r)
         if PLAN.alignment.min_pixels or HAS.weight:
             fitted += tl.sum(fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS))
-        if PLAN.centred:
-            means = programs(moments, MEAN_P, b, B, NP, R, NPP) + programs(moments, MEAN_G, b, B, NP, R, NPP)
-            hidden = means * 0.0
-            if PLAN.alignment.min_pixels:
-                on = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS) > 0
-                hidden = tl.where(on[:, None], hidden, 0.0)
-            visible += tl.sum(hidden)
-        elif PLAN.codes:
-            visible += tl.sum(programs(moments, RESIDUAL, b, B, NP, R, NPP) * 0.0)
+        if PLAN.codes:
+            visible += tl.sum(hidden_in_images(moments, b, B, NP, R, NPP, PLAN, HAS))
         if PLAN.gradient_images:
             sums_of = levels_of_images(
                 sums, RESPONSE * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
             )
-            kept_of_b = levels_of_images(
-                sums, KEPT_RESPONSES * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
-            )
-            cells_of = kept_of_b
-            if PLAN.counts_cells:
-                cells_of = levels_of_images(
-                    sums, CELLS * row_q, b, here, H, W, NQ, PLAN, ACC, TH, S, BC, QB, LEVELS
-                )
-            fitted_b = fitted_counts(moments, b, B, NP, R, NPP, PLAN, HAS).to(ACC)
-            by = image_divisors(kept_of_b, cells_of, fitted_b, PLAN, ACC)
+            by = inverses_of_images(moments, sums, b, here, B, H, W, NP, R, NQ, PLAN, HAS, ACC, TH, S, NPP,
+                                    BC, QB, LEVELS)  # fmt: skip
             response += tl.sum(tl.where(by > 0, sums_of * by, 0.0), 0)
         new_values = ()
         for i in tl.static_range(M):
@@ -379,9 +395,12 @@ def collect(
     tl.store(totals + T_ABSOLUTE, absolute)
     tl.store(totals + T_RELATIVE, relative)
     tl.store(totals + T_VISIBLE, visible)
-    tl.store(totals + T_ALIGNED, aligned)
-    tl.store(totals + T_CONFIDENCE, confidence)
-    tl.store(totals + T_PLAIN_RELATIVE, plain_relative)
+    if PLAN.weighed or PLAN.alignment.min_pixels:
+        tl.store(totals + T_ALIGNED, aligned)
+    if PLAN.confident:
+        tl.store(totals + T_CONFIDENCE, confidence)
+    if PLAN.relative_confidence is not None:
+        tl.store(totals + T_PLAIN_RELATIVE, plain_relative)
     if PLAN.alignment.min_pixels or HAS.weight:
         tl.store(totals + T_FITTED, fitted.to(ACC))
     n = statistics.to(ACC)
@@ -395,7 +414,8 @@ def collect(
     for i in tl.static_range(P):
         tl.store(totals + T_PIXEL + i, pixels[i])
         tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
-        tl.store(totals + T_PLAIN + i, plains[i])
+        if PLAN.pixels[i].confidence is not None:
+            tl.store(totals + T_PLAIN + i, plains[i])
     if PLAN.codes:
         levels = tl.arange(0, 8)
         kept = tl.zeros([8], ACC)

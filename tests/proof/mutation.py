@@ -122,7 +122,7 @@ def merged(rows: list[dict], path: Path) -> list[dict]:
 
 
 def run(mutations: list[Mutation], out: Path) -> int:
-    """Plant each bug, and write what came of it; how many were missed."""
+    """Plant each bug, write what came of each to `out`, and return how many were missed."""
     rows: list[dict] = []
     described = {
         **harness.origin(),
