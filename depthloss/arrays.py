@@ -5,11 +5,84 @@ On the CPU NumPy answers, with the same values: three to fifteen times as fast a
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# An array of NumPy or a tensor. Their operators are the same, which no type says.
+Array = Any
+
+
+def fastest(x: Tensor) -> Array:
+    """Return a tensor as what is fastest for simple arithmetic: on the CPU NumPy's view of it."""
+    return x.numpy() if _fast(x) else x
+
+
+def log(x: Array) -> Array:
+    """Return the natural logarithm of an array."""
+    return x.log() if isinstance(x, Tensor) else np.log(x)
+
+
+def where(condition: Array, x: Any, y: Any) -> Array:
+    """Return `x` where the condition holds, else `y`; each an array or a number."""
+    return torch.where(condition, x, y) if isinstance(condition, Tensor) else np.where(condition, x, y)
+
+
+def largest(x: Array, y: Array) -> Array:
+    """Return the larger of two arrays at every place; NaN where one is."""
+    return torch.maximum(x, y) if isinstance(x, Tensor) else np.maximum(x, y)
+
+
+class Segments:
+    """The values of several images, one after the other in one vector.
+
+    Args:
+        lengths: how many values each has.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        starts: Any = np.cumsum(self.lengths) - self.lengths
+        self._full = None if all(self.lengths) else np.flatnonzero(self.lengths)
+        self._starts = starts if self._full is None else starts[self._full]
+
+    def sum(self, x: Array) -> Array:
+        """Return the sum over each [segments], whatever the others hold; of a bool the number.
+
+        Args:
+            x: [sum of the lengths], float64 or bool; an array of NumPy, as the sums are then, or a tensor.
+        """
+        if isinstance(x, Tensor):
+            if _fast(x):
+                return torch.from_numpy(self.sum(x.numpy()))
+            return torch.stack([part.sum() for part in x.split(self.lengths)])
+        kind: Any = np.int64 if x.dtype == bool else x.dtype
+        values = x.view(np.uint8) if x.dtype == bool else x
+        if self._full is None:
+            return np.add.reduceat(values, self._starts, dtype=kind)
+        out = np.zeros(len(self.lengths), kind)
+        if len(self._full):
+            out[self._full] = np.add.reduceat(values, self._starts, dtype=kind)
+        return out
+
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest value of each, [segments]; 0 of one without values."""
+        return torch.stack([part.max() if len(part) else part.new_zeros(()) for part in self.split(x)])
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return each segment's value at all its places; of one segment alone, [1], which broadcasts."""
+        if len(self.lengths) == 1:
+            return values
+        if _fast(values):
+            return torch.from_numpy(np.repeat(values.numpy(), self.lengths))
+        return values.repeat_interleave(torch.tensor(self.lengths, device=values.device))
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the values of each segment."""
+        return x.split(self.lengths)
 
 
 def finite(x: Tensor) -> Tensor:
@@ -27,18 +100,17 @@ def count(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.numpy())) if _fast(mask) else int(mask.sum())
 
 
-def share(mask: Tensor) -> Tensor:
-    """Return the share of a mask [N] that is True, 0-dim float64; NaN if it is empty."""
-    value = count(mask) / len(mask) if len(mask) else math.nan
-    return torch.scalar_tensor(value, dtype=torch.float64, device=mask.device)
+def double(x: Tensor) -> Tensor:
+    """Return a tensor as float64 without its history; on the CPU if its device has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).detach().double()
 
 
 def between(x: Tensor, low: float, high: float, inclusive: bool = False) -> Tensor:
     """Return where low < x < high, or with `inclusive` low <= x <= high; a NaN is not."""
-    y = x.numpy() if _fast(x) else x
+    y = fastest(x)
     return torch.as_tensor((y >= low) & (y <= high) if inclusive else (y > low) & (y < high))
 
 
 def _fast(x: Tensor) -> bool:
-    """Whether NumPy can read a tensor."""
+    """Return whether NumPy can read a tensor."""
     return x.is_cpu and x.dtype != torch.bfloat16 and not x.requires_grad

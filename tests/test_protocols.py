@@ -422,8 +422,45 @@ def test_what_is_asked_of_every_pixel_is_as_torch_has_it(dtype):
         assert torch.equal(arrays.chosen(given, m).nan_to_num(), given[m].nan_to_num())
         assert torch.equal(arrays.between(given, 0.0, 3.0), (given > 0) & (given < 3))
         assert torch.equal(arrays.between(given, 0.0, 3.0, True), (given >= 0) & (given <= 3))
-    assert arrays.count(mask) == 4 and float(arrays.share(mask.flatten())) == 4 / 6
-    assert math.isnan(arrays.share(mask[:0].flatten()))
+    assert arrays.count(mask) == 4
+
+
+@pytest.mark.parametrize("of", [lambda x: x, lambda x: x.numpy()])
+def test_sums_over_segments(of):
+    x = torch.arange(1.0, 7.0, dtype=torch.float64)
+    parts = arrays.Segments([2, 0, 3, 1])
+    assert parts.sum(of(x)).tolist() == [3, 0, 12, 6]
+    assert parts.sum(of(x > 1.5)).tolist() == [1, 0, 3, 1]
+    assert parts.max(x).tolist() == [2, 0, 5, 6]
+    assert parts.spread(torch.tensor([1.0, 2, 3, 4])).tolist() == [1, 1, 3, 3, 3, 4]
+    assert arrays.Segments([0, 0]).sum(of(x[:0])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["depth", "inverse-depth"])
+@pytest.mark.parametrize("name", sorted(ALL - {"video-clip", "kitti-benchmark"}))
+def test_many_images_at_once_have_the_same_bits(name, kind):
+    rng = np.random.default_rng(3)
+    protocol = load_protocol(name, **({"crop": "none"} if name == "nyu-eigen" else {}))
+    maps = []
+    for shape in ((24, 40), (5, 7), (170, 131), (8, 8), (1, 3)):
+        gt = rng.uniform(0.5, 9, shape).astype(np.float32)
+        gt[rng.random(shape) < 0.3] = 0
+        pred = (gt * rng.normal(1, 0.1, shape) + 0.2 * (gt == 0)).astype(np.float32)
+        maps.append((pred if kind == "depth" else 1 / pred, gt, rng.random(shape) < 0.9))
+    maps[1][0][2, 3:5] = np.nan
+    maps[3][1][:] = 0  # no valid pixel
+    frames = protocol.convert([protocol.match(*one, kind) for one in maps], kind)
+    alone = [protocol.prepare(*one, kind) for one in maps]
+    for one, other in zip(frames, alone, strict=True):
+        assert (one.counts, one.reason, one.alignment) == (other.counts, other.reason, other.alignment)
+        np.testing.assert_array_equal(one.p, other.p)
+        np.testing.assert_array_equal(one.depth[one.valid], one.p)
+    scored = [frame for frame in frames if not frame.reason]
+    assert len(scored) >= 2
+    for found, frame in zip(protocol.score_all(scored), scored, strict=True):
+        expected = protocol.score(frame)
+        assert found.keys() == expected.keys()
+        np.testing.assert_array_equal(list(found.values()), list(expected.values()))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def layer(module: str) -> str | None:
     name = parts[1] if len(parts) > 1 else "front"
     return {
         "align": "front",
+        "fits": "front",
         "extras": "spec",
         "arrays": "maps",
         "metrics": "front",

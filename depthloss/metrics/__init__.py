@@ -12,7 +12,7 @@ from ..extras import lazily
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, boundary_scores, edge_metrics, is_dense, near_discontinuities
 from .ibims import depth_boundary_errors, planarity_errors
-from .published import Maps, PerClip, PerMap, mean, measure, metric, names
+from .published import Maps, PerClip, PerMap, mean, measure, measure_all, metric, names
 from .table import (
     METRICS,
     Meaning,
@@ -54,6 +54,7 @@ __all__ = [
     "is_dense",
     "mean",
     "measure",
+    "measure_all",
     "metric",
     "moge_f1",
     "names",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..arrays import share
+from ..arrays import Array
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, edge_metrics, is_dense
 from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
-from .table import METRICS, Meaning, PerImage, Pixels, Pooled, _log_square, pixel_vector, srmse
+from .table import METRICS, Meaning, PerImage, Pixels, Pooled, _log_square, means, pixel_vector, srmse
 from .video import temporal_alignment_error
 
 
@@ -86,14 +86,8 @@ class PerClip(Meaning):
     value: Callable[[Tensor, Tensor, Tensor], float]
 
 
-def _capped_inverse(x: Pixels) -> Tensor:
-    """1/p - 1/g in 1/km; 1/p is 0 where p <= 1e-4 m, as in NLSPN's metric."""
-    inverse = torch.where(x.p <= 1e-4, 0.0, 1 / x.p)
-    return 1000 * (inverse - 1 / x.g)
-
-
-def _capped_square(x: Pixels) -> Tensor:
-    return _capped_inverse(x).square()
+def _capped_square(x: Pixels) -> Array:
+    return x.capped_inverse_error * x.capped_inverse_error
 
 
 @functools.lru_cache(maxsize=8)
@@ -151,26 +145,26 @@ PUBLISHED: dict[str, Meaning] = {
     ),
     "sq_rel_kitti": Pooled(
         *("", False, "mean of (p − g)² / g² (KITTI's benchmark)"),
-        (lambda x: x.error.square() / x.g.square(),),
+        (lambda x: x.square / (x.g * x.g),),
     ),
-    "log_mae": Pooled("", False, "mean of |d|", (lambda x: x.log_error.abs(),)),
+    "log_mae": Pooled("", False, "mean of |d|", (lambda x: abs(x.log_error),)),
     "bad_125": Pooled(
         *("%", False, "100 · share of the pixels with max(p / g, g / p) > 1.25 (MiDaS)"),
-        (lambda x: 100 * (~(x.ratio <= 1.25)).double(),),
+        (lambda x: 100.0 * ~(x.ratio <= 1.25),),
     ),
-    "rmse_mm": Pooled("mm", False, "rmse in mm", (lambda x: 1e6 * x.error.square(),), Tensor.sqrt),
-    "mae_mm": Pooled("mm", False, "mae in mm", (lambda x: 1e3 * x.error.abs(),)),
+    "rmse_mm": Pooled("mm", False, "rmse in mm", (lambda x: 1e6 * x.square,), Tensor.sqrt),
+    "mae_mm": Pooled("mm", False, "mae in mm", (lambda x: 1e3 * abs(x.error),)),
     "irmse_capped": Pooled(
         "1/km", False, "irmse, 1/p = 0 where p <= 1e-4 m (NLSPN)", (_capped_square,), Tensor.sqrt
     ),
     "imae_capped": Pooled(
-        "1/km", False, "imae, 1/p = 0 where p <= 1e-4 m (NLSPN)", (lambda x: _capped_inverse(x).abs(),)
+        "1/km", False, "imae, 1/p = 0 where p <= 1e-4 m (NLSPN)", (lambda x: abs(x.capped_inverse_error),)
     ),
     "rmse_g2": PerMap(
         "",
         False,
         "rmse in steps of max_depth / 65535, over 256 (G2's script)",
-        _in_steps(lambda x: x.error.square().mean().sqrt() / 256),
+        _in_steps(lambda x: x.square.mean().sqrt() / 256),
     ),
     "srmse_g2": PerMap("", False, "srmse in steps of max_depth / 65535 (G2's script)", _in_steps(srmse)),
     "ordinal_error_g2": PerMap(
@@ -259,24 +253,44 @@ def measure(which: Iterable[str], maps: Maps) -> dict[str, float]:
         ValueError: there is no metric of a name.
     """
     pixels = Pixels(pixel_vector(maps.pred, maps.valid), pixel_vector(maps.gt, maps.valid))
-    values: dict[str, float] = {}
-    mean_of = functools.cache(lambda term: _mean(term(pixels)))  # metrics share terms
-    for name in which:
-        row = metric(name)
-        value: Tensor | float | None = None
-        if isinstance(row, Pooled):
-            value = row.value(*map(mean_of, row.terms))
-        elif isinstance(row, PerImage):
-            value = row.value(pixels)
-        elif isinstance(row, PerMap):
-            value = row.value(maps)
-        if value is not None:
-            values[name] = float(value)
-    return values
+    return measure_all(which, [pixels], lambda i: maps)[0]
 
 
-def _mean(values: Tensor) -> Tensor:
-    return share(values) if values.dtype == torch.bool else values.mean()
+def measure_all(
+    which: Iterable[str], images: Sequence[Pixels], maps_of: Callable[[int], Maps]
+) -> list[dict[str, float]]:
+    """Measure images; see `measure`, to whose values it is equal.
+
+    Args:
+        which: names of metrics.
+        images: the valid pixels of each, at least one.
+        maps_of: returns the maps of an image, given its place in `images`; called if a metric needs maps.
+
+    Returns:
+        Of each image what `measure` returns.
+    """
+    rows = {name: metric(name) for name in which}
+    pooled = [row for row in rows.values() if isinstance(row, Pooled)]
+    mean_of = means(list(dict.fromkeys(term for row in pooled for term in row.terms)), images)
+    columns = {
+        name: row.value(*(mean_of[term] for term in row.terms)).tolist()
+        for name, row in rows.items()
+        if isinstance(row, Pooled)
+    }
+    of_maps = any(isinstance(row, PerMap) for row in rows.values())
+    found = []
+    for i, image in enumerate(images):
+        maps = maps_of(i) if of_maps else None
+        values: dict[str, float] = {}
+        for name, row in rows.items():
+            if name in columns:
+                values[name] = columns[name][i]
+            elif isinstance(row, PerImage):
+                values[name] = float(row.value(image))
+            elif isinstance(row, PerMap) and maps and (value := row.value(maps)) is not None:
+                values[name] = float(value)
+        found.append(values)
+    return found
 
 
 def mean(rows: Iterable[dict[str, float]], which: Iterable[str]) -> dict[str, float]:

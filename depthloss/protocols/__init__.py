@@ -1,9 +1,9 @@
 """Published protocols of evaluation as data: `load_protocol("marigold")`.
 
 A protocol says which pixels count, how a prediction is resized, aligned and clipped, and which metrics are
-taken; `Protocol.prepare` and `Protocol.score` do it for one image, or for one clip, and `ProtocolMetrics`, a
-class of torchmetrics, for many. The files beside this one name their source. Reading them needs PyYAML, which
-comes with the extra `train`, as torchmetrics does.
+taken; `Protocol.prepare` and `Protocol.score` do it for one image, or for one clip, `match`, `convert` and
+`score_all` faster for many, and `ProtocolMetrics` is a class of torchmetrics. The files beside this one name
+their source. Reading them needs PyYAML, which comes with the extra `train`, as torchmetrics does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras import lazily
 from .crops import CROPS, Crop
-from .frame import Frame
+from .frame import Frame, Matched
 from .protocol import ALIGNMENTS, KINDS, Protocol
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "KINDS",
     "Crop",
     "Frame",
+    "Matched",
     "Protocol",
     "ProtocolMetrics",
     "load_protocol",

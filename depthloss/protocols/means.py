@@ -66,14 +66,14 @@ class ProtocolMetrics(Metric):
         if len({len(x) for x in batch.values()}) != 1:
             shapes = {name: tuple(x.shape) for name, x in batch.items()}
             raise ValueError(f"all of a batch must be equally many; got {shapes}")
-        for i in range(len(pred)):
-            one = {name: x[i] for name, x in batch.items()}
-            frame = self.protocol.prepare(one.pop("pred"), one.pop("gt"), one.pop("mask", None), self.kind)
-            self.nonfinite += frame.counts["nonfinite"]
-            if frame.reason:
-                self.empty += 1
-                continue
-            for name, value in self.protocol.score(frame, **one).items():
+        several = [{name: x[i] for name, x in batch.items()} for i in range(len(pred))]
+        maps = [(one.pop("pred"), one.pop("gt"), one.pop("mask", None)) for one in several]
+        frames = self.protocol.convert([self.protocol.match(*one, self.kind) for one in maps], self.kind)
+        self.nonfinite += sum(frame.counts["nonfinite"] for frame in frames)
+        self.empty += sum(bool(frame.reason) for frame in frames)
+        scored = [(frame, one) for frame, one in zip(frames, several, strict=True) if not frame.reason]
+        for row in self.protocol.score_all([frame for frame, _ in scored], [one for _, one in scored]):
+            for name, value in row.items():
                 place = self.protocol.metrics.index(name)
                 digits = to_digits(torch.tensor(value, dtype=torch.float64))
                 self.sums[place] += digits.to(self.sums.device)

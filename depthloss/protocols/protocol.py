@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import align
-from ..arrays import between, chosen, count, finite
+from ..arrays import between, double
 from ..checks import check_flag, check_number, check_whole, one_of
-from ..metrics import Maps, PerClip, mean, measure, metric
+from ..metrics import Maps, PerClip, Pixels, mean, measure_all, metric, pixel_vector
+from .convert import disparity, frames
 from .crops import NAMES, Crop, crop_slices
-from .frame import Frame, with_reason
-from .sizes import RULES, resized, sampled
+from .frame import Frame, Matched
+from .sizes import RULES, resized
 
 KINDS = ("depth", "disparity", "inverse-depth", "log-depth")
-
-# Where a prediction is inverted, a smaller one counts as this; in metres, or in 1/metre.
-NEAREST = 1e-6
 
 ALIGNMENTS = {
     "none": "no alignment",
@@ -146,7 +144,7 @@ class Protocol:
             self._set(
                 "clip", tuple(None if x is None else check_number("clip", x, low=0.0) for x in self.clip)
             )
-        if self.disparity_floor in ("clip", "range") and not self._farthest:
+        if self.disparity_floor in ("clip", "range") and not self.farthest:
             of = "the upper bound of clip" if self.disparity_floor == "clip" else "max_depth"
             raise ValueError(f"disparity_floor {self.disparity_floor} needs {of}")
         check_number("edge_ratio", self.edge_ratio, low=1.0, strict=True)
@@ -169,7 +167,7 @@ class Protocol:
         return low, high
 
     @property
-    def _farthest(self) -> float | None:
+    def farthest(self) -> float | None:
         """The depth that a `disparity_floor` of "clip" or "range" is one over."""
         if self.disparity_floor == "clip":
             return self.bounds[1]
@@ -205,7 +203,7 @@ class Protocol:
         if self.fit_size and by != "none" and by != "disparity-lstsq":
             parts[-1] += f", over a sample of {self.fit_size[0]} x {self.fit_size[1]}"
         if by == "disparity-lstsq" and floor is not None:
-            least = f"1/{self._farthest:g} m" if self._farthest else f"{floor}/m"
+            least = f"1/{self.farthest:g} m" if self.farthest else f"{floor}/m"
             parts[-1] += f", at least {'1/max(gt)' if floor == 'farthest' else least}"
         bounds = ["none" if x is None else f"{x:g} m" for x in self.bounds]
         parts.append(
@@ -230,7 +228,11 @@ class Protocol:
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
 
     def prepare(self, pred: Any, gt: Any, mask: Any = None, kind: str | None = None) -> Frame:
-        """Resize, align and clip a prediction.
+        """Resize, align and clip a prediction; arguments and errors as of `match`."""
+        return self.convert([self.match(pred, gt, mask, kind)], kind)[0]
+
+    def match(self, pred: Any, gt: Any, mask: Any = None, kind: str | None = None) -> Matched:
+        """Bring a prediction to the size of its ground truth, and find the pixels that count.
 
         Args:
             pred: [h, w], of a clip [T, h, w]; NaN where it has no value. NumPy or torch.
@@ -242,8 +244,9 @@ class Protocol:
             ValueError: the shapes do not fit, or the protocol has no alignment for the kind.
         """
         kind = kind or self.kind
-        by = self.aligned_by(kind)
-        pred, gt = (torch.as_tensor(x).detach().double() for x in (pred, gt))
+        self.aligned_by(kind)
+        gt = torch.as_tensor(gt).detach()
+        pred = torch.as_tensor(pred).detach().to(gt.device)
         dims = 3 if self.per_clip else 2
         shapes = {"pred": tuple(pred.shape), "gt": tuple(gt.shape)}
         if mask is not None:
@@ -254,11 +257,22 @@ class Protocol:
         ):
             form = "[T, H, W]" if self.per_clip else "[H, W]"
             raise ValueError(f"{self.name} compares maps {form} of one size; got {shapes}")
-        pred = self._resized(pred.to(gt.device), gt.shape[-2:], kind)
-        valid = self._valid(gt, mask)
-        depth, alignment, clipped = self._aligned(pred, gt, valid, kind, by)
-        changed = 0 if clipped is None else count(clipped & valid)
-        return with_reason(Frame(depth, gt, valid, alignment, {"clipped": changed}, "", self.min_pixels))
+        pred = self._resized(pred, gt.shape[-2:], kind)
+        rows, columns = crop_slices(self.crop, *gt.shape[-2:])
+        inner_pred, inner_gt = pred[..., rows, columns], double(gt[..., rows, columns])
+        inside = self._valid(inner_gt, None if mask is None else mask[..., rows, columns])
+        valid = inside
+        if self.crop != "none":
+            valid = torch.zeros(gt.shape, dtype=torch.bool, device=gt.device)
+            valid[..., rows, columns] = inside
+        return Matched(pred, gt, valid, pixel_vector(inner_pred, inside), pixel_vector(inner_gt, inside))
+
+    def convert(self, matched: Sequence[Matched], kind: str | None = None) -> list[Frame]:
+        """Align and clip predictions of a kind, each, or each clip, by itself.
+
+        Many small ones at once are several times as fast as one by one, with the same bits.
+        """
+        return frames(self, matched, kind or self.kind) if matched else []
 
     def score(self, frame: Frame, **extras: Tensor) -> dict[str, float]:
         """Measure a frame.
@@ -272,25 +286,46 @@ class Protocol:
             By name. Of a clip, the mean over its images that have enough valid pixels. NaN without such an
             image. A metric that the data do not allow is no key.
         """
-        poses = extras.pop("poses", None)
-        scored = [one for one in frame.frames() if not one.reason]
-        if not scored:
+        return self.score_all([frame], [extras])[0]
+
+    def score_all(
+        self, frames: Sequence[Frame], extras: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> list[dict[str, float]]:
+        """Measure frames, with the extras of each; see `score`, to whose values these are equal."""
+        extras = extras or [{}] * len(frames)
+        images = [[one for one in frame.frames() if not one.reason] for frame in frames]
+        flat = [(one, more) for of, more in zip(images, extras, strict=True) for one in of]
+
+        def maps_of(i: int) -> Maps:
+            one, more = flat[i]
+            options: dict[str, Any] = {"max_depth": self.bounds[1], "edge_ratio": self.edge_ratio, **more}
+            options.pop("poses", None)
+            return Maps(one.depth, double(one.gt), one.valid, **options)
+
+        rows = iter(measure_all(self.metrics, [Pixels(one.p, one.g) for one, _ in flat], maps_of))
+        return [
+            self._of_clip(frame, [next(rows) for _ in of], more) if self.per_clip or not of else next(rows)
+            for frame, of, more in zip(frames, images, extras, strict=True)
+        ]
+
+    def _of_clip(
+        self, frame: Frame, rows: Sequence[dict[str, float]], extras: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """Means over the images of a clip, with the metrics of whole clips."""
+        if not rows:
             return dict.fromkeys(self.metrics, math.nan)
-        options: dict[str, Any] = {"max_depth": self.bounds[1], "edge_ratio": self.edge_ratio, **extras}
-        rows = [measure(self.metrics, Maps(one.depth, one.gt, one.valid, **options)) for one in scored]
         values = mean(rows, self.metrics)
         for name in self.metrics:
             row = metric(name)
-            intrinsics = extras.get("intrinsics")
-            if isinstance(row, PerClip) and poses is not None and intrinsics is not None:
-                values[name] = row.value(frame.depth, intrinsics, poses)
+            if isinstance(row, PerClip) and "poses" in extras and "intrinsics" in extras:
+                values[name] = row.value(frame.depth, extras["intrinsics"], extras["poses"])
         return {name: values[name] for name in self.metrics if name in values}
 
     def _resized(self, pred: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
         if pred.shape[-2:] == shape:
             return pred
         invert = self.resize_in == "inverse" and kind in ("depth", "log-depth")
-        maps = _disparity(pred, kind) if invert else pred
+        maps = disparity(double(pred), kind) if invert else double(pred)
         maps = resized(maps.reshape(-1, *maps.shape[-2:]), (shape[0], shape[1]), self.resize)
         maps = maps.reshape(*pred.shape[:-2], *shape)
         if not invert:
@@ -298,88 +333,8 @@ class Protocol:
         return 1 / maps if kind == "depth" else -maps.log()
 
     def _valid(self, gt: Tensor, mask: Tensor | None) -> Tensor:
-        valid = between(gt, 0.0, math.inf)
-        if self.min_depth is not None or self.max_depth is not None:
-            high = math.inf if self.max_depth is None else self.max_depth
-            valid &= between(gt, self.min_depth or 0.0, high, self.inclusive)
-        if mask is not None:
-            valid &= mask
-        if self.crop == "none":
-            return valid
-        rows, columns = crop_slices(self.crop, *gt.shape[-2:])
-        inside = torch.zeros_like(valid)
-        inside[..., rows, columns] = True
-        return valid & inside
-
-    def _aligned(
-        self, pred: Tensor, gt: Tensor, valid: Tensor, kind: str, by: str
-    ) -> tuple[Tensor, dict[str, float], Tensor | None]:
-        """Depth, what was fitted, and where a bound changed a value; None: nowhere."""
-        known = finite(pred)
-        if count(known) != known.numel():
-            pred = torch.where(known, pred, torch.nan)
-        clipped = None
-        alignment: dict[str, float] = {}
-        if by == "disparity-lstsq":
-            inverse = _disparity(pred, kind)
-            if self.disparity_min is not None:
-                inverse = inverse.clamp(min=self.disparity_min)
-            fit = valid & (pred > 0) if self.fit_positive else valid
-            found = align.least_squares(_flat(inverse), _flat(1 / gt), _flat(fit))
-            alignment = {"scale": float(found.scale), "shift": float(found.shift)}
-            inverse = found.apply(inverse)
-            floor = self._floor(gt, valid)
-            clipped = inverse < floor
-            depth = 1 / inverse.clamp(min=floor)
-        else:
-            depth = _depth(pred, kind)
-            if by != "none":
-                found = self._fit(by, depth, gt, valid)
-                alignment = {"scale": float(found.scale), "shift": float(found.shift)}
-                depth = found.apply(depth)
-        low, high = self.bounds
-        if low is None and high is None:
-            return depth, alignment, clipped
-        bounded = depth.clamp(low, high)
-        changed = (bounded != depth) & finite(depth)
-        return bounded, alignment, changed if clipped is None else clipped | changed
-
-    def _fit(self, by: str, depth: Tensor, gt: Tensor, fit: Tensor) -> align.Alignment:
-        if self.fit_size is not None:
-            pictures = fit.reshape(-1, *fit.shape[-2:])
-            fit = torch.stack([sampled(one, tuple(self.fit_size)) for one in pictures]).view_as(fit)  # type: ignore[arg-type]
-        depth, gt, fit = _flat(depth), _flat(gt), _flat(fit)
-        if by == "median":
-            return align.median(depth, gt, fit)
-        if by == "median-ratio":
-            return align.median_ratio(depth, gt, fit)
-        if by == "scale-lstsq":
-            return align.least_squares_scale(depth, gt, fit)
-        if by == "lstsq":
-            return align.least_squares(depth, gt, fit)
-        l1 = align.l1_scale if by == "l1-scale" else align.l1
-        return l1(depth, gt, fit, torch.where(fit, 1 / gt, 0.0))
-
-    def _floor(self, gt: Tensor, valid: Tensor) -> float:
-        if self.disparity_floor == "farthest":
-            return 1 / float(chosen(gt, valid).max()) if count(valid) else NEAREST
-        if self._farthest:
-            return 1 / self._farthest
-        return NEAREST if self.disparity_floor is None else float(self.disparity_floor)
-
-
-def _flat(maps: Tensor) -> Tensor:
-    """A clip as one map: its alignment is one."""
-    return maps.reshape(-1, maps.shape[-1])
-
-
-def _depth(pred: Tensor, kind: str) -> Tensor:
-    if kind == "depth":
-        return pred
-    return pred.exp() if kind == "log-depth" else 1 / pred.clamp(min=NEAREST)
-
-
-def _disparity(pred: Tensor, kind: str) -> Tensor:
-    if kind in ("disparity", "inverse-depth"):
-        return pred
-    return (-pred).exp() if kind == "log-depth" else 1 / pred.clamp(min=NEAREST)
+        low, high = self.min_depth or 0.0, math.inf if self.max_depth is None else self.max_depth
+        if self.inclusive:  # and yet 0 and infinity never count
+            low, high = max(low, math.ulp(0.0)), min(high, sys.float_info.max)
+        valid = between(gt, low, high, self.inclusive)
+        return valid if mask is None else valid & mask

@@ -7,14 +7,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from depthloss.metrics import StratifiedMetrics, mean, pixel_vector
-from depthloss.protocols import Frame, Protocol
+from depthloss.metrics import StratifiedMetrics, mean
+from depthloss.protocols import Matched, Protocol
 from depthloss.training.data import DataError
 from depthloss.training.data.io import read_picture
 from depthloss.training.drawing.figures import Sample
@@ -29,6 +29,8 @@ log = logging.getLogger("depthloss.evaluation")
 BATCH = 32  # most units that a process is given at once
 # From so many units on it pays to start processes.
 MANY = 200
+# From so many pixels on what was read is measured: so many that the calls take no time beside the pixels.
+ENOUGH = 2**16
 MISSING, UNREADABLE = "no prediction", "unreadable"
 
 
@@ -50,8 +52,8 @@ def evaluate_maps(
 ) -> list[Evaluation]:
     """Measure folders of predictions on the same ground truth.
 
-    One image, or clip, is in memory at a time, and a row of numbers for each that was. Files are paired by
-    name; what has no partner is logged.
+    One image or clip is in memory at a time, or some small ones, and a row of numbers for each that was.
+    Files are paired by name; what has no partner is logged.
 
     Args:
         methods: folder of predictions by the method's name.
@@ -158,8 +160,16 @@ def _same(batch: Any) -> Any:
     return batch
 
 
+class _Read(NamedTuple):
+    """An image or clip of a method: its row, which gets the numbers, and what they are taken of."""
+
+    row: Row
+    matched: Matched
+    camera: dict[str, torch.Tensor]
+
+
 class _Units(Dataset):
-    """Reads and measures images or clips, each on its own."""
+    """Reads and measures images or clips."""
 
     def __init__(
         self,
@@ -190,48 +200,66 @@ class _Units(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[dict[str, list[Row]], dict[str, StratifiedMetrics]]:
         rows: dict[str, list[Row]] = {name: [] for name in self.kinds}
         strata = self.strata()
-        for index in indices:
-            for name, frame, row in self._measured(index):
+        waiting: dict[str, list[_Read]] = {name: [] for name in self.kinds}
+        pixels = 0
+        for place, index in enumerate(indices, 1):
+            for name, row, read in self._read(index):
                 rows[name].append(row)
-                if name in strata and frame is not None:
-                    strata[name].update(*(pixel_vector(x, frame.valid) for x in (frame.depth, frame.gt)))
+                if read is not None:
+                    waiting[name].append(read)
+                    pixels += read.matched.gt.numel()
+            if pixels >= ENOUGH or place == len(indices):
+                for name, of in waiting.items():
+                    self._measure(of, self.kinds[name], strata.get(name))
+                    of.clear()
+                pixels = 0
         return rows, strata
 
-    def _measured(self, index: int) -> Iterator[tuple[str, Frame | None, Row]]:
-        """Yield the row of each method, with what was compared if it was."""
+    def _read(self, index: int) -> Iterator[tuple[str, Row, _Read | None]]:
+        """Yield the row of each method, with what is to be measured if there is something."""
         unit = self.units[index]
-        row: Row = {"name": unit.name, "index": index, "valid": 0, "nonfinite": 0}
+        known: Row = {"name": unit.name, "index": index, "valid": 0, "nonfinite": 0}
         if self.protocol.per_clip:
-            row["frames"] = len(unit.frames)
+            known["frames"] = len(unit.frames)
         truth: tuple[np.ndarray, np.ndarray | None] | None = None
         for name in self.kinds:
             if lost := sum(name not in frame.preds for frame in unit.frames):
                 of = f": {lost} of {len(unit.frames)} frames have none" if self.protocol.per_clip else ""
-                yield name, None, {**row, "reason": f"{MISSING}{of}"}
+                yield name, {**known, "reason": f"{MISSING}{of}"}, None
                 continue
+            row = dict(known)
             try:
                 truth = truth or self.reading.gt(unit)  # only if there is something to compare with it
-                frame, camera = self._compared(unit, name, truth), self.reading.camera(unit)
+                matched = self._matched(unit, name, truth)
+                yield name, row, _Read(row, matched, self.reading.camera(unit))
             except DataError as error:
-                yield name, None, {**row, "reason": self._left_out(error)}
-                continue
-            counted = {**row, **frame.counts, **frame.alignment}
+                yield name, {**row, "reason": self._left_out(error)}, None
+
+    def _measure(self, waiting: list[_Read], kind: str, strata: StratifiedMetrics | None) -> None:
+        """Fill the rows of what was read of one method."""
+        frames = self.protocol.convert([read.matched for read in waiting], kind)
+        for read, frame in zip(waiting, frames, strict=True):
+            read.row.update(frame.counts | frame.alignment)
             if frame.reason:
-                yield name, None, {**counted, "reason": frame.reason}
-            else:
-                yield name, frame, {**counted, **self.protocol.score(frame, **camera)}
+                read.row["reason"] = frame.reason
+        scored = [(r, f) for r, f in zip(waiting, frames, strict=True) if not f.reason]
+        values = self.protocol.score_all([f for _, f in scored], [r.camera for r, _ in scored])
+        for (read, frame), of in zip(scored, values, strict=True):
+            read.row.update(of)
+            if strata is not None:
+                strata.update(frame.p, frame.g)
 
     def _left_out(self, error: DataError) -> str:
         if not self.keep_going:
             raise error
         return f"{UNREADABLE}: {error}"
 
-    def _compared(self, unit: Unit, method: str, truth: tuple[np.ndarray, np.ndarray | None]) -> Frame:
+    def _matched(self, unit: Unit, method: str, truth: tuple[np.ndarray, np.ndarray | None]) -> Matched:
         maps = [self.reading.pred(unit, method), *truth]
         if not self.protocol.per_clip:
             maps = [None if x is None else x[0] for x in maps]
         try:
-            return self.protocol.prepare(*maps, self.kinds[method])
+            return self.protocol.match(*maps, self.kinds[method])
         except ValueError as error:
             # The shapes do not fit: a matter of these files.
             raise DataError(f"{unit.frames[0].preds[method]}: {error}") from error
@@ -241,7 +269,9 @@ class _Units(Dataset):
         """Return the picture of an image, of a clip its middle one."""
         # Read once more: which are worth showing is known only when all are done.
         unit = self.units[index]
-        frames = self._compared(unit, method, self.reading.gt(unit)).frames()
+        matched = self._matched(unit, method, self.reading.gt(unit))
+        [whole] = self.protocol.convert([matched], self.kinds[method])
+        frames = whole.frames()
         frame, middle = frames[len(frames) // 2], unit.frames[len(frames) // 2]
         rgb = None if middle.rgb is None else read_picture(middle.rgb)[0].astype(np.float32) / 255
         return Sample(
