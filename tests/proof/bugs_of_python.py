@@ -145,7 +145,7 @@ BUGS = [
         ),
     ),
     *of(
-        "depthloss/align.py",
+        "depthloss/fits.py",
         ("alignments",),
         (
             "the shift has the wrong sign",
@@ -159,8 +159,8 @@ BUGS = [
         ),
         (
             "the weights of a fit are ignored",
-            "(w * spread * (t - of_t)).sum() / variance",
-            "(spread * (t - of_t)).sum() / variance",
+            "parts.sum(weighted * (t - parts.spread(of_t))) / variance",
+            "parts.sum(deviation * (t - parts.spread(of_t))) / variance",
         ),
         (
             "of equal places the first counts",
@@ -168,6 +168,15 @@ BUGS = [
             "torch.searchsorted(places, ratio) - 1",
         ),
         ("the truncation is added, not taken", "loss.clamp(max=truncation)", "loss.clamp(min=truncation)"),
+    ),
+    *of(
+        "depthloss/arrays.py",
+        ("protocols",),
+        (
+            "a segment begins where the first one ends",
+            "np.cumsum(self.lengths) - self.lengths",
+            "np.cumsum(self.lengths) - self.lengths[0]",
+        ),
     ),
     *of(
         "depthloss/metrics/table.py",
