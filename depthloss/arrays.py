@@ -16,9 +16,19 @@ from torch import Tensor
 Array = Any
 
 
-def fastest(x: Tensor) -> Array:
-    """Return a tensor as what is fastest for simple arithmetic: on the CPU NumPy's view of it."""
+def fastest(x: Any) -> Array:
+    """Return a map as what is fastest for simple arithmetic: NumPy's array, unless NumPy cannot read it."""
+    if isinstance(x, np.ndarray):
+        return x
+    x = torch.as_tensor(x)
     return x.numpy() if _fast(x) else x
+
+
+def joined(parts: Sequence[Array]) -> Tensor:
+    """Return vectors one after the other."""
+    if len(parts) == 1:
+        return torch.as_tensor(parts[0])
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else torch.from_numpy(np.concatenate(parts))
 
 
 def log(x: Array) -> Array:
@@ -90,25 +100,31 @@ def finite(x: Tensor) -> Tensor:
     return torch.from_numpy(np.isfinite(x.numpy())) if _fast(x) else x.isfinite()
 
 
-def chosen(x: Tensor, mask: Tensor) -> Tensor:
+def chosen(x: Array, mask: Array) -> Array:
     """Return the values [N] where a mask of the same shape is True, in the order of rows."""
-    return torch.from_numpy(x.numpy()[mask.numpy()]) if _fast(x) and _fast(mask) else x[mask]
+    if isinstance(x, Tensor) and _fast(x) and _fast(mask):
+        return torch.from_numpy(x.numpy()[mask.numpy()])
+    return x[mask]
 
 
-def count(mask: Tensor) -> int:
+def count(mask: Array) -> int:
     """Return how many values of a mask are True."""
-    return int(np.count_nonzero(mask.numpy())) if _fast(mask) else int(mask.sum())
+    mask = fastest(mask)
+    return int(mask.sum()) if isinstance(mask, Tensor) else int(np.count_nonzero(mask))
 
 
-def double(x: Tensor) -> Tensor:
-    """Return a tensor as float64 without its history; on the CPU if its device has no float64."""
+def double(x: Array) -> Array:
+    """Return a map as float64 without its history; on the CPU if its device has no float64."""
+    if not isinstance(x, Tensor):
+        return x.astype(np.float64, copy=False)
     return (x.cpu() if x.device.type == "mps" else x).detach().double()
 
 
-def between(x: Tensor, low: float, high: float, inclusive: bool = False) -> Tensor:
+def between(x: Array, low: float, high: float, inclusive: bool = False) -> Array:
     """Return where low < x < high, or with `inclusive` low <= x <= high; a NaN is not."""
     y = fastest(x)
-    return torch.as_tensor((y >= low) & (y <= high) if inclusive else (y > low) & (y < high))
+    inside = (y >= low) & (y <= high) if inclusive else (y > low) & (y < high)
+    return torch.as_tensor(inside) if isinstance(x, Tensor) else inside
 
 
 def _fast(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import Array, Segments, chosen, double, fastest, largest, log, where
+from ..arrays import Array, Segments, chosen, double, fastest, joined, largest, log, where
 
 # Share of the valid pixels in the pairs of ordinal_error, and the ratio from which on depths differ.
 PAIRS, TAU = 0.3, 0.01
@@ -247,7 +247,7 @@ def means(which: Sequence[Term], images: Sequence[Pixels]) -> dict[Term, Tensor]
     with np.errstate(all="ignore"):  # a prediction that is not > 0 shows as NaN or infinity
         for first, p, g in _groups(images):
             parts, place = Segments([len(x) for x in p]), slice(first, first + len(p))
-            pixels = Pixels(*(fastest(torch.cat(x) if len(x) > 1 else x[0]) for x in (p, g)))
+            pixels = Pixels(*(fastest(joined(x)) for x in (p, g)))
             for of_term, term in zip(sums, which, strict=True):
                 found = parts.sum(term(pixels))
                 of_term[place] += found.cpu().numpy() if isinstance(found, Tensor) else found
@@ -268,8 +268,9 @@ def _groups(images: Sequence[Pixels]) -> Iterator[tuple[int, list[Tensor], list[
                 p, g, held = [], [], 0
             if not p:
                 first = i
-            p.append(image.p[piece])
-            g.append(image.g[piece])
+            whole = len(image.p) <= PIECE
+            p.append(image.p if whole else image.p[piece])
+            g.append(image.g if whole else image.g[piece])
             held += len(p[-1])
     if p:
         yield first, p, g

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import fits
-from ..arrays import Segments, chosen, count, double, finite
-from .frame import Frame, Matched, with_reasons
+from ..arrays import Array, Segments, chosen, count, double, finite, joined
+from .frame import Frame, Matched, frames_of
 from .sizes import sampled
 
 if TYPE_CHECKING:
@@ -43,29 +43,26 @@ def frames(protocol: Protocol, matched: Sequence[Matched], kind: str) -> list[Fr
     """Align and clip predictions of a kind, each, or each clip, by itself."""
     by = protocol.aligned_by(kind)
     parts = Segments([len(one.g) for one in matched])
-    p, g = (torch.cat(x) if len(x) > 1 else x[0] for x in ([m.p for m in matched], [m.g for m in matched]))
+    p, g = joined([one.p for one in matched]), joined([one.g for one in matched])
     value = _quantity(protocol, p, kind, by)
-    scales: list[dict[str, Tensor]] = [{} for _ in matched]
+    scales: list[dict[str, float]] = [{} for _ in matched]
     if by != "none":
         scale, shift = _fit(protocol, by, p, value, g, parts, matched)
         value = parts.spread(scale) * value + parts.spread(shift)
-        scales = [{"scale": a, "shift": b} for a, b in zip(scale, shift, strict=True)]
-    floors = [_floor(protocol, m.g) if by == "disparity-lstsq" else None for m in matched]
+        scales = [{"scale": a, "shift": b} for a, b in zip(scale.tolist(), shift.tolist(), strict=True)]
+    floors = [_floor(protocol, one.g) if by == "disparity-lstsq" else None for one in matched]
     floor = None if floors[0] is None else parts.spread(value.new_tensor(floors))
     depth, clipped = _bounded(protocol, value, floor)
     changed = [0] * len(matched) if clipped is None else parts.sum(clipped).tolist()
-    found = []
-    for one, final, fitted, limit, n in zip(
-        matched, parts.split(depth), scales, floors, changed, strict=True
-    ):
-        convert = functools.partial(_depth, protocol, kind, by, fitted, limit)
-        alignment = {key: float(x) for key, x in fitted.items()}
-        found.append(Frame(one, final, convert, alignment, {"clipped": n}, "", protocol.min_pixels))
-    return with_reasons(found)
+    converts = [
+        functools.partial(_depth, protocol, kind, by, fitted, limit)
+        for fitted, limit in zip(scales, floors, strict=True)
+    ]
+    return frames_of(matched, depth, parts, converts, protocol.min_pixels, scales, changed)
 
 
 def _depth(
-    protocol: Protocol, kind: str, by: str, fitted: dict[str, Tensor], floor: float | None, pred: Tensor
+    protocol: Protocol, kind: str, by: str, fitted: dict[str, float], floor: float | None, pred: Tensor
 ) -> Tensor:
     """Depth of any values of a prediction whose alignment is known."""
     value = _quantity(protocol, double(pred), kind, by)
@@ -117,7 +114,7 @@ def _fit(
         if protocol.fit_positive:
             fit &= p > 0
     elif protocol.fit_size is not None:
-        fit &= torch.cat([_sample(one.valid, protocol.fit_size) for one in matched])
+        fit &= torch.cat([_sample(torch.as_tensor(one.valid), protocol.fit_size) for one in matched])
     if count(fit) != len(fit):
         parts = Segments([count(part) for part in parts.split(fit)])
         value, target = chosen(value, fit), chosen(target, fit)
@@ -131,7 +128,7 @@ def _sample(valid: Tensor, size: Sequence[int]) -> Tensor:
     return torch.cat([chosen(sampled(one, (size[0], size[1])), one) for one in pictures])
 
 
-def _floor(protocol: Protocol, g: Tensor) -> float:
+def _floor(protocol: Protocol, g: Array) -> float:
     if protocol.disparity_floor == "farthest":
         return 1 / float(g.max()) if len(g) else NEAREST
     if protocol.farthest:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..arrays import Segments, count, finite
+from ..arrays import Array, Segments, count, fastest, finite
 
 
 class Matched(NamedTuple):
-    """A prediction at the size of its ground truth, before it is aligned.
+    """A prediction at the size of its ground truth, before it is aligned: arrays of NumPy, or tensors.
 
     Attributes:
         pred: as it was given, [H, W], of a clip [T, H, W].
@@ -24,11 +24,11 @@ class Matched(NamedTuple):
         g: the ground truth there.
     """
 
-    pred: Tensor
-    gt: Tensor
-    valid: Tensor
-    p: Tensor
-    g: Tensor
+    pred: Array
+    gt: Array
+    valid: Array
+    p: Array
+    g: Array
 
 
 @dataclass(frozen=True)
@@ -59,49 +59,60 @@ class Frame:
     @property
     def gt(self) -> Tensor:
         """Ground truth in metres, [H, W], of a clip [T, H, W]; anything where it is invalid."""
-        return self.maps.gt
+        return torch.as_tensor(self.maps.gt)
 
     @property
     def valid(self) -> Tensor:
         """Bool, of the same shape: the pixels that count."""
-        return self.maps.valid
+        return torch.as_tensor(self.maps.valid)
 
     @property
     def g(self) -> Tensor:
         """Ground truth at the valid pixels, float64 [N] in metres."""
-        return self.maps.g
+        return torch.as_tensor(self.maps.g)
 
     @functools.cached_property
     def depth(self) -> Tensor:
         """As `p`, of every pixel: float64, [H, W] or [T, H, W]."""
-        return self.convert(self.maps.pred)
+        return self.convert(torch.as_tensor(self.maps.pred))
 
     def frames(self) -> list[Frame]:
         """Return the images of a clip, which share its alignment; of one image, itself."""
-        if self.gt.ndim == 2:
+        if self.maps.gt.ndim == 2:
             return [self]
-        parts = [count(valid) for valid in self.valid]
-        maps = zip(
-            *(x.unbind() for x in self.maps[:3]), self.maps.p.split(parts), self.g.split(parts), strict=True
-        )
-        return with_reasons(
-            [
-                replace(self, maps=Matched(*one), p=p, counts={}, reason="")
-                for one, p in zip(maps, self.p.split(parts), strict=True)
-            ]
+        parts = [count(valid) for valid in self.maps.valid]
+        vectors = (torch.as_tensor(self.maps.p).split(parts), self.g.split(parts))
+        maps = zip(self.maps.pred, self.maps.gt, self.maps.valid, *vectors, strict=True)
+        several = [Matched(*one) for one in maps]
+        return frames_of(
+            several,
+            self.p,
+            Segments(parts),
+            [self.convert] * len(parts),
+            self.min_pixels,
+            [self.alignment] * len(parts),
         )
 
 
-def with_reasons(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames with the counts of their final values and, if one cannot be scored, the reason."""
-    parts = Segments([len(frame.p) for frame in frames])
-    p = torch.cat([frame.p for frame in frames])
-    bad = (parts.sum(x).tolist() for x in (~finite(p), p <= 0))
+def frames_of(
+    matched: Sequence[Matched],
+    p: Tensor,
+    parts: Segments,
+    converts: Sequence[Callable[[Tensor], Tensor]],
+    min_pixels: int,
+    alignments: Sequence[dict[str, float]],
+    clipped: Sequence[int] | None = None,
+) -> list[Frame]:
+    """Return frames of final values that lie one after the other, with counts, and why one has no score."""
+    values = fastest(p)
+    bad = [parts.sum(x).tolist() for x in (~fastest(finite(p)), values <= 0)]
+    known = [{} for _ in matched] if clipped is None else [{"clipped": n} for n in clipped]
+    rows = zip(matched, parts.split(p), converts, alignments, parts.lengths, *bad, known, strict=True)
     found = []
-    for frame, valid, nonfinite, nonpositive in zip(frames, parts.lengths, *bad, strict=True):
-        counts = {"valid": valid, "nonfinite": nonfinite, "nonpositive": nonpositive, **frame.counts}
+    for one, of, convert, alignment, valid, nonfinite, nonpositive, more in rows:
+        counts = {"valid": valid, "nonfinite": nonfinite, "nonpositive": nonpositive, **more}
         reason = "" if valid else "no valid pixel"
-        if 0 < valid < frame.min_pixels:
-            reason = f"fewer than {frame.min_pixels} valid pixels: {valid}"
-        found.append(replace(frame, counts=counts, reason=reason))
+        if 0 < valid < min_pixels:
+            reason = f"fewer than {min_pixels} valid pixels: {valid}"
+        found.append(Frame(one, of, convert, alignment, counts, reason, min_pixels))
     return found

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import between, double
+from ..arrays import Array, between, chosen, double, fastest
 from ..checks import check_flag, check_number, check_whole, one_of
-from ..metrics import Maps, PerClip, Pixels, mean, measure_all, metric, pixel_vector
+from ..metrics import Maps, PerClip, Pixels, mean, measure_all, metric
 from .convert import disparity, frames
 from .crops import NAMES, Crop, crop_slices
 from .frame import Frame, Matched
@@ -245,27 +246,31 @@ class Protocol:
         """
         kind = kind or self.kind
         self.aligned_by(kind)
-        gt = torch.as_tensor(gt).detach()
-        pred = torch.as_tensor(pred).detach().to(gt.device)
-        dims = 3 if self.per_clip else 2
-        shapes = {"pred": tuple(pred.shape), "gt": tuple(gt.shape)}
+        gt = fastest(gt.detach() if isinstance(gt, Tensor) else gt)
+        pred = fastest(pred.detach().to(_device(gt)) if isinstance(pred, Tensor) else pred)
+        given = {"pred": pred, "gt": gt}
         if mask is not None:
-            mask = torch.as_tensor(mask, device=gt.device) != 0
-            shapes["mask"] = tuple(mask.shape)
-        if any(len(shape) != dims for shape in shapes.values()) or (
+            given["mask"] = mask = fastest(torch.as_tensor(mask, device=_device(gt))) != 0
+        dims = 3 if self.per_clip else 2
+        if any(x.ndim != dims for x in given.values()) or (
             pred.shape[:-2] != gt.shape[:-2] or (mask is not None and mask.shape != gt.shape)
         ):
             form = "[T, H, W]" if self.per_clip else "[H, W]"
+            shapes = {name: tuple(x.shape) for name, x in given.items()}
             raise ValueError(f"{self.name} compares maps {form} of one size; got {shapes}")
-        pred = self._resized(pred, gt.shape[-2:], kind)
+        if pred.shape[-2:] != gt.shape[-2:]:
+            pred = fastest(self._resized(torch.as_tensor(pred), gt.shape[-2:], kind))
         rows, columns = crop_slices(self.crop, *gt.shape[-2:])
-        inner_pred, inner_gt = pred[..., rows, columns], double(gt[..., rows, columns])
-        inside = self._valid(inner_gt, None if mask is None else mask[..., rows, columns])
+        inner = {name: x[..., rows, columns] for name, x in given.items()} | {
+            "pred": pred[..., rows, columns]
+        }
+        truth = double(inner["gt"])
+        inside = self._valid(truth, inner.get("mask"))
         valid = inside
         if self.crop != "none":
-            valid = torch.zeros(gt.shape, dtype=torch.bool, device=gt.device)
+            valid = (torch if isinstance(gt, Tensor) else np).zeros_like(gt, dtype=inside.dtype)
             valid[..., rows, columns] = inside
-        return Matched(pred, gt, valid, pixel_vector(inner_pred, inside), pixel_vector(inner_gt, inside))
+        return Matched(pred, gt, valid, double(chosen(inner["pred"], inside)), chosen(truth, inside))
 
     def convert(self, matched: Sequence[Matched], kind: str | None = None) -> list[Frame]:
         """Align and clip predictions of a kind, each, or each clip, by itself.
@@ -300,7 +305,7 @@ class Protocol:
             one, more = flat[i]
             options: dict[str, Any] = {"max_depth": self.bounds[1], "edge_ratio": self.edge_ratio, **more}
             options.pop("poses", None)
-            return Maps(one.depth, double(one.gt), one.valid, **options)
+            return Maps(one.depth, one.gt.double(), one.valid, **options)
 
         rows = iter(measure_all(self.metrics, [Pixels(one.p, one.g) for one, _ in flat], maps_of))
         return [
@@ -322,8 +327,6 @@ class Protocol:
         return {name: values[name] for name in self.metrics if name in values}
 
     def _resized(self, pred: Tensor, shape: tuple[int, int], kind: str) -> Tensor:
-        if pred.shape[-2:] == shape:
-            return pred
         invert = self.resize_in == "inverse" and kind in ("depth", "log-depth")
         maps = disparity(double(pred), kind) if invert else double(pred)
         maps = resized(maps.reshape(-1, *maps.shape[-2:]), (shape[0], shape[1]), self.resize)
@@ -332,9 +335,13 @@ class Protocol:
             return maps
         return 1 / maps if kind == "depth" else -maps.log()
 
-    def _valid(self, gt: Tensor, mask: Tensor | None) -> Tensor:
+    def _valid(self, gt: Array, mask: Array | None) -> Array:
         low, high = self.min_depth or 0.0, math.inf if self.max_depth is None else self.max_depth
         if self.inclusive:  # and yet 0 and infinity never count
             low, high = max(low, math.ulp(0.0)), min(high, sys.float_info.max)
         valid = between(gt, low, high, self.inclusive)
         return valid if mask is None else valid & mask
+
+
+def _device(x: Array) -> torch.device:
+    return x.device if isinstance(x, Tensor) else torch.device("cpu")

@@ -54,12 +54,13 @@ def pair(
     Raises:
         DataError: no folder, no map in it, two maps of one name, or no pair.
     """
-    found = [_maps(Path(pred), suffixes), _maps(Path(gt), tuple(FORMATS))]
+    pred, gt = Path(pred), Path(gt)
+    found = [_maps(pred, suffixes), _maps(gt, tuple(FORMATS))]
     ours, theirs = found
     rule = "same path without suffix"
     if not ours.keys() & theirs.keys():
         rule = "same file name without suffix"
-        ours, theirs = (_flat(Path(folder), of) for folder, of in zip((pred, gt), found, strict=True))
+        ours, theirs = (_flat(folder, of) for folder, of in zip((pred, gt), found, strict=True))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         got = f"names such as {min(ours)!r}, and {min(theirs)!r} in {gt}"
@@ -72,7 +73,7 @@ def pair(
             logger.warning(
                 "%s: %s %s no %s: %s", folder, counted(len(names), "map"), have, lack, _some(names)
             )
-    return Pairs(rule, [(n, Path(pred) / ours[n], Path(gt) / theirs[n]) for n in both], alone, missing)
+    return Pairs(rule, [(n, pred / ours[n], gt / theirs[n]) for n in both], alone, missing)
 
 
 def _maps(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:

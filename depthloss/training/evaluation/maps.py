@@ -207,7 +207,7 @@ class _Units(Dataset):
                 rows[name].append(row)
                 if read is not None:
                     waiting[name].append(read)
-                    pixels += read.matched.gt.numel()
+                    pixels += math.prod(read.matched.gt.shape)
             if pixels >= ENOUGH or place == len(indices):
                 for name, of in waiting.items():
                     self._measure(of, self.kinds[name], strata.get(name))

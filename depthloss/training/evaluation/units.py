@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,8 @@ def find_units(
     """
     paired = {name: pair(folder, gt) for name, folder in methods.items()}
     found = by_name(gt, tuple(FORMATS))
-    frames = {gt / f"{name}{suffix}": Frame(gt / f"{name}{suffix}") for name, suffix in found.items()}
+    paths = {name: gt / f"{name}{suffix}" for name, suffix in found.items()}
+    frames = {path: Frame(path) for path in paths.values()}
     for method, pairs in paired.items():
         for _, path, truth in pairs.files:
             frames[truth].preds[method] = path
@@ -153,18 +155,19 @@ def find_units(
         for _, path, truth in pair(rgb, gt, "picture", RGB_SUFFIXES).files:
             frames[truth].rgb = path
     groups: dict[str, list[Frame]] = {}
-    for truth in sorted(frames, key=_natural):
-        name = truth.relative_to(gt).with_suffix("")
-        groups.setdefault((name.parent if per_clip else name).as_posix(), []).append(frames[truth])
+    for name in sorted(paths, key=_natural):
+        groups.setdefault((posixpath.dirname(name) or ".") if per_clip else name, []).append(
+            frames[paths[name]]
+        )
     units = [Unit(gt.absolute().name if name == "." else name, of) for name, of in groups.items()]
     for unit in units if cameras is not None else ():
         unit.camera = cameras / f"{unit.name}.npz"
     return units, paired
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key by which 10.png comes after 9.png."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which 10 comes after 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
