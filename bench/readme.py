@@ -323,7 +323,28 @@ def _counts(row: dict) -> str:
     return "; ".join([f"{row['passed']} of {row['passed'] + row['failed']}", *found])
 
 
+def evaluation() -> str:
+    """Time and memory of evaluating folders of predictions, beside reading their files alone."""
+    data = json.loads((RESULTS / "evaluation.json").read_text(encoding="utf-8"))
+    rows = [
+        "| pairs | protocol | time / reading alone | CPU time / reading alone | CPU ms per pair | memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in data["rows"]:
+        h, w = data["shapes"][r["files"]]
+        each = "in one process" if not r["workers"] else f"in {r['workers']} processes"
+        pairs = f"{r['frames']:,} {r['files'][1:]} of {h}×{w}, {each}"
+        grown = r["resident_mib"]["after"] - r["resident_mib"]["before"]
+        what = "none: reading" if r["what"] == "read" else f"`{r['what']}`"
+        ratios = [f"{r[f'{key}_times_reading']:.2f}" for key in ("seconds", "cpu_seconds")]
+        ms = 1000 * r["cpu_seconds"] / r["frames"]
+        rows.append(f"| {pairs} | {what} | {ratios[0]} | {ratios[1]} | {ms:.3g} | {grown:+.0f} MiB |")
+    where = _where(data).removeprefix("Medians on ")
+    return "\n".join([*rows, "", f"Memory: growth of the main process. Measured once on {where}"])
+
+
 TABLES = {
+    "evaluation": evaluation,
     "versions": versions,
     "migration": migration,
     **{
@@ -337,7 +358,7 @@ TABLES = {
     "speed": speed,
 }
 PAGES = (
-    *("README.md", "docs/performance.md", "docs/training.md", "docs/recipes.md"),
+    *("README.md", "docs/performance.md", "docs/training.md", "docs/recipes.md", "docs/evaluation.md"),
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "migration").glob("*.md")),
 )
 

@@ -4,8 +4,8 @@
 
 Writes bench/results/evaluation.json. The pairs are npy files of 48 x 64 pixels, and a few 16-bit PNGs of
 480 x 640, from the page cache. Each row is a process of its own. Its CPU time is that of all its processes,
-without their start; memory is the resident size of the main process before the first frame and after the
-last, and the largest of any process.
+without their start; time and CPU time stand beside those of reading alone in as many processes. Memory is the
+resident size of the main process before the first frame and after the last, and the largest of any process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from bench import harness
 from depthloss.protocols import load_protocol
@@ -54,10 +55,25 @@ def write_pairs(root: Path, frames: int, suffix: str = ".npy") -> None:
         for name, depth in (("gt", gt), ("pred", gt * rng.normal(1, 0.05, shape).clip(0.8, 1.2))):
             path = root / name / f"{i:05}{suffix}"
             if suffix == ".png":
-                write_depth_png(path, depth, 5000.0)
+                write_depth_png(path, depth, 256.0)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, depth.astype(np.float32))
+
+
+class _Maps(Dataset):
+    """Reads files, a batch at a time, and returns their number: the time is that of reading alone."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        for i in indices:
+            read_map(self.files[i])
+        return indices
 
 
 def resident() -> float:
@@ -78,8 +94,8 @@ def one(root: Path, frames: int, what: str, workers: int) -> dict:
     read_map(files[0])
     before, begin, used = resident(), time.monotonic(), cpu()
     if what == "read":
-        for path in files:
-            read_map(path)
+        for _ in DataLoader(_Maps(files), 64, num_workers=workers, collate_fn=len):
+            pass
     else:
         small = files[0].suffix == ".npy"  # the crop of NYU is of its size
         protocol = load_protocol(what, **({"crop": "none"} if what == "nyu-eigen" and small else {}))
@@ -103,19 +119,19 @@ def main() -> int:
     for frames, suffix in [*((n, ".npy") for n in options.frames), (min(PNGS, *options.frames), ".png")]:
         with tempfile.TemporaryDirectory() as folder:
             write_pairs(Path(folder), frames, suffix)
-            reading: dict[str, float] = {}
+            reading: dict[int, dict] = {}
             for what in ("read", *options.protocols):
                 if what in DEAR and (frames != min(options.frames) or suffix == ".png"):
                     continue
-                for workers in (0,) if what in ("read", *DEAR) else options.workers:
+                for workers in (0,) if what in DEAR else options.workers:
                     command = [sys.executable, "-m", "bench.training.evaluation", "--one"]
                     command += [folder, str(frames), what, str(workers)]
                     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                     row = {"files": suffix, "frames": frames, "what": what, "workers": workers}
                     row |= json.loads(out)
-                    reading = reading or row
+                    alone = reading.setdefault(workers, row)
                     for key in ("seconds", "cpu_seconds"):
-                        row[f"{key}_times_reading"] = round(row[key] / reading[key], 3)
+                        row[f"{key}_times_reading"] = round(row[key] / alone[key], 3)
                     rows.append(row)
                     print(row, flush=True)
     result = harness.origin() | {
