@@ -127,8 +127,10 @@ struct Barron : Penalty {
             return {all(T(0)) - expm1(y), slope * exp(y), {}};
         }
         const T b = std::fabs(n.a - 2);
-        const Vec<T> ln = log1p(h * all(2 / b));
-        return {expm1(ln * all(n.a / 2)) * all(b / n.a), slope * exp(ln * all(n.a / 2 - 1)), {}};
+        const Vec<T> u = h * all(2 / b), ln = log1p(u);
+        // The power alpha/2 - 1 of 1 + u. An exponent multiplies the rounding of ln: take the smaller one.
+        const Vec<T> power = n.a < 1 ? exp(ln * all(n.a / 2)) / (one + u) : exp(ln * all(n.a / 2 - 1));
+        return {expm1(ln * all(n.a / 2)) * all(b / n.a), slope * power, {}};
     }
 };
 

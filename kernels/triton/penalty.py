@@ -88,9 +88,15 @@ def _barron(r, p, g, m, c, T: tl.constexpr):
         return -_expm1(-h), slope * tl.exp(-h), r != r
     else:
         b: tl.constexpr = 2 - T.a if T.a < 2 else T.a - 2
-        ln = _log1p(h * (2 / b))
+        u = h * (2 / b)
+        ln = _log1p(u)
         phi = _expm1(ln * (T.a / 2)) * (b / T.a)
-        return phi, slope * tl.exp(ln * (T.a / 2 - 1)), r != r
+        # The power alpha/2 - 1 of 1 + u. An exponent multiplies the rounding of ln: take the smaller one.
+        if T.a < 1:
+            power = divide(tl.exp(ln * (T.a / 2)), 1.0 + u)
+        else:
+            power = tl.exp(ln * (T.a / 2 - 1))
+        return phi, slope * power, r != r
 
 
 @triton.jit
