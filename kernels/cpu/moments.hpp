@@ -6,7 +6,9 @@
 // Reads p, g, m twice for structure terms, else once (9 bytes/pixel in float32), writes a record per band.
 #pragma once
 #include <array>
+#include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include "residual.hpp"
 
@@ -258,8 +260,9 @@ void moments(const Work& work, int64_t b, int band, char* memory) {
     work.bands[b * work.bands_per_image + band] = out;
 }
 
-// Over a band the sums of N values of a pixel, given its mask, p - mu_p and g - mu_g.
-template <int N, class T, class F>
+// Over a band the sums of N values of a pixel, given its mask, p - mu_p and g - mu_g. WIDE: each is given as
+// two factors, which are multiplied in double.
+template <int N, class T, bool WIDE = false, class F>
 std::array<Total<T>, N> centred_sums(const Work& work, int64_t b, int band, char* memory, const F& values) {
     const int64_t w = work.call->W;
     const auto [y0, y1] = BandRows(band, work.call->H);
@@ -279,9 +282,13 @@ std::array<Total<T>, N> centred_sums(const Work& work, int64_t b, int band, char
             for (int64_t x = o; x < end; x += LANES) {
                 const Mask<T> m = mask_of<T>(on + x);
                 const auto here = values(m, load(p_d + x) - mu_p, load(g_d + x) - mu_g);
-                for (int i = 0; i < N; i++) sums[i] = sums[i] + weigh(x, m, here[i]);
+                for (int i = 0; i < N; i++)
+                    if constexpr (WIDE)
+                        totals[i].add(weigh(x, m, here[i].first), here[i].second);
+                    else
+                        sums[i] = sums[i] + weigh(x, m, here[i]);
             }
-            for (int i = 0; i < N; i++) totals[i].add(sums[i]);
+            for (int i = 0; !WIDE && i < N; i++) totals[i].add(sums[i]);
         }
     };
     for (int64_t y = y0; y < y1; y++) {
@@ -326,6 +333,18 @@ void products(const Work& work, int64_t b, int band, char* memory) {
         });
     Band& out = work.bands[b * work.bands_per_image + band];
     out.dev_p = p, out.dev_g = g, out.covariance = pg, out.variance = pp;
+    if constexpr (std::is_same<T, float>::value) {
+        // Of numbers beyond 1e18 or below 1e-18 the products leave the range of float32.
+        const double least = 0x1p-120 * out.weight;
+        if (std::isfinite(out.covariance) && std::isfinite(out.variance) && out.variance >= least) return;
+        const auto [wide_pg, wide_pp] = centred_sums<2, T, true>(
+            work, b, band, memory,
+            [](const Mask<T>& m, const Vec<T>& dev_p, const Vec<T>& dev_g) __attribute__((always_inline)) {
+                const Vec<T> p = select(m, dev_p), g = select(m, dev_g);
+                return std::array<std::pair<Vec<T>, Vec<T>>, 2>{{{p, g}, {p, p}}};
+            });
+        out.covariance = wide_pg, out.variance = wide_pp;
+    }
 }
 
 }  // namespace DL_ISA

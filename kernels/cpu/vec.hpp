@@ -726,6 +726,7 @@ template <class T>
 struct Total {
     Vec<double> lanes = all(0.0);
     INLINE void add(const Vec<T>& x) { lanes = lanes + doubles(x); }
+    INLINE void add(const Vec<T>& x, const Vec<T>& y) { lanes = lanes + doubles(x) * doubles(y); }
     INLINE operator double() const { return sum(lanes); }
 };
 

@@ -44,7 +44,7 @@ from .joined import gradient_levels, joined, joined_moments, norm_of
 from .levels import level_of, unit
 from .moments import ABS_COUNT
 from .penalty import from_largest
-from .pyramid import FREE, IMAGE, INV_N, OFFSET, SIGN_MEAN, SPREAD, TIES
+from .pyramid import DEVIATION, FREE, IMAGE, INV_N, OFFSET, SIGN_MEAN, TIES
 from .pyramid import INV_G as INV_G_OF_IMAGE
 from .pyramid import INV_P as INV_P_OF_IMAGE
 from .pyramid import MU_G as MU_G_OF_IMAGE
@@ -131,15 +131,15 @@ def _fit_coefficients(row, image, here, wanted, u_one, u_z, inv_n, PLAN: tl.cons
     u_one = tl.where(wanted, u_one, 0.0)
     u_z = tl.where(wanted, u_z, 0.0)
     free = tl.load(image + FREE, mask=wanted, other=0.0) != 0
-    spread = tl.load(image + SPREAD, mask=wanted, other=1.0)
+    deviation = tl.load(image + DEVIATION, mask=wanted, other=1.0)
     slope = tl.load(image + SLOPE_OF_IMAGE, mask=wanted, other=0.0)
     if PLAN.alignment.kind == "least-squares":
-        by = tl.where(free, _over(u_z * inv_n, spread), 0.0)
+        by = tl.where(free, _over(_over(u_z * inv_n, deviation), deviation), 0.0)
         mean = u_one * inv_n
     else:
         # Beyond its bounds the slope is a constant, and the shift, by a0, is not.
         mu_p = tl.load(image + MU_P_OF_IMAGE, mask=wanted, other=0.0)
-        by = _over(tl.where(free, u_z, -mu_p * u_one) * inv_n, spread)
+        by = _over(_over(tl.where(free, u_z, -mu_p * u_one) * inv_n, deviation), deviation)
         offset = tl.load(image + OFFSET, mask=wanted, other=0.0)
         # The backward takes g - mu_g, and multiplies by the bounded slope.
         mean = _over(

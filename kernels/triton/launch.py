@@ -198,7 +198,8 @@ class Forward:
 
     def _structure(self, empty, tile, sizes, strips, exact) -> list[Launch]:
         g, plan, parameters = self.geometry, self.plan, self.parameters
-        deviations = empty((k_pyramid.ROWS, g.b * g.programs))
+        wide = (torch.float64,) if plan.fits else ()
+        deviations = empty((k_pyramid.ROWS, g.b * g.programs), *wide)
         cells = g.cells if g.pooled > 1 else 0
         level_p, info = empty(cells), empty(cells, torch.int16)
         # A residual that is not aligned is pooled as one map.

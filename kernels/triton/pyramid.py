@@ -44,8 +44,8 @@ BESIDE_P = tl.constexpr(0)
 BESIDE_G = tl.constexpr(1)
 ROWS = 3
 # Per image, for later phases: means or medians, what both are multiplied by, mean sign of dev_p, pixels and
-# 1/n; the pixels that equal the median of p; 1, or 0 where the scale is a constant; of a fit the variance,
-# with eps, its slope before the bounds, and what these move the residual by; of a trim its threshold, the
+# 1/n; the pixels that equal the median of p; 1, or 0 where the scale is a constant; of a fit the root of the
+# variance with eps, its slope before the bounds, and what these move the residual by; of a trim its threshold, the
 # share of a pixel there, and how many pixels it keeps.
 MU_P = tl.constexpr(0)
 MU_G = tl.constexpr(1)
@@ -56,7 +56,7 @@ INV_N = tl.constexpr(5)
 TIES = tl.constexpr(6)
 FREE = tl.constexpr(7)
 COUNT = tl.constexpr(8)
-SPREAD = tl.constexpr(9)
+DEVIATION = tl.constexpr(9)
 SLOPE = tl.constexpr(10)
 OFFSET = tl.constexpr(11)
 TAU = tl.constexpr(12)
@@ -263,7 +263,7 @@ def pyramid(
     moments,  # [.., R]
     histograms,  # what `select` counted, as the next; of medians only
     states,
-    deviations,  # [ROWS, R]
+    deviations,  # [ROWS, R], of fits in float64
     trimmed,  # int [digits, selections, BINS], of a trim beside medians only
     images,  # [B, IMAGE]
     level_p,  # [cells of all levels k >= 1]
@@ -321,7 +321,8 @@ def pyramid(
     # than once is in squares, of which a warp has whole ones: most sums need no shared memory.
     NEAR: tl.constexpr = LEVELS if PLAN.downsample == "average" else (2 if LEVELS > 2 else LEVELS)
     WIDTH: tl.constexpr = STEP if NEAR > 2 and STEP < TW else TW
-    none = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC)
+    # In float64 products neither leave the range nor round: an error of a slope is one of every pixel.
+    none = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], tl.float64 if PLAN.fits else ACC)
     sum_p = none
     sum_g = none
     sum_sign = tl.zeros([TW // WIDTH, STEP, WIDTH // 4], ACC if HAS.weight else tl.int32)
@@ -338,8 +339,9 @@ def pyramid(
                     at = b * 0
                 count_digit(trimmed, r, m, 0, 0, at, ACC)
             if PLAN.fits:
-                sum_p += _fours(weighed(tl.where(m, dev_p * dev_p, 0.0), m, w))
-                sum_g += _fours(weighed(tl.where(m, dev_p * dev_g, 0.0), m, w))
+                wide_p = tl.where(m, dev_p, 0.0).to(tl.float64)
+                sum_p += _fours(weighed(wide_p * wide_p, m, w))
+                sum_g += _fours(weighed(wide_p * tl.where(m, dev_g, 0.0).to(tl.float64), m, w))
             if PLAN.by_mean:
                 sum_p += _fours(weighed(tl.where(m, tl.abs(dev_p), 0.0), m, w))
                 sum_g += _fours(weighed(tl.where(m, tl.abs(dev_g), 0.0), m, w))

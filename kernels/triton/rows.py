@@ -19,6 +19,7 @@ from .pyramid import (
     DEV_G,
     DEV_P,
     DEV_SIGN,
+    DEVIATION,
     FREE,
     HALF,
     IMAGE,
@@ -30,7 +31,6 @@ from .pyramid import (
     OFFSET,
     SIGN_MEAN,
     SLOPE,
-    SPREAD,
     centred,
 )
 
@@ -50,12 +50,12 @@ class Fit(NamedTuple):
 
 @triton.jit
 def _slope(spread, covariance, mu_p, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """Of a fit, from variance and covariance: its slope, what moves it beyond the means, whether it depends
-    on p, the variance with eps, and the slope before its bounds.
+    """Of a fit, from variance and covariance in float64: its slope, what moves it beyond the means, whether it
+    depends on p, the variance with eps, and the slope before its bounds.
     """
     if PLAN.alignment.kind == "least-squares":
         EPS: tl.constexpr = 2.0**-52 if ACC == tl.float64 else 2.0**-23
-        least = 4.0 * EPS * mu_p
+        least = 4.0 * EPS * mu_p.to(tl.float64)
         # A prediction that varies by no more than rounding has no slope; NaN goes on.
         fixed = spread <= least * least
         slope = tl.where(fixed, 0.0, divide(covariance, tl.where(fixed, 1.0, spread)))
@@ -91,6 +91,11 @@ def fit_of(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.cons
         spread_p = image_total(deviations, DEV_P, b, NP, R, NPP) * inv_n
         covariance = image_total(deviations, DEV_G, b, NP, R, NPP) * inv_n
         inv_p, offset, free, spread, slope = _slope(spread_p, covariance, mu_p, PLAN, ACC)
+        # Its root is in the range of ACC.
+        deviation = tl.sqrt(spread).to(ACC)
+        inv_p = inv_p.to(ACC)
+        offset = offset.to(ACC)
+        slope = slope.to(ACC)
         if PLAN.alignment.min_pixels:
             on = on & (tl.load(row + COUNT) >= PLAN.alignment.min_pixels)
         offset = tl.where(on, offset, 0.0)
@@ -106,7 +111,7 @@ def fit_of(deviations, images, b, first, NP, R, PLAN: tl.constexpr, NPP: tl.cons
         if PLAN.fits:
             tl.store(row + OFFSET, offset)
             tl.store(row + FREE, free)
-            tl.store(row + SPREAD, spread)
+            tl.store(row + DEVIATION, deviation)
             tl.store(row + SLOPE, slope)
     return Fit(mu_p, mu_g + offset, inv_p, inv_g, offset, on.to(tl.int32))
 

@@ -28,6 +28,7 @@ from depthloss.spec import (
 )
 
 from .. import cases
+from ..fused import precision
 from ..fused.compare import Inputs, assert_agrees, evaluate
 
 if dispatch.backend_status("cpu"):
@@ -395,3 +396,8 @@ def test_another_library_can_be_named(tmp_path):
     )
     for found, reason in zip(done.stdout.splitlines(), cases.values(), strict=True):
         assert reason in found, (found, done.stderr)
+
+
+@precision.case
+def test_what_float32_easily_loses(name):
+    precision.check("cpu", name)

@@ -8,6 +8,7 @@ import torch
 import depthloss as dl
 from depthloss import dispatch, spec
 from tests import cases
+from tests.fused import precision
 
 from .engine import Parameters, engine
 
@@ -174,3 +175,8 @@ def test_what_fits_no_plan_runs_on_the_reference(terms):
     assert value.isfinite()
     with pytest.raises(RuntimeError, match="this loss has no fused form on it"):
         dispatch.evaluate(x, x + 1, None, None, loss, (1.0,) * 3, backend="triton")
+
+
+@precision.case
+def test_what_float32_easily_loses(name):
+    precision.check("triton", name)
