@@ -45,8 +45,8 @@ BESIDE_G = tl.constexpr(1)
 ROWS = 3
 # Per image, for later phases: means or medians, what both are multiplied by, mean sign of dev_p, pixels and
 # 1/n; the pixels that equal the median of p; 1, or 0 where the scale is a constant; of a fit the root of the
-# variance with eps, its slope before the bounds, and what these move the residual by; of a trim its threshold, the
-# share of a pixel there, and how many pixels it keeps.
+# variance with eps, its slope before the bounds, and what these move the residual by; of a trim its
+# threshold, the share of a pixel there, and how many pixels it keeps.
 MU_P = tl.constexpr(0)
 MU_G = tl.constexpr(1)
 INV_P = tl.constexpr(2)

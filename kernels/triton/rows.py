@@ -50,8 +50,8 @@ class Fit(NamedTuple):
 
 @triton.jit
 def _slope(spread, covariance, mu_p, PLAN: tl.constexpr, ACC: tl.constexpr):
-    """Of a fit, from variance and covariance in float64: its slope, what moves it beyond the means, whether it
-    depends on p, the variance with eps, and the slope before its bounds.
+    """Of a fit, from variance and covariance in float64: its slope, what moves it beyond the means, whether
+    it depends on p, the variance with eps, and the slope before its bounds.
     """
     if PLAN.alignment.kind == "least-squares":
         EPS: tl.constexpr = 2.0**-52 if ACC == tl.float64 else 2.0**-23
