@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -70,6 +71,43 @@ def _shares(rows: dict, case: tuple, loss: str, backends: list[str]) -> str:
     return " → ".join(
         f"{r['loss_ms']['median']:.3g} ({r['percent']['median']:.2g}%)" if r else "–" for r in found
     )
+
+
+def equal() -> str:
+    """What the quick start learns with each way to compute its loss, at which time and memory."""
+    parts = []
+    for file in sorted(RESULTS.glob("equal.json")):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        seeds = len({row["seed"] for row in data["rows"]})
+        parts += [_equal(data, loss, found) for loss, found in data["summary"].items()]
+        note = (
+            f"{seeds} seed{'s' * (seeds > 1)} of {data['rows'][0]['steps']} steps. Differences are to the "
+            "reference. MiB: by how much a process grows at the peak."
+        )
+        parts.append(f"{note} {_where(data)}")
+        parts.append("![training loss, abs_rel, time and memory with each loss](pictures/equal.png)")
+    return "\n\n".join(parts)
+
+
+def _equal(data: dict, loss: str, found: dict) -> str:
+    head = ["loss", "abs_rel at the end (least–most)", "its mean differs by", "at one seed by up to"]
+    head += ["ms: the loss", "ms: the step", "MiB: the loss", "MiB: the step"]
+    lines = [_line(head), f"|{'---|' * len(head)}"]
+    sizes = {(m["loss"], m["variant"]): m for m in data["memory"]}
+    for variant, end in found["variants"].items():
+        apart = [f"{end[key]:.4f}" if key in end else "–" for key in ("of_means", "at_one_seed")]
+        rows = [r for r in data["rows"] if (r["loss"], r["variant"]) == (loss, variant)]
+        times = [_ms(statistics.median(r[key]["median"] for r in rows)) for key in ("loss_ms", "step_ms")]
+        size = sizes.get((loss, variant))
+        memory = [f"{size[key]:.1f}" if size else "–" for key in ("loss_mib", "step_mib")]
+        ends = f"{end['mean']:.4f} ({end['least']:.4f}–{end['most']:.4f})"
+        lines.append(_line([variant, ends, *apart, *times, *memory]))
+    verdict = "within" if found["within_seed_noise"] else "**not within**"
+    note = (
+        f"`{loss}`: the means are {verdict} the noise of the seeds: the reference's own results lie "
+        f"{found['seed_spread']:.4f} apart."
+    )
+    return "\n".join([*lines, "", note])
 
 
 PYTORCH = (*bars.EAGER, "compile", "compile slicing")
@@ -354,6 +392,7 @@ TABLES = {
     "recipes": recipes,
     "overfit": overfit,
     "loss-share": loss_share,
+    "equal": equal,
     "speed-cpu": speed_cpu,
     "speed": speed,
 }

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,21 @@ from depthloss.kernels import cpu
 from .measure import DTYPES, domain_of, forward_and_backward, inputs
 
 SMALL = (1, 1, 64, 96)
+# Variables with which glibc gives free blocks back to the system: else they would count as used.
+RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def _status(name: str) -> int:
     return 1024 * int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1])
+
+
+def growth(call: Callable[[], object]) -> int:
+    """By how many bytes this process's resident memory grows at most in a call; Linux only."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # The peak restarts from what is resident now.
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Process:
             [sys.executable, "-m", "depthloss.benchmark.memory", json.dumps(asdict(self))],
             capture_output=True,
             text=True,
-            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+            env=os.environ | RETURNED_AT_ONCE,
         )
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no output")
@@ -67,11 +79,7 @@ class Process:
         call(*maps(SMALL))  # Code and threads come into memory.
         measured = maps(self.shape)
         measured[0].requires_grad_()
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # The peak restarts from what is resident now.
-        before = _status("VmRSS")
-        call(*measured)
-        return _status("VmHWM") - before
+        return growth(lambda: call(*measured))
 
 
 if __name__ == "__main__":
