@@ -95,8 +95,34 @@ def _operands(text: str) -> list[str]:
     return [re.sub(r"^(<[^>]*>|\w+) (?=\S)", "", x.strip()) for x in found]
 
 
+def _exchanged(llir: str) -> str:
+    """The code without loads of what other threads stored, if that was one value: it stands for them.
+
+    Triton changes a layout so: barrier, store to shared memory, barrier, load.
+    """
+    same, lines = {}, []
+    unknown = (("", ""),)
+    before = since = unknown  # Type and value of the stores between the last two barriers, and since.
+    for line in llir.splitlines():
+        if re.match(r"[\w.]+:", line):  # A block begins: it may follow several others.
+            before = since = unknown
+        elif "@llvm.nvvm.bar" in line:
+            before, since = since, ()
+        elif stored := re.match(r"\s+store (\w+) (%[\w.]+), ptr addrspace\(3\)", line):
+            since += (stored.groups(),)
+        elif loaded := re.match(r"\s+(%[\w.]+) = load (\w+), ptr addrspace\(3\)", line):
+            if not since and len(before) == 1 and before[0][0] == loaded[2]:
+                same[loaded[1]] = same.get(before[0][1], before[0][1])
+                continue
+        elif "addrspace(3)" in line or " call void asm " in line:
+            since += unknown
+        lines.append(line)
+    return re.sub(r"%[\w.]+", lambda x: same.get(x[0], x[0]), "\n".join(lines))
+
+
 def fused_operations(llir: str, ptx: str | None) -> dict[str, int | None]:
     """Fused multiply-adds by kind, see ABOUT; per thread, vectors by their lanes."""
+    llir = _exchanged(llir)
     made = dict(re.findall(r"^\s+(%[\w.]+) = (.*?)(?:, !dbg.*)?$", llir, re.M))
 
     def values(x: str, depth: int = 0) -> set[str]:

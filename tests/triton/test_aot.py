@@ -254,6 +254,37 @@ def test_products_by_powers_of_two_and_signs_are_exact():
     assert found == {"exact": 6, "inexact": 4, "library": 1, "free": 1, "ptx": 3}
 
 
+BARRIER = "tail call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)"
+
+
+@pytest.mark.parametrize(
+    "between, after, kind",
+    [
+        ("store float %4, ptr addrspace(3) %at", "", "exact"),
+        ("", "", "inexact"),
+        ("store float %2, ptr addrspace(3) %at", "", "inexact"),
+        ("store float %4, ptr addrspace(3) %at\n  store float %2, ptr addrspace(3) %b", "", "inexact"),
+        ("store float %4, ptr addrspace(3) %at", "store float %2, ptr addrspace(3) %at", "inexact"),
+        ("store float %4, ptr addrspace(3) %at", 'tail call void asm sideeffect "st.shared"', "inexact"),
+        ("store float %4, ptr addrspace(3) %at", "\n7: ; preds = %1, %2", "inexact"),
+    ],
+)
+def test_a_sign_of_another_thread_is_a_sign(between, after, kind):
+    """Through shared memory, if the sign is all that can be there."""
+    llir = f"""
+  %3 = select i1 %1, float -1.000000e+00, float %2
+  %4 = select i1 %0, float 1.000000e+00, float %3
+  {BARRIER}
+  {between}
+  {BARRIER}
+  {after}
+  %5 = load float, ptr addrspace(3) %from, align 4
+  %6 = tail call float @llvm.fma.f32(float %5, float %2, float %3)
+"""
+    found = disassembly.fused_operations(llir, None)
+    assert found == {"exact": 0, "inexact": 0, "library": 0, "free": 0, "ptx": None} | {kind: 1}
+
+
 SASS = """
         /*0000*/                   S2R R0, SR_CTAID.X ;
         /*0010*/              @!P0 BRA `(.L_x_2) ;
