@@ -12,7 +12,7 @@ from pathlib import Path
 
 import depthloss
 from bench import bars
-from depthloss.env import tested
+from depthloss import env
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -336,29 +336,35 @@ def migration(page: str | None = None) -> str:
 
 def versions() -> str:
     """Which torch and Triton were tried, and with what result."""
-    rows = tested()
-    lines = ["| torch, with Triton | Python | tests: passed, failed, skipped |", "|---|---|---|"]
+    rows = env.tested()
+    of_torch = [row for row in rows if row["check"] in env.CHECKS["torch"]]
+    of_triton = [row for row in rows if row["check"] in env.CHECKS["triton"]]
+    commands = "; ".join(dict.fromkeys(f"{row['check']}: `pytest {row['tests']}`" for row in of_torch))
+    parts = (
+        _checks("torch, with Triton", of_torch, "torch"),
+        _checks("Triton", of_triton, "triton"),
+        f"Passed, failed, skipped, with Python {', '.join(dict.fromkeys(row['python'] for row in rows))}. "
+        f"Made by `python -m tests.proof.versions`, without a GPU. {commands}.",
+    )
+    return "\n\n".join(parts)
+
+
+def _checks(title: str, rows: list[dict], package: str) -> str:
+    """A line for each version, a column for each check."""
+    checks = env.CHECKS[package]
+    found: dict[str, dict[str, str]] = {}
     for row in rows:
-        if row["check"] == "tests":
-            lines.append(_line((f"{row['torch']}, {row['triton']}", row["python"], _counts(row))))
-    lines += ["", "| Triton | kernels compiled | losses in the emulator of PTX |", "|---|---|---|"]
-    checks: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["check"] != "tests":
-            checks.setdefault(row["triton"], {})[row["check"]] = _counts(row)
-    lines += [
-        _line((triton, *(found.get(name, "–") for name in ("kernels compiled", "losses emulated"))))
-        for triton, found in checks.items()
-    ]
-    return "\n".join([*lines, "", "Made by `python -m tests.proof.versions`, without a GPU."])
+        name = f"{row['torch']}, {row['triton']}" if package == "torch" else row["triton"]
+        found.setdefault(name, {})[row["check"]] = _counts(row)
+    lines = [_line((title, *checks)), f"|{'---|' * (1 + len(checks))}"]
+    lines += [_line((name, *(counts.get(x, "–") for x in checks))) for name, counts in found.items()]
+    return "\n".join(lines)
 
 
 def _counts(row: dict) -> str:
-    if row["check"] == "tests":
-        return f"{row['passed']}, {row['failed']}, {row['skipped']} (`{row['tests']}`)"
     remarks = {"spilling": "spill registers", "unrecognised": "with multiply-adds not recognised as exact"}
     found = [f"{row[key]} {text}" for key, text in remarks.items() if row.get(key)]
-    return "; ".join([f"{row['passed']} of {row['passed'] + row['failed']}", *found])
+    return "; ".join([f"{row['passed']}, {row['failed']}, {row['skipped']}", *found])
 
 
 def evaluation() -> str:

@@ -17,6 +17,11 @@ from .version import __version__
 
 # What `python -m tests.proof.versions` tried.
 TESTED = Path(__file__).with_name("tested.json")
+# What it checks of each package.
+CHECKS = {
+    "torch": ("tests", "tests of the kernels"),
+    "triton": ("kernels compiled", "losses emulated"),
+}
 # What changes which backend runs, and how fast.
 _VARIABLES = ("DEPTHLOSS_CPU_LIBRARY", "TRITON_INTERPRET", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
@@ -73,9 +78,8 @@ def tested() -> list[dict[str, Any]]:
 
 def tested_here() -> dict[str, str]:
     """What was tried with this torch and this Triton, or which versions were."""
-    checks = {"torch": ("tests",), "triton": ("kernels compiled", "losses emulated")}
     lines = {}
-    for package, names in checks.items():
+    for package, names in CHECKS.items():
         here = _version(package).split("+")[0]
         rows = [row for row in tested() if row["check"] in names]
         found = [row for row in rows if row[package] == here]
@@ -86,7 +90,7 @@ def tested_here() -> dict[str, str]:
 
 def _outcome(row: dict[str, Any]) -> str:
     failed = f", {row['failed']} failed" if row["failed"] else ""
-    return f"{row['passed']} {row['check']}{' passed' * (row['check'] == 'tests')}{failed}"
+    return f"{row['passed']} {row['check']}{' passed' * row['check'].startswith('tests')}{failed}"
 
 
 def table(lines: dict[str, str]) -> str:

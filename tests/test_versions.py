@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import pytest
 
@@ -17,6 +19,8 @@ ROWS = [
      "failed": 1, "skipped": 0},
     {"torch": "2.13.0", "triton": "3.4.0", "python": "3.11.7", "check": "losses emulated", "passed": 16,
      "failed": 0, "skipped": 0},
+    {"torch": "2.14.0", "triton": "3.9.0", "python": "3.11.7", "check": "tests of the kernels", "passed": 6,
+     "failed": 0, "skipped": 0},
 ]  # fmt: skip
 
 
@@ -24,7 +28,12 @@ ROWS = [
     "torch, triton, expected",
     [
         ("2.6.0+cu124", "3.4.0", ["7 tests passed", "61 kernels compiled, 1 failed; 16 losses emulated"]),
-        ("2.7.1", "not installed", ["not tried; tried were 2.6.0", "not tried; tried were 3.4.0"]),
+        (
+            "2.14.0",
+            "3.4.0",
+            ["6 tests of the kernels passed", "61 kernels compiled, 1 failed; 16 losses emulated"],
+        ),
+        ("2.7.1", "not installed", ["not tried; tried were 2.6.0, 2.14.0", "not tried; tried were 3.4.0"]),
     ],
 )
 def test_what_was_tried_with_these_versions(torch, triton, expected, monkeypatch):
@@ -46,10 +55,27 @@ def test_a_row_replaces_that_of_the_same_versions_and_check(tmp_path, monkeypatc
     assert len((tmp_path / "tested.json").read_text().splitlines()) == 3 + 4
 
 
+@pytest.mark.parametrize(
+    "code, hangs", [("import time; time.sleep(60)", True), ("raise SystemExit(3)", False)]
+)
+def test_what_hangs_or_fails_says_where(code, hangs, monkeypatch):
+    monkeypatch.setattr(versions, "LIMIT", 0.5 if hangs else 60)
+    happened = "took more than 0.5 s:.*Aborted.*line 1 in <module>" if hangs else "failed with 3:"
+    with pytest.raises(RuntimeError, match=f"(?s)-c {re.escape(code)} {happened}"):
+        versions._run([sys.executable, "-c", code], {}, check=True)
+
+
 def test_the_committed_versions_are_whole():
     """What is promised was tried, without a failure."""
     rows = env.tested()
     assert not any(row["failed"] for row in rows)
     assert all(set(row["commit"]) <= set("0123456789abcdef") for row in rows)
-    minors = {name: {row[name].rpartition(".")[0] for row in rows} for name in ("torch", "triton")}
-    assert "2.6" in minors["torch"] and "3.4" in minors["triton"]
+    for check, words in versions.TESTS.items():  # The rows can be compared.
+        assert {row["tests"] for row in rows if row["check"] == check} == {" ".join(words)}
+    for package, names in env.CHECKS.items():
+        found = {row[package] for row in rows if row["check"] in names}
+        oldest, pinned = (
+            re.search(rf"\b{package}{sign}([\d.]+)", (versions.ROOT / file).read_text())[1]
+            for file, sign in (("pyproject.toml", ">="), ("constraints.txt", "=="))
+        )
+        assert {f"{oldest}.0", pinned} <= found

@@ -135,7 +135,7 @@ def of_triton(version: str, folder: Path) -> list[dict]:
 
 
 def _who(python: Path, environment: dict[str, str]) -> dict[str, str]:
-    return json.loads(_run([python, "-c", WHO], environment, check=True).stdout)
+    return json.loads(_run([python, "-c", WHO], environment, check=True).stdout) | {"commit": _commit()}
 
 
 def _pytest(python: Path, words: list[str], environment: dict[str, str]) -> dict[str, int]:
@@ -174,9 +174,9 @@ def _run(command: list, environment: dict[str, str], check: bool = False) -> sub
         try:
             out, error = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
-            for end in (signal.SIGABRT, signal.SIGKILL):  # The first has Python print its stack.
-                os.killpg(process.pid, end)
-                time.sleep(2)
+            os.killpg(process.pid, signal.SIGABRT)  # Python prints its stack.
+            time.sleep(1)
+            os.killpg(process.pid, signal.SIGKILL)
             raise RuntimeError(_told(f"took more than {LIMIT} s", command, *process.communicate())) from None
         finally:
             with contextlib.suppress(ProcessLookupError):  # Nothing is left.
@@ -196,7 +196,7 @@ def _row(who: dict[str, str], check: str, **facts: object) -> dict:
         "check": check,
         **facts,
         "machine": harness.cpu_name(),
-        "commit": _commit(),
+        "commit": who["commit"],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
