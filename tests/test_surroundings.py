@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
@@ -283,7 +283,8 @@ def test_distributed_tensors_are_refused(name, mesh):
         loss = dl.build_loss(name, backend=backend)
         for place, argument in enumerate(("pred", "gt", "mask")):
             inputs = [P, G, M]
-            inputs[place] = distribute_tensor(inputs[place], mesh)
+            # Without a collective, after which torch 2.6 may hang when the group is destroyed.
+            inputs[place] = DTensor.from_local(inputs[place], mesh)
             text = (
                 f"{argument} must be a tensor of this process; got a DTensor: pass {argument}.full_tensor()"
             )

@@ -94,11 +94,8 @@ def test_a_gradient_may_be_changed_in_place():
 def test_another_default_device_changes_nothing():
     pred, gt = _maps()
     expected = _gradient(pred, gt).clone()
-    torch.set_default_device("meta")
-    try:
+    with torch.device("meta"):
         gradient = _gradient(pred, gt)
-    finally:
-        torch.set_default_device(None)
     assert torch.equal(gradient, expected)
 
 

@@ -288,7 +288,7 @@ def _rank(rank: int, shares, folder: str) -> None:
     for i, share in enumerate(shares):
         found = numbers(filled(batches()[j] for j in share[rank]))
         torch.save(found, f"{folder}/{i}-{rank}.pt")
-    dist.destroy_process_group()
+    # The group ends with the process: destroyed just after a collective, torch 2.6 often hangs.
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # the empty rank has nothing

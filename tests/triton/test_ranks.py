@@ -73,7 +73,7 @@ def worker(rank: int, folder: str) -> None:
             loss.backend, loss.process_group = "triton", dist.group.WORLD
             results[name] = *evaluate(loss, *parts), dict(counts)
     torch.save(results, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    # The group ends with the process: destroyed just after a collective, torch 2.6 often hangs.
 
 
 @pytest.fixture(scope="module")
