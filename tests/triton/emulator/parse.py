@@ -159,7 +159,8 @@ class Kernel:
     def _instruction(self, statement: str, line: int) -> Instruction:
         guard = _GUARD.match(statement)
         opcode, _, rest = statement[guard.end() if guard else 0 :].partition(" ")
-        name, *modifiers = opcode.split(".")
+        # .shared means .shared::cta; Triton 3.8 writes the latter.
+        name, *modifiers = opcode.replace(".shared::cta", ".shared").split(".")
         name = {"barrier": "bar", "exit": "ret"}.get(name, name)
         # Commas inside {…} and […] separate nothing.
         operands = [x.strip() for x in re.findall(r"(?:[^,{\[]|\{[^}]*\}|\[[^]]*\])+", rest)]

@@ -155,7 +155,7 @@ ADD = "atom.shared.add.u32 %w1, [memory], 1;"
         ((WRITE, "bar.warp.sync -1;", READ), "this read and the write at PTX line"),
         ((WRITE, SYNC, READ, WRITE), "this write and the read at PTX line"),
         (("st.shared.b32 [memory], 7;", "ld.shared.b32 %w1, [memory];"), "this read and the write"),
-        (("st.shared.b32 [memory], 7;", "st.shared.b32 [memory], 7;"), None),
+        (("st.shared.b32 [memory], 7;", "st.shared::cta.b32 [memory], 7;"), None),
         (("st.shared.b32 [memory], 7;", "st.shared.b32 [memory], 8;"), "this write and the write"),
         (("st.shared.b32 [memory], %r0;",), "lanes of one instruction write different numbers"),
         (("st.shared.b8 [%w4], 1;", SYNC, READ), "read before it was written"),
