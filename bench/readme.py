@@ -102,7 +102,8 @@ def _equal(data: dict, loss: str, found: dict) -> str:
         memory = [f"{size[key]:.1f}" if size else "–" for key in ("loss_mib", "step_mib")]
         ends = f"{end['mean']:.4f} ({end['least']:.4f}–{end['most']:.4f})"
         lines.append(_line([variant, ends, *apart, *times, *memory]))
-    verdict = "within" if found["within_seed_noise"] else "**not within**"
+    verdicts = {True: "within", False: "**not within**", None: "of too few runs to be compared with"}
+    verdict = verdicts[found["within_seed_noise"]]
     note = (
         f"`{loss}`: the means are {verdict} the noise of the seeds: the reference's own results lie "
         f"{found['seed_spread']:.4f} apart."

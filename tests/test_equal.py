@@ -50,7 +50,14 @@ def test_the_means_are_compared_with_the_spread_of_the_seeds():
 def test_a_bias_is_not_noise():
     found = equal.summary(runs((0.24, 0.27)), LOSS)
     assert found["variants"][equal.NATIVE]["of_means"] == pytest.approx(0.04)
-    assert not found["within_seed_noise"]
+    assert found["within_seed_noise"] is False
+
+
+def test_one_seed_judges_nothing_and_the_control_is_not_judged():
+    one = [r for r in runs((0.24, 0.27)) if r["seed"] == 1]
+    assert equal.summary(one, LOSS)["within_seed_noise"] is None
+    control = [row(equal.NUDGED, seed, 0.5, [8.0, 4.0, 2.0]) for seed in (1, 2)]
+    assert equal.summary([*runs(), *control], LOSS)["within_seed_noise"] is True
 
 
 def test_without_the_reference_nothing_is_judged():
