@@ -26,6 +26,13 @@ def finite_or_nan(x: Tensor) -> Tensor:
     return torch.where(x.isfinite(), x, torch.nan)
 
 
+def clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    """`x.clamp`, with a gradient of 1 on the closed interval; torch 2.14 and later have 0 at its ends."""
+    if low is not None:
+        x = torch.where(x < low, low, x)
+    return x if high is None else torch.where(x > high, high, x)
+
+
 def valid_pixels(
     gt: Tensor,
     mask: Tensor | None,
@@ -57,11 +64,11 @@ def _converted(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
         return x
     x = select(m, finite_or_nan(x), 1.0)
     if domain.conversion == "inverse":
-        x = 1.0 / x.clamp(min=INVERSE_DEPTH_FLOOR)
+        x = 1.0 / clamp(x, INVERSE_DEPTH_FLOOR)
     elif domain.conversion == "shifted-inverse":
         x = 1.0 / (x + INVERSE_DEPTH_FLOOR)
     if domain.clamps:
-        x = x.clamp(domain.minimum, domain.maximum)
+        x = clamp(x, domain.minimum, domain.maximum)
     return select(m, x)
 
 
@@ -70,7 +77,7 @@ def _argument_of_log(x: Tensor, m: Tensor, domain: Domain) -> Tensor:
     assert domain.log is not None
     x = select(m, _converted(x, m, domain), 1.0)
     if domain.floor is not None:
-        x = finite_or_nan(x).clamp(min=domain.floor)
+        x = clamp(finite_or_nan(x), domain.floor)
     return x + domain.log
 
 

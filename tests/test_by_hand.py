@@ -196,6 +196,20 @@ def test_scale_adaptive_on_sparse_data(use_inv_depth, backend):
 
 
 @backends
+def test_a_clamp_has_gradient_1_on_the_closed_interval(backend):
+    """With every torch: torch's own has 0 at the bounds from 2.14 on."""
+    p, g = np.array([-0.5, 0.0, 1.0, 3.0, 3.5]), np.full(5, 2.0)
+    pred = tensor(p.reshape(1, 1, 5), None, backend).requires_grad_()
+    loss = dl.recipe("nlspn", max_depth=3.0)
+    skip_unless_it_runs(backend, loss)
+    with dl.use_backend(backend):
+        loss(pred, tensor(g.reshape(1, 1, 5), None, backend)).backward()
+    inside = (p >= 0) & (p <= 3)
+    expected = inside * (np.sign(p - g) + 2 * (p - g)) / 5
+    assert pred.grad.flatten().tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+@backends
 @pytest.mark.parametrize("progress, t", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (-3.0, 0.0), (7.0, 1.0)])
 @pytest.mark.parametrize("alpha_schedule", ["linear", "constant", "none"])
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..maps import finite_or_nan, select
+from ..maps import clamp, finite_or_nan, select
 from ..spec import Alignment
 from .statistics import count, image_sum, least_squares, median_per_image, standardise
 
@@ -22,7 +22,7 @@ def _by_median(x: Tensor, m: Tensor, align: Alignment, keep: Tensor, detached: b
     dev = select(keep & (n > 0)[:, None, None], x - t[:, None, None])
     # An infinite scale would make every pixel 0 and hide its cause.
     scale = finite_or_nan(image_sum(select(m, dev.abs())) / n.clamp(min=1.0))
-    scale = scale + align.eps if align.scale_floor == "add" else scale.clamp(min=align.eps)
+    scale = scale + align.eps if align.scale_floor == "add" else clamp(scale, align.eps)
     return dev / scale[:, None, None]
 
 
@@ -62,7 +62,7 @@ def aligned_residual(
         scale, shift = least_squares(p, g, m, w=w)
     else:
         scale, shift = least_squares(p, g, m, align.eps, w)
-        scale = scale.clamp(0.1, 10.0)
+        scale = clamp(scale, 0.1, 10.0)
     return select(keep, scale[:, None, None] * p + shift[:, None, None] - g)
 
 

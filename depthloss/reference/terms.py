@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..maps import select
+from ..maps import clamp, select
 from ..spec import Moments, Pixel
 from .penalties import cost
 from .statistics import (
@@ -59,7 +59,7 @@ def pixel(
     r = select(m, r)
     phi, again = cost(r, p, g, m, term.penalty, ranks)
     if c is not None and term.confidence is not None:
-        c = select(m, c, 1.0).clamp(min=CONFIDENCE_FLOOR)
+        c = clamp(select(m, c, 1.0), CONFIDENCE_FLOOR)
         phi = c * phi - term.confidence * c.log()
     if term.trim:
         return _trimmed(r, phi, m, term, ranks)
