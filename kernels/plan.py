@@ -211,6 +211,17 @@ class Plan:
         return self.alignment.grad == "detached"
 
     @property
+    def of_abs_mask(self) -> bool:
+        """Whether a term counts the pixels of `abs_mask`."""
+        return self.absolute is not None or any(term.absolute for term in self.pixels)
+
+    @property
+    def floors_counts(self) -> bool:
+        """Whether a term is divided by the sum of max(n, 1) over the images."""
+        terms = self.pixels if self.absolute is None else (self.absolute, *self.pixels)
+        return any(term.norm == "floored" for term in terms)
+
+    @property
     def floored(self) -> bool:
         """Whether a scale is at least `eps`, which otherwise is added to it."""
         return self.by_median and self.alignment.scale_floor == "max"

@@ -318,9 +318,10 @@ def collect(
         n_abs = numbers(moments, ABS_COUNT, b, B, NP, R, NPP, HAS)
         n = numbers(moments, STATISTICS, b, B, NP, R, NPP, HAS)
         count += tl.sum(per_image_count(moments, COUNT, b, B, NP, R, NPP))
-        abs_count += tl.sum(n_abs)
+        if PLAN.of_abs_mask:
+            abs_count += tl.sum(n_abs)
         statistics += tl.sum(n)
-        if not HAS.weight:
+        if PLAN.floors_counts and not HAS.weight:
             abs_floored += tl.sum(tl.where(here, tl.maximum(n_abs, 1), 0))
         if PLAN.confident:
             confidence += tl.sum(per_image(moments, CONFIDENCE, b, B, NP, R, NPP))
@@ -389,12 +390,18 @@ def collect(
         plains = new_plains
     tl.store(totals + T_IMAGES, zero + B)
     tl.store(totals + T_COUNT, count.to(ACC))
-    tl.store(totals + T_ABS_COUNT, abs_count.to(ACC))
-    tl.store(totals + T_ABS_FLOORED, abs_floored.to(ACC))
     tl.store(totals + T_STATISTICS, statistics.to(ACC))
-    tl.store(totals + T_ABSOLUTE, absolute)
-    tl.store(totals + T_RELATIVE, relative)
-    tl.store(totals + T_VISIBLE, visible)
+    # What no term of the plan has is not read either.
+    if PLAN.of_abs_mask:
+        tl.store(totals + T_ABS_COUNT, abs_count.to(ACC))
+    if PLAN.floors_counts:
+        tl.store(totals + T_ABS_FLOORED, abs_floored.to(ACC))
+    if PLAN.absolute is not None:
+        tl.store(totals + T_ABSOLUTE, absolute)
+    if PLAN.relative is not None:
+        tl.store(totals + T_RELATIVE, relative)
+    if PLAN.codes:
+        tl.store(totals + T_VISIBLE, visible)
     if PLAN.weighed or PLAN.alignment.min_pixels:
         tl.store(totals + T_ALIGNED, aligned)
     if PLAN.confident:
@@ -413,7 +420,8 @@ def collect(
             tl.store(totals + T_SPREAD + i, spread)
     for i in tl.static_range(P):
         tl.store(totals + T_PIXEL + i, pixels[i])
-        tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
+        if PLAN.pixels[i].counts:
+            tl.store(totals + T_PIXEL_COUNT + i, pixel_counts[i])
         if PLAN.pixels[i].confidence is not None:
             tl.store(totals + T_PLAIN + i, plains[i])
     if PLAN.codes:
@@ -431,4 +439,5 @@ def collect(
                 cells += by_level(tl.load(sums + CELLS * row + at, mask=at < row, other=0.0), level)
         tl.store(totals + T_RESPONSE + levels, response)
         tl.store(totals + T_KEPT + levels, kept)
-        tl.store(totals + T_CELLS + levels, cells)
+        if PLAN.counts_cells:
+            tl.store(totals + T_CELLS + levels, cells)
