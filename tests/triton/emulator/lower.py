@@ -365,7 +365,7 @@ def _vector(operand: str) -> list[str]:
 
 def _space(i: Instruction) -> str:
     """`global`, `shared` or `param`; an atomic operation may name its scope and memory order."""
-    how, atomic = i.modifiers[: -1 if i.op in ("ld", "st") else -2], ("gpu", "acq_rel", "relaxed")
+    how, atomic = i.modifiers[: -1 if i.op in ("ld", "st") else -2], ("gpu", "sys", "acq_rel", "relaxed")
     known(how, "global", "shared", *(("param", "v2", "v4") if i.op in ("ld", "st") else atomic))
     spaces = [x for x in how if x in ("global", "shared", "param")]
     if len(spaces) != 1:

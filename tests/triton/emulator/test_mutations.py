@@ -91,7 +91,12 @@ SKIP = r"\1\n\tsetp.lt.u32 \t%p1, \2, 32;\n\t@%p1 bra \t$HERE;\n\tbar.sync 0;\n$
             "lanes of one instruction|no barrier between this write|out of bounds",
         ),
         ("moments", r"(mov\.u32 \t(%r\d+), %tid\.x;)", SKIP, "some threads do not arrive"),
-        ("moments", r"(\[global_smem)\]", r"\1+1048576]", "of shared memory: out of bounds"),
+        (
+            "moments",
+            r"(ld\.shared\.b32 \t%r\d+, \[%?\w+)\]",
+            r"\1+1048576]",
+            "of shared memory: out of bounds",
+        ),
     ],
     ids=["a store far away", "a store misaligned", "a store moved", "a barrier of some", "shared memory"],
 )
