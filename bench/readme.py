@@ -214,11 +214,11 @@ def _memory(rows: list[dict]) -> str:
     )
 
 
-def _where(data: dict) -> str:
+def _where(data: dict, what: str = "Medians") -> str:
     m, v = data["machine"], data["versions"]
     commit, _, dirty = data["commit"].partition("-")
     return (
-        f"Medians on {m['cores']} CPU cores ({m['cpu_name']}), torch {v['torch']}, Python {v['python']}, "
+        f"{what} on {m['cores']} CPU cores ({m['cpu_name']}), torch {v['torch']}, Python {v['python']}, "
         f"commit {commit[:10]}{' with changes' * bool(dirty)}, {data['date'][:10]}."
     )
 
@@ -384,8 +384,8 @@ def evaluation() -> str:
         ratios = [f"{r[f'{key}_times_reading']:.2f}" for key in ("seconds", "cpu_seconds")]
         ms = 1000 * r["cpu_seconds"] / r["frames"]
         rows.append(f"| {pairs} | {what} | {ratios[0]} | {ratios[1]} | {ms:.3g} | {grown:+.0f} MiB |")
-    where = _where(data).removeprefix("Medians on ")
-    return "\n".join([*rows, "", f"Memory: growth of the main process. Measured once on {where}"])
+    where = _where(data, "Measured once")
+    return "\n".join([*rows, "", f"Memory: growth of the main process. {where}"])
 
 
 TABLES = {
