@@ -18,7 +18,7 @@ from .. import cases
 from ..fused import aligned, families, weighted
 from ..fused.cases import Case, covering, inputs, product
 from ..fused.compare import Inputs, assert_agrees, evaluate, near_kinks
-from ..fused.draw import draw_inputs, draw_spec
+from ..fused.draw import draw_call, draw_inputs, draw_spec
 
 if dispatch.backend_status("cpu"):
     pytest.skip(f"the native engine: {dispatch.backend_status('cpu')}", allow_module_level=True)
@@ -77,8 +77,8 @@ def test_weights_confidence_and_losses_of_images_agree_with_the_reference(case):
 
 def hold_random(seed: int) -> None:
     rng = random.Random(seed)
-    spec = draw_spec(rng)
-    given = draw_inputs(rng, spec)
+    spec, weighted = draw_call(rng, draw_spec(rng))
+    given = draw_inputs(rng, spec, weighted)
     weights = tuple(rng.choice((0.0, 1.0, rng.uniform(0.1, 2.0))) for _ in range(spec.num_weights))
     log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()
     assume(not near_kinks(spec, given).any())

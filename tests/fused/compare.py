@@ -138,14 +138,17 @@ def assert_agrees(
     """
     finite = (x.isfinite().all() for x in (oracle.total, oracle.grad, oracle.of_confidence))
     assert all(finite), "the oracle itself is not finite"
+    least = {torch.float64: 1e-10, **ROUNDING}
+    # A gradient is rounded to its own dtype, and computed in that of the loss.
+    rounding = {
+        name: max(least[getattr(result, field).dtype], least[result.total.dtype])
+        for name, field in _GRADIENTS.items()
+    }
     names = {"terms": spec.metric_names}
     found = _errors(result, oracle, skip)
     if result.grad.dtype == result.total.dtype == torch.float64:
-        limits = {
-            name: torch.full_like(x, 1e-10 if name in _GRADIENTS else 1e-12) for name, x in found.items()
-        }
+        limits = {name: torch.full_like(x, rounding.get(name, 1e-12)) for name, x in found.items()}
     else:
-        rounding = {name: ROUNDING.get(getattr(result, _GRADIENTS[name]).dtype, 0.0) for name in _GRADIENTS}
         limits = {
             name: torch.zeros_like(x)
             + 2.0 * (_largest(x) if name in _GRADIENTS else x)
@@ -247,6 +250,8 @@ def _near_alignment(t: Term, p: Tensor, g: Tensor, m: Tensor, eps: float, w: Ten
 
 def _near_trim(t: Pixel, r: Tensor, magnitude: Tensor, m: Tensor, eps: float) -> Tensor:
     """All pixels of an image (or of the batch) where another one is near the threshold of the trim."""
+    if not r.numel():
+        return m
     d = select(m, r.abs())
     weights, _ = trim_weights(d, m, t.trim, t.trim_over, LOCAL)
     batch = t.trim_over == "batch"

@@ -9,7 +9,7 @@ import torch
 
 import depthloss as dl
 from depthloss.spec import PENALTIES, Absolute, Domain, Group, LossSpec, Moments, Penalty, Pixel, Term
-from depthloss.spec.penalty import OF_PIXELS
+from depthloss.spec.penalty import COUNTS, OF_PIXELS
 
 from .. import cases
 from . import aligned, families
@@ -97,7 +97,30 @@ def _beside(rng: random.Random, terms: list[Term]) -> LossSpec:
     )
 
 
-def draw_inputs(rng: random.Random, spec: LossSpec, device: str = "cpu") -> Inputs:
+def draw_call(rng: random.Random, spec: LossSpec) -> tuple[LossSpec, bool]:
+    """The loss, sometimes of [B] or with confidences where it has such a form; whether pixels get weights."""
+    batch = any(isinstance(t, Pixel) and t.trim_over == "batch" for t in spec.terms)
+    by_image = rng.random() < 0.15 and spec.statistics == "masked" and not batch
+    confident = rng.random() < 0.2
+
+    def changed(t: Term) -> Term:
+        if by_image:
+            t = replace(t, reduction="none")
+        if confident and isinstance(t, Pixel) and not t.trim and t.penalty.kind not in COUNTS:
+            t = replace(t, confidence=rng.choice((0.05, 0.3)))
+        return t
+
+    groups = tuple(replace(g, terms=tuple(map(changed, g.terms))) for g in spec.groups)
+    bounds = None if by_image else spec.log_var_bounds
+    spec = replace(spec, groups=groups, log_var_bounds=bounds)
+    try:
+        spec.check_weight()
+    except ValueError:  # It does not go with this loss.
+        return spec, False
+    return spec, rng.random() < 0.35
+
+
+def draw_inputs(rng: random.Random, spec: LossSpec, weighted: bool, device: str = "cpu") -> Inputs:
     """Maps of any size, with masks of any density; pixels that may not be read are NaN."""
     h, w = (rng.choice((*range(1, 41), 16, 32)) for _ in range(2))
     b = rng.choice((0, 1, 1, 2, 3)) if h * w < 500 else 1
@@ -113,5 +136,10 @@ def draw_inputs(rng: random.Random, spec: LossSpec, device: str = "cpu") -> Inpu
     if masks[0] is not None and spec.statistics == "masked":
         hole = ~masks[0] if masks[1] is None else ~masks[0] & ~masks[1]
         pred, gt = (x.masked_fill(hole, torch.nan) for x in (pred, gt))
-    pred, gt = (x.to(d) for x, d in zip((pred, gt), rng.choice(list(DTYPES.values())), strict=True))
-    return Inputs(*(x if x is None else x.to(device) for x in (pred, gt, *masks)))
+    dtypes = rng.choice(list(DTYPES.values()))
+    pred, gt = (x.to(d) for x, d in zip((pred, gt), dtypes, strict=True))
+    uniform = lambda: torch.rand(pred.shape, generator=generator)  # noqa: E731
+    weight = (2 * uniform()).masked_fill(uniform() < 0.2, 0.0).to(dtypes[1]) if weighted else None
+    confidence = (2 * uniform() - 0.1).to(dtypes[0]) if spec.confidence else None
+    given = (pred, gt, *masks, weight, confidence)
+    return Inputs(*(x if x is None else x.to(device) for x in given))

@@ -12,7 +12,7 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 from ..fused.compare import assert_agrees, evaluate, near_kinks
-from ..fused.draw import draw_inputs, draw_spec
+from ..fused.draw import draw_call, draw_inputs, draw_spec
 from .engine import DEVICE, Parameters, engine, geometry
 
 
@@ -29,8 +29,8 @@ def draw_tiles(rng: random.Random) -> Parameters:
 
 def hold(seed: int) -> None:
     rng = random.Random(seed)
-    spec = draw_spec(rng)
-    inputs = draw_inputs(rng, spec, DEVICE)
+    spec, weighted = draw_call(rng, draw_spec(rng))
+    inputs = draw_inputs(rng, spec, weighted, DEVICE)
     weights = tuple(rng.choice((0.0, 1.0, rng.uniform(0.1, 2.0))) for _ in range(spec.num_weights))
     log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()
     arguments = inputs, spec, weights, log_vars

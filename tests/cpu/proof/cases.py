@@ -16,7 +16,7 @@ from depthloss.spec import Domain, LossSpec
 
 from ... import cases
 from ...fused.compare import Inputs
-from ...fused.draw import draw_aligned, draw_spec
+from ...fused.draw import draw_aligned, draw_call, draw_spec
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 DTYPES = (*[(F32, F32)] * 4, *[(F64, F64)] * 3, (BF16, BF16), (F16, F16), (F16, F32), (F32, F64), (BF16, F16))
@@ -56,7 +56,8 @@ class Case:
         maps = [x if x is None else f"{tuple(x.shape)} {x.dtype} strides {x.stride()}" for x in self.inputs]
         return (
             f"values {self.values!r}, {self.threads} threads, {self.instruction_set}\n"
-            f"pred, gt, masks: {maps}\nweights {self.weights}, log-variances {self.log_vars}\n{self.spec}"
+            f"pred, gt, masks, weight, confidence: {maps}\n"
+            f"weights {self.weights}, log-variances {self.log_vars}\n{self.spec}"
         )
 
 
@@ -177,11 +178,35 @@ def _lay_out(rng: random.Random, x: Tensor) -> Tensor:
     return x.contiguous()
 
 
+def _extras(
+    rng: random.Random, spec: LossSpec, weighted: bool, hole: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """A weight and a confidence of each pixel, where a call brings them; anything at pixels in a hole."""
+    generator = torch.Generator().manual_seed(rng.getrandbits(32))
+    uniform = lambda: torch.rand(hole.shape, generator=generator)  # noqa: E731
+    weight = confidence = None
+    if weighted:
+        weight = rng.choice((2 * uniform(), 10 ** (4 * uniform() - 2), (3 * uniform()).round()))
+        weight = weight.masked_fill(uniform() < rng.choice((0.0, 0.2, 0.9)), 0.0)
+        weight = _lay_out(rng, weight.to(rng.choice((F32, F64, BF16))))
+    if spec.confidence:
+        confidence = _lay_out(
+            rng, (2 * uniform() - 0.1).to(rng.choice((F32, F64, BF16)))
+        )  # Some below its floor.
+    for x in (weight, confidence):
+        if x is not None and not shares_memory(x):
+            x.masked_fill_(hole, rng.choice(POISONS))
+    return weight, confidence
+
+
 def draw_case(number: int) -> Case:
     """Case `number`."""
     rng = random.Random(number)
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     spec, shape, dtypes, values = _loss(rng), _shape(rng), rng.choice(DTYPES), rng.choice(VALUES)
+    # Of its own generator: a case without these is what it was before there were any.
+    other = random.Random(f"{number}: weights, confidences, losses of [B]")
+    spec, weighted = draw_call(other, spec)
     pred, gt = _values(rng, generator, values, shape, dtypes)
     if spec.positive_gt and spec.statistics == "masked":
         hole = torch.rand(shape, generator=generator)
@@ -189,8 +214,13 @@ def draw_case(number: int) -> Case:
     pred, gt = (_lay_out(rng, x.to(d)) for x, d in zip((pred, gt), dtypes, strict=True))
     given = [_mask(rng, generator, shape), _mask(rng, generator, shape) if rng.random() < 0.3 else None]
     mask, abs_mask = (m if m is None else _lay_out(rng, m) for m in given)
+    hole = torch.zeros(shape, dtype=torch.bool)
     if spec.statistics == "masked" and mask is not None:
         hole = (mask == 0) if abs_mask is None else (mask == 0) & (abs_mask == 0)
+    weight, confidence = _extras(other, spec, weighted, hole)
+    if weight is not None:
+        hole = hole | (weight == 0)
+    if spec.statistics == "masked" and (mask is not None or weight is not None):
         for x in (pred, gt):
             if not shares_memory(x):  # Otherwise a valid pixel may share the hole's memory.
                 x.masked_fill_(hole, rng.choice(POISONS))
@@ -204,7 +234,7 @@ def draw_case(number: int) -> Case:
     log_vars = tuple(rng.uniform(-1.5, 2.0) for _ in spec.groups) if spec.log_var_bounds else ()
     sets = [name for name in ("base", "avx2", "avx512") if cpu.choose(name)]
     cpu.choose(None)
-    inputs = Inputs(pred, gt, mask, abs_mask)
+    inputs = Inputs(pred, gt, mask, abs_mask, weight, confidence)
     return Case(spec, inputs, weights, log_vars, rng.randint(1, 3), rng.choice(sets), values)
 
 
@@ -213,4 +243,6 @@ def valid(case: Case) -> tuple[Tensor, Tensor]:
     g, mask, abs_mask = (dispatch.as_maps(x) for x in case.inputs[1:4])
     m = valid_pixels(g, mask, case.spec.positive_gt)
     m_abs = m if abs_mask is None else valid_pixels(g, abs_mask, case.spec.positive_gt)
+    if (w := case.inputs.weight) is not None:
+        m, m_abs = (x & (dispatch.as_maps(w) != 0) for x in (m, m_abs))
     return torch.ones_like(m) if case.spec.statistics == "all" else m, m_abs

@@ -12,6 +12,7 @@ sometimes at a valid one), the masks, threads and the instruction set. What must
   the sign of a rounding error are left out; their effect on others through the statistics is allowed;
 * where such pixels are many, the gradient is a subgradient: its derivative in random directions lies between
   the one-sided derivatives of the float64 reference;
+* a loss may have weights, confidences, or a value per image;
 * invalid pixels get exactly 0, and NaN or Inf at a valid pixel shows in the loss.
 
 The cases run in a child process, so that a crash is reported with its case. Exit status 1 if a case fails.
@@ -101,18 +102,22 @@ def sizes(case: Case) -> tuple[float, float, float]:
     (rounding errors are shares of them where the sum is much less), and the largest slope of a standardised
     value.
     """
-    p, g = (dispatch.as_maps(x) for x in case.inputs.double()[:2])
+    p, g, _, _, w, _ = (dispatch.as_maps(x) for x in case.inputs.double())
     (m, _), number, gradient, steepest = valid(case), 0.0, 0.0, 0.0
+    weight = select(m, torch.ones_like(p) if w is None else w)
     for t in case.spec.terms:
         if isinstance(t, Moments) or (t.align == "none" and not isinstance(t, Gradient)):
             continue
         for x in (convert(x, m, t.domain) for x in (p, g)):
             read = m | x.isfinite()
             if t.align == "mean":
-                z, n = standardise(x, m, t.align_eps, read), m.sum((1, 2)).clamp(min=1)
-                deviation = select(m, x - mean_per_image(x, m)[:, None, None]).abs().sum((1, 2)) / n
+                z, n = standardise(x, m, t.align_eps, read, w), weight.sum((1, 2))
+                n = torch.where(n > 0, n, 1.0)
+                deviation = select(m, x - mean_per_image(x, m, w)[:, None, None]).abs()
+                deviation = (weight * deviation).sum((1, 2)) / n
                 slope = 1.0 if t.domain == IDENTITY else largest(select(m, x)) ** 2
-                gradient = max(gradient, slope * largest(1.0 / (n * (deviation + t.eps))))
+                share = slope * weight.amax((1, 2)) if weight.numel() else n
+                gradient = max(gradient, largest(share / (n * (deviation + t.eps))))
                 steepest = max(steepest, slope * largest(1.0 / (deviation + t.eps)))
                 x = z
             number = max(number, largest(select(read, x)))
@@ -147,7 +152,7 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
 
     `noise`: of a pixel's gradient; `steepest`: see `sizes`.
     """
-    if any(_is_detached(t) for t in case.spec.terms):
+    if case.spec.by_image or any(_is_detached(t) for t in case.spec.terms):
         return False
     given, dtype = case.inputs.double(), gradient.dtype
     double = working_dtype(*case.inputs[:2]) == F64
@@ -160,7 +165,8 @@ def is_subgradient(case: Case, gradient: Tensor, noise: float, steepest: float, 
 
     def value(x: Tensor) -> float:
         with torch.no_grad(), dl.use_backend("reference"):
-            return dispatch.evaluate(x, *given[1:4], case.spec, case.weights, log_vars)[0].item()
+            total, _ = dispatch.evaluate(x, *given[1:4], case.spec, case.weights, log_vars, **given.extras)
+            return total.item()
 
     middle, step = value(pred), (1e-7 if double else 1e-5) * largest(torch.where(used, pred, 0.0))
     if not step or step * steepest > 1e-2:  # The step would change the statistics.
