@@ -288,7 +288,7 @@ def test_the_signatures_of_the_functional_twins(name):
     forward = list(inspect.signature(cls.forward).parameters.values())[1:]
     keywords = [p for p in (*forward, *inspect.signature(cls).parameters.values())]
     # No loss of the registry asks for a confidence.
-    expected = {p.name: (p.default, _type(p)) for p in keywords if p.name != "confidence"}
+    expected = {p.name: (p.default, _type(p)) for p in keywords if p.name not in ("confidence", "unknown")}
     for log_var in dict(cls().named_parameters()):
         expected[log_var] = (None, "Tensor | None")
     found = inspect.signature(twin).parameters

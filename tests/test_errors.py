@@ -249,6 +249,52 @@ def test_inputs_that_are_no_tensors():
             TypeError,
             ("masks must be one tensor", "got list"),
         ),
+        *(
+            (lambda loss=loss, given=given: loss(P, P, **given), TypeError, texts)
+            for loss, given, texts in (
+                (
+                    dl.L1Loss(),
+                    {"valid_mask": P},
+                    ("a call of L1Loss has no keyword 'valid_mask'; did you mean 'mask'? It has: pred, gt",),
+                ),
+                (functional.l1_loss, {"valid_mask": P}, ("no keyword 'valid_mask'; did you mean 'mask'?",)),
+                (dl.recipe("midas"), {"weights": P}, ("no keyword 'weights'; did you mean 'weight'?",)),
+                (
+                    dl.G2Loss(),
+                    {"raw_mask": P},
+                    ("a call of G2Loss", "'raw_mask'", "It has: pred", "abs_mask"),
+                ),
+                (dl.ProgressiveScaleAdaptiveLoss(), {"interpolate": True}, ("no keyword 'interpolate'. It",)),
+                (dl.SupervisedLoss("l1"), {"mask": P}, ("of SupervisedLoss", "did you mean 'masks'?")),
+                (
+                    dl.SupervisedLoss("l1"),
+                    {"return_logs": P},
+                    ("return_logs must be True or False; got a tensor: give a mask as masks=",),
+                ),
+            )
+        ),
+        *(
+            (
+                lambda preds=preds: dl.SupervisedLoss("l1")(preds, P),
+                TypeError,
+                (f"inv_depths must be a tensor or a list of tensors; got {got}",),
+            )
+            for preds, got in (
+                ({"inv_depths": P}, "dict"),
+                (None, "NoneType"),
+                ([P, P.numpy()], "list with ndarray"),
+            )
+        ),
+        (
+            lambda: dl.SupervisedLoss("l1")([P[..., ::2]], P.numpy()),
+            TypeError,
+            ("gt_inv_depth must be a torch.Tensor; got ndarray",),
+        ),
+        (
+            lambda: dl.SupervisedLoss("l1")(P, P, weight=P.numpy()),
+            TypeError,
+            ("weight must be a tensor, or a list of one per prediction; got ndarray",),
+        ),
         (
             lambda: dispatch.backend_status("auto"),
             ValueError,
@@ -348,6 +394,13 @@ def test_a_process_group_is_one_with_this_rank():
                 TypeError, "process_group must be a torch.distributed.ProcessGroup that this rank", got
             ):
                 build(process_group=group)
+
+
+def test_an_unknown_keyword_inside_a_graph():
+    loss = dl.G2Loss()
+    call = torch.compile(lambda p: loss(p, p, masks=p), backend="eager", fullgraph=True)
+    with raises(Exception, "a call of G2Loss has no keyword 'masks'; did you mean 'mask'?"):
+        call(P)
 
 
 def test_a_loss_of_ones_own_may_have_other_keywords():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Collection
 from dataclasses import fields
@@ -15,6 +16,7 @@ from torch.compiler import is_compiling
 from .. import dispatch, transforms
 from ..checks import check_flag
 from ..losses import DepthLoss
+from ..losses.base import call_keywords, check_known
 from ..spec import GradientSpec
 
 Ranks: TypeAlias = dist.ProcessGroup | None
@@ -49,6 +51,9 @@ def _find(cls: type[DepthLoss], axes: tuple[Any, ...], arguments: dict[str, Any]
     if found is None:
         if axes:
             arguments = arguments | {"gradient": GradientSpec(**dict(zip(_AXES, axes, strict=True)))}
+        # Of the call too, which the constructor would not name; a twin takes no confidence.
+        call = [name for name in call_keywords(cls) if name != "confidence"]
+        check_known(cls.__name__, [*inspect.signature(cls).parameters, *call], arguments, cls._other_names)
         found = f"{cls.__name__} {next(_count)}", cls(**arguments)
         _keep(_modules, key, found)
     return found

@@ -55,6 +55,18 @@ def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> Non
     check_known(loss, known, given, cls._other_names)
 
 
+def call_keywords(cls: type[nn.Module]) -> list[str]:
+    """What the forward of a loss takes, without the keywords that it refuses."""
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+@transforms.constant  # Dynamo cannot trace the search for the nearest name.
+def refuse_unknown(cls: type[nn.Module], unknown: tuple[str, ...]) -> None:
+    """Raise a TypeError that names the keywords which a loss's forward does not have, and those it has."""
+    check_known(f"a call of {cls.__name__}", call_keywords(cls), unknown)
+
+
 def resolve_gradient(
     gradient: GradientSpec | None, num_scales: int | None, preset: GradientPreset
 ) -> GradientSpec:
@@ -235,6 +247,7 @@ class DepthLoss(nn.Module):
         weight: Tensor | None = None,
         confidence: Tensor | None = None,
         return_metrics: bool = False,
+        **unknown: Any,
     ) -> Tensor | tuple[Tensor, Metrics]:
         """Evaluate the loss.
 
@@ -252,6 +265,7 @@ class DepthLoss(nn.Module):
                 recipes ``"vggt-depth"`` and ``"dust3r-confidence"``); gets a gradient.
             return_metrics: return the metrics beside the loss, and leave `metrics` as it is: the call then
                 changes nothing of the module, which graphs, checkpoints and transforms like better.
+            **unknown: refused, with the keywords there are.
 
         Returns:
             The loss, 0-dim ([B] where its reduction is ``"none"``); with `return_metrics` (loss, metrics),
@@ -259,8 +273,11 @@ class DepthLoss(nn.Module):
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit.
+            TypeError: something that is no tensor, or an unknown keyword.
             RuntimeError: a backend asked for by name that cannot run this loss here.
         """
+        if unknown:
+            refuse_unknown(type(self), tuple(unknown))
         own = self.log_vars(), self.process_group
         result = self._evaluate(pred, gt, mask, None, progress, epoch, *own, weight, confidence)
         return self._finish(result, return_metrics)

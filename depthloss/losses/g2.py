@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import check_scales, one_of
 from ..spec import Absolute, Backend, Gradient, GradientSpec, GtRange, Relative
-from .base import DepthLoss, Metrics, resolve_gradient, single_group
+from .base import DepthLoss, Metrics, refuse_unknown, resolve_gradient, single_group
 
 
 class G2Loss(DepthLoss):
@@ -106,10 +106,13 @@ class G2Loss(DepthLoss):
         weight: Tensor | None = None,
         confidence: Tensor | None = None,
         return_metrics: bool = False,
+        **unknown: Any,
     ) -> Tensor | tuple[Tensor, Metrics]:
         """As `DepthLoss.forward`, with `abs_mask`: the pixels of A (upstream: where the sparse *input* has
         depth).
         """
+        if unknown:
+            refuse_unknown(type(self), tuple(unknown))
         own = (), self.process_group
         result = self._evaluate(pred, gt, mask, abs_mask, progress, epoch, *own, weight, confidence)
         return self._finish(result, return_metrics)

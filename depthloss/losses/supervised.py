@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number, check_whole, fraction_done
+from ..checks import check_flag, check_number, check_whole, fraction_done
 from ..maps import nearest
-from .base import Metrics
+from .base import Metrics, refuse_unknown
 from .recipes import recipe
 from .registry import LOSSES, build_loss, find_loss
 
@@ -157,33 +157,42 @@ class SupervisedLoss(nn.Module):
         *,
         epoch: int = 0,
         weight: Sequence[Tensor] | Tensor | None = None,
+        **unknown: Any,
     ) -> Supervised:
         """Evaluate the loss.
 
         Args:
             inv_depths: predictions [B, 1, H_i, W_i] in 1/m, finest first; or one of them.
             gt_inv_depth: [B, 1, H, W] in 1/m; 0 = invalid for a ``sparse-`` method.
-            return_logs: taken for packnet-sfm's sake; the metrics are always returned.
+            return_logs: True or False, taken for packnet-sfm's sake; the metrics are always returned.
             progress: fraction of the training done, a plain number; for the schedules of the loss and
                 `progressive_scaling`.
             masks: [B, 1, H, W], non-zero = valid; None = every pixel.
             epoch: epoch of the training.
             weight: [B, 1, H, W], how much each pixel counts, matched to each scale by nearest; or a list of
                 one map per scale. See `DepthLoss.forward`.
+            **unknown: refused, with the keywords there are.
 
         Returns:
             ``{"loss": 0-dim tensor ([1] in the convention of packnet), "metrics": {name: detached 0-dim
             tensor}}``; the metrics of scale i begin with ``scale_i/``, and ``supervised_loss`` is the loss.
+
+        Raises:
+            TypeError: something that is no tensor, a mask in the place of `return_logs`, or an unknown
+                keyword.
+            ValueError: what the loss refuses, no prediction, or not as many weights as predictions.
         """
-        inv_depths = [inv_depths] if isinstance(inv_depths, Tensor) else list(inv_depths)
-        if not inv_depths:
-            raise ValueError("inv_depths must hold at least one prediction; got an empty list")
+        if unknown:
+            refuse_unknown(type(self), tuple(unknown))
+        if isinstance(return_logs, Tensor):
+            raise TypeError("return_logs must be True or False; got a tensor: give a mask as masks=")
+        check_flag("return_logs", return_logs)
+        inv_depths = as_scales("inv_depths", inv_depths)
+        if not isinstance(gt_inv_depth, Tensor):
+            raise TypeError(f"gt_inv_depth must be a torch.Tensor; got {type(gt_inv_depth).__name__}")
         if masks is not None and not isinstance(masks, Tensor):
             raise TypeError(f"masks must be one tensor for all scales, or None; got {type(masks).__name__}")
-        if weight is not None and not isinstance(weight, Tensor) and len(weight) != len(inv_depths):
-            raise ValueError(
-                f"weight must be one tensor, or one per prediction: got {len(weight)} for {len(inv_depths)}"
-            )
+        weights = weight_of_scales(weight, len(inv_depths))
         losses: list[Tensor] = []
         metrics: Metrics = {}
         scales = min(self.num_scales(progress), len(inv_depths))
@@ -191,10 +200,8 @@ class SupervisedLoss(nn.Module):
             self._scales = scales
         for i, pred in enumerate(inv_depths[:scales]):
             size = pred.shape[-2:]
-            gt = _at_size(gt_inv_depth, size)
-            mask = None if masks is None else _at_size(masks, size)
-            one = weight if weight is None or isinstance(weight, Tensor) else weight[i]
-            w = one if one is None else _at_size(one, size)
+            gt = at_size(gt_inv_depth, size)
+            mask, w = (None if x is None else at_size(x, size) for x in (masks, weights[i]))
             losses.append(self.loss_func(pred, gt, mask, progress=progress, epoch=epoch, weight=w))
             metrics.update((f"scale_{i}/{name}", value) for name, value in self.loss_func.metrics.items())
         loss = torch.stack(losses).mean()
@@ -202,5 +209,31 @@ class SupervisedLoss(nn.Module):
         return {"loss": loss.unsqueeze(0) if self.convention == "packnet" else loss, "metrics": metrics}
 
 
-def _at_size(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def as_scales(name: str, preds: object) -> list[Tensor]:
+    """`preds`, one prediction or several of them, as a list; `name` is for the error."""
+    several = isinstance(preds, Iterable) and not isinstance(preds, (Tensor, Mapping))
+    found: list[Any] = list(preds) if several else [preds]  # type: ignore[call-overload]
+    if wrong := [type(x).__name__ for x in found if not isinstance(x, Tensor)]:
+        got = f"{type(preds).__name__}{f' with {wrong[0]}' if several else ''}"
+        raise TypeError(f"{name} must be a tensor or a list of tensors; got {got}")
+    if not found:
+        raise ValueError(f"{name} must hold at least one prediction; got an empty list")
+    return found
+
+
+def weight_of_scales(weight: Sequence[Tensor] | Tensor | None, scales: int) -> list[Tensor | None]:
+    """The weight of each scale, before it is brought to its size."""
+    if weight is None or isinstance(weight, Tensor):
+        return [weight] * scales
+    if not isinstance(weight, Sequence) or not all(isinstance(x, Tensor) for x in weight):
+        raise TypeError(
+            f"weight must be a tensor, or a list of one per prediction; got {type(weight).__name__}"
+        )
+    if len(weight) != scales:
+        raise ValueError(f"weight must be one tensor, or one per prediction: got {len(weight)} for {scales}")
+    return list(weight)
+
+
+def at_size(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """`x` [..., H, W] at another size by nearest; itself where it has it."""
     return x if x.shape[-2:] == size else nearest(x, *size)
