@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,11 +13,16 @@ from torch import Tensor
 
 from . import dispatch
 from .losses import DepthLoss, SupervisedLoss
-from .maps import nearest, valid_pixels
-from .spec import Gradient, GradientSpec
+from .losses.supervised import as_scales, at_size, weight_of_scales
+from .maps import valid_pixels
+from .spec import Gradient, GradientSpec, Pixel
 
 # Half of the pixels nearer than this speaks for the other quantity: 1/m read as metres, or metres as 1/m.
 _NEAR = 0.5
+# Half of the pixels beyond this many metres speaks for another unit.
+_FAR = 500.0
+# Alignments behind which the unit does not matter.
+_SCALING = ("mean", "median", "least-squares")
 _EXPECTS = {
     "depth": "depth in metres",
     "inverse depth": "inverse depth (1/m)",
@@ -156,10 +161,11 @@ def explain(
         pred: as the loss takes it; for a `SupervisedLoss` also the list of scales.
         gt: as the loss takes it.
         mask: as the loss takes it.
-        **forward: further keywords of the loss's forward: `progress`, `epoch`, `abs_mask`.
+        **forward: further keywords of the loss's forward: `progress`, `epoch`, `abs_mask`, `weight`,
+            `confidence`.
 
     Raises:
-        TypeError: `loss` is no loss of this package.
+        TypeError: `loss` is no loss of this package, or inputs or keywords that it refuses.
         ValueError: inputs that the loss refuses.
         RuntimeError: the loss's backend was asked for by name and cannot run; or a transform of torch.func is
             active, inside which there are no numbers to read.
@@ -189,6 +195,9 @@ def explain(
     valid = valid_pixels(
         dispatch.as_maps(gt.detach()), dispatch.as_maps(mask), spec.positive_gt, spec.gt_range
     )
+    w = None if weight is None else dispatch.as_maps(weight.detach())
+    if w is not None:
+        valid = valid & (w != 0)
     gradient = next((t.gradient for t in spec.terms if isinstance(t, Gradient)), None)
     levels = _levels(gradient, metrics, p.shape)
     found = Explanation(
@@ -208,10 +217,14 @@ def explain(
     )
     warnings = [
         *_of_levels(levels if loss.gradient_weight(*at) else ()),
-        *_of_units(loss.input_domain, p[valid], g[valid]),
+        *_of_places(pred, gt),
+        *_of_units(
+            loss.input_domain, p[valid], g[valid], all(t.alignment.kind in _SCALING for t in spec.terms)
+        ),
         *_of_pixels(p, g, valid, spec.positive_gt),
         *_of_logarithms(total, p, valid),
         *_of_mask(mask),
+        *_of_weight(w, valid),
         *(
             f"{group.short_name or 'the loss'} is left out below {group.min_valid} valid pixels"
             for group in spec.groups
@@ -224,15 +237,13 @@ def explain(
 def _explain_scales(
     loss: SupervisedLoss, preds: Tensor | Sequence[Tensor], gt: Tensor, mask: Tensor | None, forward: dict
 ) -> Explanation:
-    preds = [preds] if isinstance(preds, Tensor) else list(preds)
-    preds = preds[: loss.num_scales(forward.get("progress", 0.0))]
-    if not preds:
-        raise ValueError("pred must hold at least one prediction; got an empty list")
+    preds = as_scales("pred", preds)
+    weights = weight_of_scales(forward.pop("weight", None), len(preds))
     scales = []
-    for pred in preds:
-        size = tuple(pred.shape[-2:])
-        g, m = (x if x is None or tuple(x.shape[-2:]) == size else nearest(x, *size) for x in (gt, mask))
-        scales.append(explain(loss.loss_func, pred, cast(Tensor, g), m, **forward))
+    for pred, w in zip(preds[: loss.num_scales(forward.get("progress", 0.0))], weights, strict=False):
+        maps = (gt, mask, w)
+        g, m, w = (at_size(x, pred.shape[-2:]) if isinstance(x, Tensor) else x for x in maps)
+        scales.append(explain(loss.loss_func, pred, cast(Tensor, g), m, weight=w, **forward))
     return replace(scales[0], coarser=tuple(scales[1:]))
 
 
@@ -250,6 +261,14 @@ def _terms(loss: DepthLoss, metrics: dict[str, float], total: float, at: tuple) 
         for group, s in zip(loss.spec.groups, loss.log_vars(), strict=True):
             if metrics["num_valid_pixels"] >= max(group.min_valid, 1):
                 summands.append((f"log_var_{group.short_name}", min(max(s.item(), low), high), 0.5))
+    confident = [
+        i for i, t in enumerate(loss.spec.terms) if isinstance(t, Pixel) and t.confidence is not None
+    ]
+    if len(confident) == 1 and summands[confident[0]][2]:
+        # Its metric is the plain mean of the penalty: what it adds to the total is what the others leave.
+        name, _, weight = summands.pop(confident[0])
+        rest = math.fsum(v * w for _, v, w in summands)
+        summands.insert(confident[0], (name, (total - rest) / weight, weight))
     return tuple(Term(name, v, w, v * w / total if total else None) for name, v, w in summands)
 
 
@@ -275,21 +294,32 @@ def _of_levels(levels: tuple[Level, ...]) -> Iterable[str]:
         )
 
 
-def _of_units(expects: str, p: Tensor, g: Tensor) -> Iterable[str]:
+def _of_places(pred: Tensor, gt: Tensor) -> Iterable[str]:
+    if gt.requires_grad and not pred.requires_grad:
+        yield "gt requires a gradient and pred does not: they seem to be in each other's place"
+
+
+def _other_unit(expects: str, gt: float, aligned: bool) -> tuple[str, Callable[[float], bool]] | None:
+    """What a median of the ground truth looks like where it is not what the loss expects, and which do."""
+    rows: tuple[tuple[bool, str, Callable[[float], bool]], ...] = (
+        (True, "millimetres, or the raw numbers of a file", lambda x: x > _FAR),
+        (expects != "depth" and not aligned, "the reciprocal of millimetres", lambda x: x < 1 / _FAR),
+        (expects == "inverse depth", "metres", lambda x: x > 1 / _NEAR),
+        (expects == "depth", "inverse depth (1/m)", lambda x: x < _NEAR),
+    )
+    return next(((looks, wrong) for of, looks, wrong in rows if of and wrong(gt)), None)
+
+
+def _of_units(expects: str, p: Tensor, g: Tensor, aligned: bool) -> Iterable[str]:
     p, g = (x[x.isfinite() & (x > 0)] for x in (p, g))
     if not len(p) or not len(g):
         return
     medians = {"pred": p.median().item(), "gt": g.median().item()}
-    wrong = {
-        "depth": lambda x: x < _NEAR,
-        "inverse depth": lambda x: x > 1 / _NEAR,
-        "either": lambda x: False,
-    }[expects]
-    if wrong(medians["gt"]):
+    if unit := _other_unit(expects, medians["gt"], aligned):
+        looks, wrong = unit
         # An untrained prediction may be anything: it is named only beside the ground truth.
         names = [name for name, x in medians.items() if wrong(x)]
         values = " and ".join(f"{medians[name]:.4g}" for name in names)
-        looks = "metres" if expects == "inverse depth" else "inverse depth (1/m)"
         several = len(names) > 1
         yield (
             f"{' and '.join(names)} look{'' if several else 's'} like {looks}, with "
@@ -336,6 +366,11 @@ def _of_logarithms(total: float, p: Tensor, valid: Tensor) -> Iterable[str]:
 
 def _list(images: list[int]) -> str:
     return f"{'s' * (len(images) > 1)} {', '.join(map(str, images))}"
+
+
+def _of_weight(weight: Tensor | None, valid: Tensor) -> Iterable[str]:
+    if weight is not None and (count := int((valid & ~((weight > 0) & (weight < torch.inf))).sum())):
+        yield (f"weight is negative or not finite at {count} valid pixel{'s' * (count > 1)}: the loss is NaN")
 
 
 def _of_mask(mask: Tensor | None) -> Iterable[str]:

@@ -186,6 +186,10 @@ def test_levels_without_a_response():
         assert not any("response" in x for x in warnings(unweighted, g + torch.rand_like(g), g))
 
 
+RAW = "looks like millimetres, or the raw numbers of a file"
+PER_RAW = "looks like the reciprocal of millimetres"
+EITHER = "with medians of 2e+04 and 2e+04: this loss expects depth in metres or inverse depth (1/m)"
+EITHER += ", pred and gt alike"
 # Medians of 20 m, 0.05 1/m, 0.625 m and 1.6 1/m.
 METRES = torch.tensor([10.0, 20.0, 20.0, 40.0]).repeat(2, 1, 6, 2)
 INVERSE, NEAR = 1 / METRES, METRES / 32
@@ -208,6 +212,12 @@ INVERSE, NEAR = 1 / METRES, METRES / 32
         ("silog", METRES, METRES, ""),
         ("silog", INVERSE, INVERSE, ""),
         ("l1", METRES, INVERSE, RECIPROCAL.format(20, 0.05)),
+        ("g2", METRES, METRES * 1000, f"gt {RAW}, with a median of 2e+04: {IN_METRES}"),
+        ("silog", METRES * 1e3, METRES * 1e3, f"pred and gt {RAW[:4]}{RAW[5:]}, {EITHER}"),
+        ("ssi", INVERSE, METRES * 1000, f"gt {RAW}, with a median of 2e+04: {IN_INVERSE}"),
+        ("ssi", INVERSE, INVERSE / 1000, f"gt {PER_RAW}, with a median of 5e-05: {IN_INVERSE}"),
+        ("affine-invariant", INVERSE, INVERSE / 1000, ""),
+        ("abs-rel", METRES * 9, METRES * 9, ""),
     ],
 )  # fmt: skip
 def test_metres_and_their_inverse(loss, p, g, expected):
@@ -299,6 +309,38 @@ def test_the_scales_of_a_supervised_loss():
     assert dl.explain(loss, P, G) == dl.explain(loss.loss_func, P, G)
     fewer = dl.SupervisedLoss("sparse-ssi", 3, progressive_scaling=0.3)
     assert [len(dl.explain(fewer, preds, G, progress=t).coarser) for t in (0.0, 0.5, 1.0)] == [2, 1, 0]
+
+    weight = torch.rand_like(G)
+    for given in (weight, [weight[..., : x.shape[-2], : x.shape[-1]] for x in preds]):
+        metrics = loss(preds, G, weight=given)["metrics"]
+        found = dl.explain(loss, preds, G, weight=given)
+        totals = [x.total for x in (found, *found.coarser)]
+        assert totals == [metrics[f"scale_{i}/total_loss"].item() for i in range(2)]
+
+
+def test_weights_and_confidence():
+    weight, confidence = torch.rand_like(G), 0.5 + torch.rand_like(G)
+    p = P.clone()
+    weight[:, :, :3], p[:, :, :3] = 0.0, torch.nan  # Invalid, and said to be nothing else.
+    for name in ("vggt-depth", "dust3r-confidence", "midas"):
+        loss = dl.recipe(name)
+        forward = {"weight": weight} | ({"confidence": confidence} if loss.spec.confidence else {})
+        found = dl.explain(loss, p, G, M, **forward)
+        assert found.total == loss(p, G, M, **forward).item()
+        assert found.valid == loss.metrics["num_valid_pixels"].item()
+        assert not any("finite" in text for text in found.warnings)
+        assert sum(t.value * t.weight for t in found.terms) == pytest.approx(found.total, rel=1e-12)
+        assert sum(t.share for t in found.terms) == pytest.approx(1.0, rel=1e-12)
+    weight[0, 0, 5, :2] = weight.new_tensor([-1.0, torch.inf])
+    assert "weight is negative or not finite at 2 valid pixels: the loss is NaN" in warnings(
+        "l1", weight=weight
+    )
+
+
+def test_arguments_in_each_other_s_place():
+    text = "gt requires a gradient and pred does not: they seem to be in each other's place"
+    q = P.clone().requires_grad_()
+    assert warnings("l1", G, q) == [text] and text not in warnings("l1", q, G)
 
 
 def test_what_it_refuses():
