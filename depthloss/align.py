@@ -1,7 +1,8 @@
 """Alignment of predictions that know depth up to a scale, or up to a scale and a shift.
 
 Each function fits a scale, or a scale and a shift, over the valid pixels of each map, in float64;
-`Alignment.apply` multiplies and adds. Hand over depth or inverse depth, whichever is to be aligned. Formulas:
+`Alignment.apply` multiplies and adds. Hand over depth or inverse depth, whichever is to be aligned, as
+tensors or as arrays of NumPy. Formulas:
 
 * median: of the target over that of the prediction (monodepth2, SfMLearner).
 * least squares: MiDaS (arXiv:1907.01341, eq. 4), Marigold; centred, so that a large mean costs no digits.
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import fits
-from .arrays import Segments, chosen, count, double, finite
+from .arrays import Array, Segments, as_map, chosen, count, double, finite
 from .checks import check_number
 
 
@@ -25,13 +27,26 @@ class Alignment(NamedTuple):
     scale: Tensor
     shift: Tensor
 
-    def apply(self, pred: Tensor) -> Tensor:
-        """Return scale · pred + shift, float64 in the shape of `pred`."""
+    def apply(self, pred: Array) -> Tensor:
+        """Return scale · pred + shift, a float64 tensor in the shape of `pred`.
+
+        Args:
+            pred: [..., H, W] of one map, [B, ..., H, W] of B maps.
+
+        Raises:
+            ValueError: it is of another number of maps.
+        """
+        pred = pred if isinstance(pred, Tensor) else torch.as_tensor(as_map(pred))
+        if self.scale.ndim and (pred.ndim < 3 or len(pred) != len(self.scale)):
+            raise ValueError(
+                f"pred must be [B, ..., H, W] of the B = {len(self.scale)} aligned maps; "
+                f"got {tuple(pred.shape)}"
+            )
         scale, shift = (x.reshape(x.shape + (1,) * (pred.ndim - x.ndim)) for x in self)
         return scale * pred.double() + shift
 
 
-def median(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Alignment:
+def median(pred: Array, target: Array, mask: Array | None = None) -> Alignment:
     """Fit a scale: the median of the target over the median of the prediction; the mean of two middle ones.
 
     Args:
@@ -49,13 +64,13 @@ def median(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Alignmen
     return _each(fits.median, pred, target, mask)
 
 
-def median_ratio(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Alignment:
+def median_ratio(pred: Array, target: Array, mask: Array | None = None) -> Alignment:
     """Fit a scale: the median of target / pred. Arguments, return and errors as of `median`."""
     return _each(fits.median_ratio, pred, target, mask)
 
 
 def least_squares_scale(
-    pred: Tensor, target: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    pred: Array, target: Array, mask: Array | None = None, weight: Array | None = None
 ) -> Alignment:
     """Fit a scale: the minimum of Σ w (scale · pred − target)².
 
@@ -75,7 +90,7 @@ def least_squares_scale(
 
 
 def least_squares(
-    pred: Tensor, target: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    pred: Array, target: Array, mask: Array | None = None, weight: Array | None = None
 ) -> Alignment:
     """Fit scale and shift: the minimum of Σ w (scale · pred + shift − target)².
 
@@ -90,10 +105,10 @@ def least_squares(
 
 
 def l1_scale(
-    pred: Tensor,
-    target: Tensor,
-    mask: Tensor | None = None,
-    weight: Tensor | None = None,
+    pred: Array,
+    target: Array,
+    mask: Array | None = None,
+    weight: Array | None = None,
     truncation: float | None = None,
 ) -> Alignment:
     """Fit a scale: the exact minimum of Σ min(truncation, w |scale · pred − target|), by sorting.
@@ -118,10 +133,10 @@ def l1_scale(
 
 
 def l1(
-    pred: Tensor,
-    target: Tensor,
-    mask: Tensor | None = None,
-    weight: Tensor | None = None,
+    pred: Array,
+    target: Array,
+    mask: Array | None = None,
+    weight: Array | None = None,
     truncation: float | None = None,
 ) -> Alignment:
     """Fit scale and shift: the exact minimum of Σ min(truncation, w |scale · pred + shift − target|).
@@ -146,11 +161,17 @@ def _check_truncation(truncation: float | None) -> None:
 
 
 def _each(
-    fit: fits.Fit, pred: Tensor, target: Tensor, mask: Tensor | None, weight: Tensor | None = None
+    fit: fits.Fit, pred: Array, target: Array, mask: Array | None, weight: Array | None = None
 ) -> Alignment:
     """Fit every map by itself, in float64, over its valid pixels."""
     given = {"pred": pred, "target": target, "mask": mask, "weight": weight}
-    shapes = {name: tuple(x.shape) for name, x in given.items() if x is not None}
+    given = {
+        name: torch.as_tensor(as_map(x, 0.0 if name == "mask" else torch.nan))
+        for name, x in given.items()
+        if x is not None
+    }
+    pred, target, mask, weight = (given.get(name) for name in ("pred", "target", "mask", "weight"))
+    shapes = {name: tuple(x.shape) for name, x in given.items()}
     if len(set(shapes.values())) != 1 or pred.ndim not in (2, 3):
         raise ValueError(f"all maps must be [H, W] or [B, H, W] of one shape; got {shapes}")
     pred, target = double(pred), double(target)

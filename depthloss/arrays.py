@@ -16,6 +16,24 @@ from torch import Tensor
 Array = Any
 
 
+def as_map(x: Any, missing: float = np.nan) -> Array:
+    """Return a map as a tensor without its history, or as an array of NumPy that torch can read.
+
+    Args:
+        x: a tensor, an array of NumPy, or nested lists.
+        missing: the value of what a masked array of NumPy masks.
+    """
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, np.ma.MaskedArray):
+        x = np.ma.filled(x.astype(np.float64), missing)
+    x = np.asarray(x)
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    # torch has no negative strides, and warns of what it must not write.
+    return x.copy() if not x.flags.writeable or min(x.strides, default=0) < 0 else x
+
+
 def fastest(x: Any) -> Array:
     """Return a map as what is fastest for simple arithmetic: NumPy's array, unless NumPy cannot read it."""
     if isinstance(x, np.ndarray):

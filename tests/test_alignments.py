@@ -108,6 +108,27 @@ def test_a_constant_prediction_has_no_scale(fit):
     assert fit(torch.full((1, 3), 0.1), gt) == (0, {"least_squares": 3, "l1": 2}[fit.__name__])
 
 
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.__name__)
+def test_arrays_of_numpy_are_maps_too(fit):
+    rng = np.random.default_rng(0)
+    pred, gt = 1 + rng.random((2, 2, 5, 6)).astype(np.float32)
+    mask = rng.random((2, 5, 6)) < 0.7
+    expected = fit(*map(torch.from_numpy, (pred, gt, mask)))
+    for p, g, m in (
+        (pred, gt, mask.astype(np.uint8) * 255),
+        (pred[:, ::-1], gt[:, ::-1], mask[:, ::-1]),
+        (pred.astype(">f4"), torch.from_numpy(gt), mask),
+        (np.ma.masked_array(pred, ~mask), gt, None),
+        (pred, gt, np.ma.masked_array(np.ones(mask.shape, bool), ~mask)),
+    ):
+        for a, b in zip(fit(p, g, m), expected, strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=0)
+    assert torch.equal(expected.apply(pred[:, ::-1]), expected.apply(torch.from_numpy(pred)).flip(1))
+    text = "pred must be [B, ..., H, W] of the B = 2 aligned maps; got (2, 6)"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        expected.apply(pred[0, :2])
+
+
 def test_a_negative_scale_is_found():
     pred = torch.tensor([[1.0, 2.0, 3.0]])
     for fit in (align.least_squares, align.l1):

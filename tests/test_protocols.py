@@ -1,5 +1,6 @@
 """Each protocol against the NumPy form of its source, the golden numbers of one of them, and the edges."""
 
+import copy
 import dataclasses
 import importlib
 import math
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from depthloss import arrays, metrics
-from depthloss.metrics import Maps, measure
+from depthloss.metrics import DepthMetrics, Maps, image_metrics, measure
 from depthloss.protocols import KINDS, Protocol, ProtocolMetrics, load_protocol, protocol_names
 from depthloss.protocols.crops import crop_slices
 from depthloss.protocols.sizes import resized, sampled
@@ -382,6 +383,53 @@ def test_the_means_of_a_batch():
     pred[0, 3, 3] = torch.nan
     measured.update(pred[:1], gt[:1].clamp(min=1))
     assert int(measured.compute()["nonfinite"]) == 1 and torch.isnan(measured.compute()["rmse"])
+
+
+def test_arrays_as_numpy_has_them():
+    pred, gt, mask = scene(**HOLES)
+    protocol = load_protocol("marigold")
+
+    def scored(*maps):
+        return protocol.score(protocol.prepare(*maps))
+
+    expected = scored(pred, gt, mask)
+    assert scored(np.ma.masked_array(pred), np.ma.masked_array(gt, ~mask)) == expected
+    assert scored(pred, gt, np.ma.masked_array(np.ones(gt.shape, np.uint8), ~mask)) == expected
+    assert scored(pred.astype(">f8"), gt, mask.astype(np.uint8) * 255) == expected
+    fixed = np.broadcast_to(pred, pred.shape)  # Torch warns of arrays that it must not write.
+    assert not fixed.flags.writeable and arrays.as_map(fixed).flags.writeable
+    assert scored(fixed, gt, mask) == expected
+    flipped = scored(pred[:, ::-1], gt[:, ::-1], mask[:, ::-1])
+    assert flipped == pytest.approx(expected, rel=1e-12)
+    assert scored(pred[::2, ::-2], gt, mask) == scored(pred[::2, ::-2].copy(), gt, mask)
+    hole = np.zeros(pred.shape, bool)
+    hole[3, 3] = mask[3, 3] = True
+    gt[3, 3] = 2.0
+    assert protocol.prepare(np.ma.masked_array(pred, hole), gt, mask).counts["nonfinite"] == 1
+    for metric in (ProtocolMetrics("marigold"), DepthMetrics(1e-3, 10.0)):
+        of_tensors = copy.deepcopy(metric)
+        metric.update(pred[None], gt[None], mask[None].astype(np.float32))
+        of_tensors.update(*(torch.from_numpy(x)[None, None] for x in (pred, gt, mask)))
+        assert all(torch.equal(x, of_tensors.compute()[name]) for name, x in metric.compute().items())
+        with pytest.raises(ValueError, match=r"must (all )?be \[B, (1, )?H, W\] or \[B, .*; got"):
+            metric.update(pred, gt)
+
+
+def test_what_is_measured():
+    pred, gt, valid = scene(density=0.7)
+    names = ("abs_rel", "rmse")
+    expected = measure(names, Maps(*map(torch.from_numpy, (pred, gt, valid))))
+    assert measure(names, Maps(pred, gt, valid)) == expected
+    assert measure(names, Maps(pred, gt, valid.astype(np.float32))) == expected
+    assert measure(names, Maps(pred, np.ma.masked_array(gt), valid.astype(np.uint8) * 255)) == expected
+    with pytest.raises(ValueError, match=r"pred, gt and valid must be \[H, W\] of one size; got .*\(1, "):
+        Maps(pred[None], gt[None], valid[None])
+    with pytest.raises(TypeError, match=r"which must be names of metrics, as \['abs_rel'\]; got one name"):
+        measure("abs_rel", Maps(pred, gt, valid))
+    p, g = torch.from_numpy(pred), torch.from_numpy(gt) + 1
+    with pytest.raises(ValueError, match=r"p and g must both be \[N\], the valid pixels; got \[1\] and \["):
+        image_metrics(p[0, :1], g[0])
+    assert torch.equal(image_metrics(p[0].float(), g[0]), image_metrics(p[0].float().numpy(), g[0].double()))
 
 
 def test_the_means_of_clips():

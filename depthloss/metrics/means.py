@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..arrays import Array, as_map
 from .exact import WIDTH, from_digits, to_digits
 from .table import (
     METRICS,
@@ -54,21 +55,23 @@ class DepthMetrics(Metric):
         for name in ("images", "empty", "nonfinite"):
             _add_counts(self, name)
 
-    def update(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> None:
-        """Add a batch.
+    def update(self, pred: Array, gt: Array, mask: Array | None = None) -> None:
+        """Add a batch, of tensors or of arrays of NumPy.
 
         Args:
-            pred: [B, 1, H, W] depth in metres.
-            gt: [B, 1, H, W] depth in metres, 0 = invalid.
-            mask: [B, 1, H, W], True = keep; None = every pixel.
+            pred: [B, 1, H, W] or [B, H, W] depth in metres.
+            gt: likewise depth in metres, 0 = invalid.
+            mask: likewise, True = keep; None = every pixel.
 
         Raises:
             ValueError: the shapes differ.
         """
+        pred, gt = torch.as_tensor(as_map(pred)), torch.as_tensor(as_map(gt))
+        mask = mask if mask is None else torch.as_tensor(as_map(mask, 0.0))
         shapes = [tuple(x.shape) for x in (pred, gt, mask) if x is not None]
-        if len(set(shapes)) != 1 or pred.ndim != 4 or pred.shape[1] != 1:
-            raise ValueError(f"pred, gt and mask must all be [B, 1, H, W]; got shapes {shapes}")
-        pred, valid = pred.detach().float(), valid_pixels(gt, self.min_depth, self.max_depth, mask)
+        if len(set(shapes)) != 1 or not (pred.ndim == 3 or pred.ndim == 4 and pred.shape[1] == 1):
+            raise ValueError(f"pred, gt and mask must all be [B, 1, H, W] or [B, H, W]; got shapes {shapes}")
+        pred, valid = pred.float(), valid_pixels(gt, self.min_depth, self.max_depth, mask)
         self.nonfinite += (valid & ~pred.isfinite()).sum()
         pred = clamped(pred, self.min_depth, self.max_depth)
         # One by one, so that neither the batch nor its order changes a bit of an image's numbers.

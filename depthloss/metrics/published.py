@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arrays import Array
+from ..arrays import Array, as_map
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, edge_metrics, is_dense
 from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
@@ -21,18 +21,21 @@ from .video import temporal_alignment_error
 
 @dataclass(frozen=True)
 class Maps:
-    """What the metrics of one image are taken of.
+    """What the metrics of one image are taken of: tensors, as which arrays of NumPy are kept.
 
     Attributes:
-        pred: depth, float64 [H, W] in metres, NaN where it is not finite.
-        gt: depth, float64 [H, W] in metres.
-        valid: bool [H, W], the pixels that count.
+        pred: depth, [H, W] in metres, NaN where it is not finite.
+        gt: depth, [H, W] in metres.
+        valid: [H, W], non-zero = the pixel counts; kept as bool.
         max_depth: the largest depth that a prediction can have, in metres; for units that are a share of it.
         edge_ratio: of neighbouring depths, beyond which `EDGE_METRICS` see a discontinuity.
         edges: bool [H, W], the depth edges of iBims-1; None = unknown.
         planes: int [H, W], which plane a pixel is of, from 1 on, 0 = none; None = unknown.
         normals: float [planes, 3], the true unit normals of the planes, x to the right, y forward, z up.
         intrinsics: float [3, 3], of a pixel whose centre is a whole number, from 0 on; None = unknown.
+
+    Raises:
+        ValueError: pred, gt and valid are not [H, W] of one size.
     """
 
     pred: Tensor
@@ -44,6 +47,19 @@ class Maps:
     planes: Tensor | None = None
     normals: Tensor | None = None
     intrinsics: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the sizes, and make tensors of arrays."""
+        for name in ("pred", "gt", "valid", "edges", "planes", "normals", "intrinsics"):
+            if (x := getattr(self, name)) is not None:
+                object.__setattr__(
+                    self, name, torch.as_tensor(as_map(x, 0.0 if name == "valid" else math.nan))
+                )
+        if self.valid.dtype != torch.bool:
+            object.__setattr__(self, "valid", self.valid != 0)
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("pred", "gt", "valid")}
+        if len(set(shapes.values())) != 1 or self.gt.ndim != 2:
+            raise ValueError(f"pred, gt and valid must be [H, W] of one size; got {shapes}")
 
     @functools.cached_property
     def dense(self) -> bool:
@@ -251,7 +267,10 @@ def measure(which: Iterable[str], maps: Maps) -> dict[str, float]:
 
     Raises:
         ValueError: there is no metric of a name.
+        TypeError: one name in the place of several.
     """
+    if isinstance(which, str):
+        raise TypeError(f"which must be names of metrics, as [{which!r}]; got one name")
     pixels = Pixels(pixel_vector(maps.pred, maps.valid), pixel_vector(maps.gt, maps.valid))
     return measure_all(which, [pixels], lambda i: maps)[0]
 

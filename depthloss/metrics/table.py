@@ -291,7 +291,15 @@ def image_metrics(p: Tensor, g: Tensor) -> Tensor:
 
     Returns:
         float64 [metrics], as `METRICS` and in its units. NaN without a pixel.
+
+    Raises:
+        ValueError: p and g are not both [N]: maps go to `measure`.
     """
+    p, g = (double(torch.as_tensor(x)) for x in (p, g))
+    if p.shape != g.shape or p.ndim != 1:
+        raise ValueError(
+            f"p and g must both be [N], the valid pixels; got {list(p.shape)} and {list(g.shape)}"
+        )
     pixels = Pixels(p, g)
     of_terms = torch.stack(list(means(terms(), [pixels]).values()))[:, 0].to(p.device)
     of_means = dict(zip(pooled(), pool(of_terms), strict=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..arrays import Array, as_map
 from ..metrics.exact import WIDTH, from_digits, to_digits
 from . import load_protocol
 from .protocol import Protocol
@@ -45,8 +46,8 @@ class ProtocolMetrics(Metric):
         }.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None, **extras: Any) -> None:
-        """Add a batch.
+    def update(self, pred: Array, gt: Array, mask: Array | None = None, **extras: Any) -> None:
+        """Add a batch, of tensors or of arrays of NumPy.
 
         Args:
             pred: [B, h, w] or [B, 1, h, w]; for a protocol of clips [B, T, h, w].
@@ -58,15 +59,23 @@ class ProtocolMetrics(Metric):
             ValueError: the shapes do not fit.
         """
         given = {"pred": pred, "gt": gt, "mask": mask, **extras}
-        batch = {name: x.detach() for name, x in given.items() if x is not None}
+        batch = {
+            name: torch.as_tensor(as_map(x, 0.0 if name == "mask" else torch.nan))
+            for name, x in given.items()
+            if x is not None
+        }
         if not self.protocol.per_clip:
             for name in ("pred", "gt", "mask"):
                 if name in batch and batch[name].ndim == 4 and batch[name].shape[1] == 1:
                     batch[name] = batch[name][:, 0]
+        shapes = {name: tuple(x.shape) for name, x in batch.items()}
+        dims = 4 if self.protocol.per_clip else 3
+        if any(batch[name].ndim != dims for name in ("pred", "gt", "mask") if name in batch):
+            form = "[B, T, H, W]" if self.protocol.per_clip else "[B, H, W] or [B, 1, H, W]"
+            raise ValueError(f"pred, gt and mask must be {form}; got {shapes}")
         if len({len(x) for x in batch.values()}) != 1:
-            shapes = {name: tuple(x.shape) for name, x in batch.items()}
             raise ValueError(f"all of a batch must be equally many; got {shapes}")
-        several = [{name: x[i] for name, x in batch.items()} for i in range(len(pred))]
+        several = [{name: x[i] for name, x in batch.items()} for i in range(len(batch["pred"]))]
         maps = [(one.pop("pred"), one.pop("gt"), one.pop("mask", None)) for one in several]
         frames = self.protocol.convert([self.protocol.match(*one, self.kind) for one in maps], self.kind)
         self.nonfinite += sum(frame.counts["nonfinite"] for frame in frames)

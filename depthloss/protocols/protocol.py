@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import Array, between, chosen, double, fastest
+from ..arrays import Array, as_map, between, chosen, double, fastest
 from ..checks import check_flag, check_number, check_whole, one_of
 from ..metrics import Maps, PerClip, Pixels, mean, measure_all, metric
 from .convert import disparity, frames
@@ -236,7 +236,8 @@ class Protocol:
         """Bring a prediction to the size of its ground truth, and find the pixels that count.
 
         Args:
-            pred: [h, w], of a clip [T, h, w]; NaN where it has no value. NumPy or torch.
+            pred: [h, w], of a clip [T, h, w]; NaN where it has no value. NumPy or torch; what a masked array
+                masks has no value.
             gt: depth [H, W] or [T, H, W] in metres; anything <= 0 or not finite is invalid.
             mask: likewise, True = keep; None = every pixel.
             kind: of the prediction, one of `KINDS`; None = that of the protocol.
@@ -246,11 +247,11 @@ class Protocol:
         """
         kind = kind or self.kind
         self.aligned_by(kind)
-        gt = fastest(gt.detach() if isinstance(gt, Tensor) else gt)
-        pred = fastest(pred.detach().to(_device(gt)) if isinstance(pred, Tensor) else pred)
+        gt, pred = fastest(as_map(gt)), as_map(pred)
+        pred = fastest(pred.to(_device(gt)) if isinstance(pred, Tensor) else pred)
         given = {"pred": pred, "gt": gt}
         if mask is not None:
-            given["mask"] = mask = fastest(torch.as_tensor(mask, device=_device(gt))) != 0
+            given["mask"] = mask = fastest(torch.as_tensor(as_map(mask, 0.0), device=_device(gt))) != 0
         dims = 3 if self.per_clip else 2
         if any(x.ndim != dims for x in given.values()) or (
             pred.shape[:-2] != gt.shape[:-2] or (mask is not None and mask.shape != gt.shape)
