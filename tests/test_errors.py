@@ -90,6 +90,18 @@ def test_inputs_that_are_no_tensors():
             ("unknown loss 'sparse-sill'; did you mean 'silog'? Known: g2", "; each also with the prefix"),
         ),
         (lambda: dl.build_loss("my-l1"), ValueError, ("unknown loss 'my-l1'",)),
+        (lambda: dl.build_loss("SILogLoss"), ValueError, ("'SILogLoss'; did you mean 'silog'?",)),
+        (
+            lambda: dl.build_loss("midas"),
+            ValueError,
+            ("published models train with is built by depthloss.recipe",),
+        ),
+        (
+            lambda: dl.recipe("sparse-midas"),
+            ValueError,
+            ("a recipe takes no prefix: recipe('midas'), and give it the mask gt > 0",),
+        ),
+        (lambda: dl.recipe("sparse-l1"), ValueError, ("is a loss: depthloss.build_loss('sparse-l1')",)),
         (
             lambda: dl.build_loss("ssi", beta=1),
             TypeError,

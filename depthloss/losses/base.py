@@ -22,7 +22,7 @@ Metrics: TypeAlias = dict[str, Tensor]
 
 
 def _nearest(name: object, known: Iterable[str]) -> str | None:
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
     return repr(match[0]) if match else None
 
 

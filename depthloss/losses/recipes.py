@@ -10,7 +10,7 @@ from typing import Any
 from ..checks import check_number, check_scales
 from ..spec import Domain, Gradient, GradientSpec, Group, GtRange, LossSpec, Moments, Penalty, Pixel
 from .base import DepthLoss, check_known, did_you_mean, single_group
-from .registry import build_loss, loss_class
+from .registry import LOSSES, build_loss, loss_class
 
 _COMMON = ("gt_range", "backend", "process_group")
 
@@ -269,6 +269,11 @@ def recipe(name: str, **overrides: Any) -> DepthLoss:
         TypeError: unknown keyword.
     """
     if not isinstance(name, str) or name not in RECIPES:
+        base = name.removeprefix("sparse-") if isinstance(name, str) else ""
+        if base in RECIPES:
+            raise ValueError(f"a recipe takes no prefix: recipe({base!r}), and give it the mask gt > 0")
+        if base in LOSSES:
+            raise ValueError(f"{name!r} is a loss: depthloss.build_loss({name!r})")
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}")
     found = RECIPES[name]
     check_known(f"recipe {name!r}", found.parameters, overrides)

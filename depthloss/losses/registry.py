@@ -62,7 +62,8 @@ def find_loss(name: str) -> tuple[str, str]:
         raise ValueError(f"{base!r} is a preset: build_loss('{prefix}silog', preset={base!r})")
     if base not in LOSSES:
         raise ValueError(
-            f"unknown loss {name!r}{did_you_mean(base, LOSSES)}; each also with the prefix 'sparse-'"
+            f"unknown loss {name!r}{did_you_mean(base, LOSSES)}; each also with the prefix 'sparse-'. What "
+            "published models train with is built by depthloss.recipe"
         )
     return prefix, base
 
