@@ -216,11 +216,15 @@ def _memory(rows: list[dict]) -> str:
 
 def _where(data: dict, what: str = "Medians") -> str:
     m, v = data["machine"], data["versions"]
-    commit, _, dirty = data["commit"].partition("-")
     return (
         f"{what} on {m['cores']} CPU cores ({m['cpu_name']}), torch {v['torch']}, Python {v['python']}, "
-        f"commit {commit[:10]}{' with changes' * bool(dirty)}, {data['date'][:10]}."
+        f"{_when(data)}."
     )
+
+
+def _when(data: dict) -> str:
+    commit, _, dirty = data["commit"].partition("-")
+    return f"commit {commit[:10]}{' with changes' * bool(dirty)}, {data['date'][:10]}"
 
 
 def _other_losses(data: dict) -> str:
@@ -274,7 +278,8 @@ def speed() -> str:
         "Forward + backward, float32. eager, torch.compile: the time of the fastest form of each divided by "
         "ours (– was not measured). Memory: bytes per pixel beyond the inputs, at the peak."
     )
-    return "\n".join([*lines, "", f"{note} {_where(files[0])}"])
+    later = "" if _when(files[0]) == _when(files[1]) else f" The last two rows: {_when(files[1])}."
+    return "\n".join([*lines, "", f"{note} {_where(files[0])}{later}"])
 
 
 def recipes() -> str:
