@@ -25,12 +25,14 @@ CHECKS = {
 # What changes which backend runs, and how fast.
 _VARIABLES = ("DEPTHLOSS_CPU_LIBRARY", "TRITON_INTERPRET", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
+_MISSING = "not installed"
+
 
 def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return _MISSING
 
 
 def cpu_name() -> str:
@@ -38,6 +40,11 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
     return names[0] if names else platform.machine()
+
+
+def threads(number: int) -> str:
+    """A number of threads in words."""
+    return f"{number} thread{'s' * (number != 1)}"
 
 
 def report() -> dict[str, str]:
@@ -50,7 +57,7 @@ def report() -> dict[str, str]:
         "triton": _version("triton"),
         "cuda": torch.version.cuda or "torch was built without it",
         "hip": torch.version.hip or "torch was built without it",
-        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{threads(torch.get_num_threads())}, {torch.backends.cpu.get_cpu_capability()}",
     }
     for package in ("numpy", "lightning"):
         lines[package] = _version(package)
@@ -84,7 +91,8 @@ def tested_here() -> dict[str, str]:
         rows = [row for row in tested() if row["check"] in names]
         found = [row for row in rows if row[package] == here]
         others = ", ".join(dict.fromkeys(row[package] for row in rows))
-        lines[f"{package} {here}"] = "; ".join(map(_outcome, found)) or f"not tried; tried were {others}"
+        name, why = (package, here) if here == _MISSING else (f"{package} {here}", "not tried")
+        lines[name] = "; ".join(map(_outcome, found)) or f"{why}; tried were {others}"
     return lines
 
 

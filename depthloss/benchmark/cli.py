@@ -211,7 +211,7 @@ def main(argv: list[str]) -> int:
     where = result["machine"]
     print(
         "Forward + backward, float32, medians; the other forms as multiples of our time.\n"
-        f"{where['gpu'] or where['cpu']}, {where['threads']} threads, torch {torch.__version__}."
+        f"{where['gpu'] or where['cpu']}, {env.threads(where['threads'])}, torch {torch.__version__}."
     )
     for text in result["left_out"]:
         print(f"left out: {text}")
