@@ -25,6 +25,13 @@ def usage() -> str:
     return f"usage: depthloss COMMAND ...\n\n{rows}\n\n`depthloss COMMAND --help` says more.\n"
 
 
+def _program() -> str:
+    """What was typed: "depthloss", or a script of the user's own that calls `main`."""
+    script = os.path.basename(sys.argv[0])
+    own = script.endswith(".py") and script != "__main__.py"
+    return f"python {sys.argv[0]}" if own else "depthloss"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 2 where there is none of that name, or where it needs packages that are missing."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -56,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         except BrokenPipeError:  # `| head` has what it wanted; nothing more can be written.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-    with importlib.import_module("depthloss.training.command").started_as(f"{name}.py", f"depthloss {name}"):
+    commands = importlib.import_module("depthloss.training.command")
+    with commands.started_as(f"{name}.py", f"{_program()} {name}"):
         return command.main(rest) or 0
 
 

@@ -52,6 +52,14 @@ def test_a_command_without_its_packages_says_what_to_install(name, capsys, monke
     )
 
 
+@pytest.mark.parametrize("script, program", [("npz_folder.py", "python npz_folder.py"), ("-m", "depthloss")])
+def test_a_script_of_the_users_own_is_named(script, program, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script])
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "nowhere"])
+    assert capsys.readouterr().err == f"{program} evaluate: error: nowhere: no such checkpoint\n"
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
 def test_the_commands_of_the_training(name, capsys):
     with pytest.raises(SystemExit) as end:

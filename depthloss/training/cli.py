@@ -268,13 +268,13 @@ def _stoppable(trainer: L.Trainer, run_dir: Path, advice: Callable[[], str]) -> 
     try:
         yield
     except SIGTERMException as error:
-        raise Stopped(f"stopped by SIGTERM in epoch {trainer.current_epoch}; {advice()}", 143) from error
+        raise Stopped(f"stopped by SIGTERM in epoch {trainer.current_epoch + 1}; {advice()}", 143) from error
     except SystemExit as error:
         # Lightning turns Ctrl-C into this, and then ignores further ones.
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
-        raise Stopped(f"stopped by Ctrl-C in epoch {trainer.current_epoch}; {advice()}", 130) from error
+        raise Stopped(f"stopped by Ctrl-C in epoch {trainer.current_epoch + 1}; {advice()}", 130) from error
     except Exception as error:
         # The loggers, which also write, may fail once more while Lightning handles the first failure.
         for cause in chain(error):

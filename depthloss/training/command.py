@@ -36,8 +36,13 @@ def started_as(script: str, command: str) -> Iterator[None]:
 
 
 def program(script: str) -> str:
-    """What the user typed to run a script: ``"train.py"``, or ``"depthloss train"``."""
+    """The name of a script in its help and errors: ``"train.py"``, or ``"depthloss train"``."""
     return _started.get(script, script)
+
+
+def typed(script: str) -> str:
+    """What the user types to run a script: ``"python train.py"``, or ``"depthloss train"``."""
+    return _started.get(script, f"python {script}")
 
 
 def start_log(argv: Sequence[str], level: int = logging.INFO) -> list[str]:

@@ -133,7 +133,7 @@ def test_an_overflow_lowers_the_scale_and_is_counted_apart(tiny_net, caplog):
     assert (recorder.logged["train/overflow_steps"], recorder.logged["train/skipped_steps"]) == (4, 1)
     lines = [m for m in caplog.messages if "skipped" in m]
     assert (
-        lines[0] == "epoch 0, step 2 skipped: a scaled gradient overflowed (1 in all), the scale is now 32768"
+        lines[0] == "epoch 1, step 2 skipped: a scaled gradient overflowed (1 in all), the scale is now 32768"
     )
     assert "loss or gradient not finite (1 in all, 1 in a row), samples: nan" in lines[4]
 

@@ -109,7 +109,7 @@ def test_no_test_without_a_checkpoint(train, caplog, with_callback):
     with caplog.at_level(logging.WARNING, "depthloss"):
         run = train(*TEST_SET)
     assert caplog.messages == [
-        "epoch 0 was cut short: no checkpoint of it is kept",
+        "epoch 1 was cut short: no checkpoint of it is kept",
         "no test: there is no checkpoint, as no epoch was finished",
     ]
     assert "test/abs_rel" not in run.trainer.callback_metrics

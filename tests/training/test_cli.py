@@ -130,6 +130,12 @@ def test_without_a_configuration_file_the_first_line_says_what_runs(tmp_path, mo
     assert "Without CONFIG.yaml the quick start runs at once" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_run_on_other_data_is_called_by_their_name():
+    assert effective("--datasets.train.dataset", "kitti")["name"] == "kitti"
+    with pytest.raises(ConfigError, match="no checkpoint runs/kitti/checkpoints/last.ckpt"):
+        cli.run(["--datasets.train.dataset=kitti", "--resume"])
+
+
 def test_a_nested_keyword_of_the_loss():
     for value in ("centre", "support"):
         cfg, _ = parse(None, ["--model.loss.gradient.mask", value])
@@ -217,8 +223,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path, key, nearest):
         (["--gpus", "first"], ["--gpus first", "0,1", "cpu"]),
         (["--gpus"], ["--gpus needs a value"]),
         (["--resume", "c.yaml"], ["--resume c.yaml", "configuration file comes first"]),
-        (["--max-epochs", "1", "c.yaml"], ["c.yaml: the configuration file comes first: train.py c.yaml"]),
-        (["--profile-loss", "c.yaml"], ["c.yaml: the configuration file comes first: train.py c.yaml"]),
+        (["--max-epochs", "1", "c.yaml"], ["c.yaml: the configuration file comes first: python train.py c."]),
+        (["--profile-loss", "c.yaml"], ["c.yaml: the configuration file comes first: python train.py c."]),
         (["absent.yaml"], ["absent.yaml", "cannot be read"]),
         (["--model.depth_net.name", "PackNet01"], ["PackNet01", "ResNetSAN01"]),
         (["--trainer.max_epochs"], ["trainer.max_epochs", "expected one argument"]),
@@ -377,7 +383,7 @@ def test_an_epoch_that_was_cut_short_leaves_no_checkpoint(train, caplog, with_ca
         run = train()
     assert run.trainer.global_step == 4
     assert torch.load(run.directory / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
-    assert "epoch 1 was cut short: no checkpoint of it is kept" in caplog.messages
+    assert "epoch 2 was cut short: no checkpoint of it is kept" in caplog.messages
 
 
 def test_checkpoints_every_few_epochs_and_at_the_end(train, monkeypatch):

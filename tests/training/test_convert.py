@@ -107,7 +107,7 @@ def test_kitti_is_read_back(kitti, tmp_path, capsys):
 def test_the_printed_command_trains_on_it(kitti, selection, tmp_path, capsys):
     run("kitti-dc", kitti[0], tmp_path / "out")
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert command[:2] == ["python", "train.py"]
+    assert command[:2] == ["depthloss", "train"]
     cfg, _ = parse(None, command[2:])
     sections = {split: getattr(cfg.datasets, split) for split in ("train", "validation", "test")}
     data = DepthData(sections, cfg.datasets.image_shape, 0.1, 80.0, cfg.datasets.augmentation)

@@ -13,6 +13,7 @@ import yaml
 
 from depthloss.metrics.table import METRICS
 from depthloss.training import cli as training
+from depthloss.training.command import started_as
 from depthloss.training.configuration import sections as config
 from depthloss.training.data import DataError, build_dataset, write_depth_png, write_rgb
 from depthloss.training.errors import ConfigError
@@ -113,6 +114,12 @@ def test_end_to_end(run_dir, capsys, monkeypatch):
         assert title in printed
     assert printed.count("\nprotocol: 0.05 m < gt < 100 m") == 4
     assert "<html" in (out / "report.html").read_text()[:500].lower()
+
+
+def test_the_report_has_the_command_that_was_typed(run_dir):
+    with started_as("evaluate.py", "depthloss evaluate"):
+        found = evaluated("runs/run")
+    assert found.candidate.origin["command"].startswith("depthloss evaluate runs/run ")
 
 
 def test_a_run_directory_means_its_best(run_dir):
@@ -283,7 +290,7 @@ def test_the_start_of_the_training_need_not_be_here(run_dir):
         (["runs/run", "--out=file"], "--out file: file is a file; choose another folder"),
         (["runs/run", "--device=cuda:77"], "--device cuda:77: not usable here"),
         (["runs/run", "--baseline=torn.ckpt"], "torn.ckpt: the file is damaged, or no checkpoint"),
-        (["weights.ckpt"], "weights.ckpt: not a checkpoint of train.py"),
+        (["weights.ckpt"], "weights.ckpt: not a checkpoint of depthloss train"),
         (["other.ckpt"], "other.ckpt: its weights do not fit the network that it names"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_signal_in_the_first_epoch(main, train, stop_at, caplog, how, status, 
     stop_at(0, 1, how)
     assert main() == (
         status,
-        f"train.py: error: stopped by {name} in epoch 0; no epoch was finished, so there is no checkpoint to "
+        f"train.py: error: stopped by {name} in epoch 1; no epoch was finished, so there is no checkpoint to "
         "resume from; the same command starts over",
     )
     assert signal.getsignal(signal.SIGINT) is handler
@@ -71,7 +71,7 @@ def test_a_signal_in_the_first_epoch(main, train, stop_at, caplog, how, status, 
 def test_a_signal_later(main, stop_at, how, status, name):
     stop_at(1, 1, how)
     last = "runs/run/checkpoints/last.ckpt"
-    line = f"train.py: error: stopped by {name} in epoch 1; resume with: train.py --resume {last}"
+    line = f"train.py: error: stopped by {name} in epoch 2; resume with: python train.py --resume {last}"
     assert main() == (status, line)
     assert cli.run(["--resume", last]).trainer.global_step == 6
     assert torch.load(last, weights_only=True)["epoch"] == 1

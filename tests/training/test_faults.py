@@ -192,7 +192,7 @@ def test_a_full_disk(train):
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"train.py: error: {LAST.resolve()} could not be written: file too large: raise the limit "
-        f"(ulimit -f); what was there before is intact; resume with: train.py --resume {LAST}"
+        f"(ulimit -f); what was there before is intact; resume with: python train.py --resume {LAST}"
     )
     assert LAST.read_bytes() == before
     assert sorted(p.name for p in LAST.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -295,7 +295,7 @@ def test_a_loss_that_turns_nan(main, monkeypatch, epochs):
         assert (status, len(steps)) == (1, 9)
         best = LAST.with_name("best.ckpt").resolve()
         assert line == (
-            "train.py: error: epoch 2: no step of the last epoch had a finite loss and gradient. Lower "
+            "train.py: error: epoch 3: no step of the last epoch had a finite loss and gradient. Lower "
             "model.optimizer.depth.lr, raise model.scheduler.warmup_steps, or use --trainer.precision 32-true"
             f"; start another run from {best}, which is whole, by --model.init_from"
         )
@@ -313,7 +313,7 @@ def test_weights_that_are_not_finite_end_the_run(main, with_callback, step):
     status, line = main("--max-epochs=3")
     assert status == 1
     assert line.startswith(
-        "train.py: error: epoch 1: the weights are not finite, first model.depth_net.head.1.weight (group "
+        "train.py: error: epoch 2: the weights are not finite, first model.depth_net.head.1.weight (group "
         "Depth, lr 0.01), 1 tensor in all. Lower model.optimizer.depth.lr, "
     )
     for name in ("best", "last"):

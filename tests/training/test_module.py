@@ -189,7 +189,7 @@ def test_ten_in_a_row_stop_the_training(tiny_net):
     with pytest.raises(TrainingDiverged) as error:
         fit(module, frames(14, bad=tuple(range(2, 14))))
     text = str(error.value)
-    for word in ("10 steps in a row", "epoch 0", "frame-11", "model.optimizer.depth.lr"):
+    for word in ("10 steps in a row", "epoch 1", "frame-11", "model.optimizer.depth.lr"):
         assert word in text
     assert module.guard.skipped == 10
 

@@ -71,7 +71,7 @@ def test_one_file_is_all(tmp_path, monkeypatch, capsys):
     file.write_text(code, encoding="utf-8")
     monkeypatch.setitem(DATASETS, "npz-folder", None)  # gone again at the end
     train = ["train", "--datasets.train.dataset=npz-folder", "--print_config"]
-    for command, text in ((train, "limit: null"), (["evaluate", "--help"], "usage: depthloss evaluate")):
+    for command, text in ((train, "limit: null"), (["evaluate", "--help"], f"usage: python {file} evaluate")):
         monkeypatch.setattr("sys.argv", [str(file), *command])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(file), run_name="__main__")

@@ -107,9 +107,10 @@ def test_what_to_do_after_a_stop_names_the_network(here):
     (here / "checkpoints").mkdir()
     (here / "checkpoints/last.ckpt").touch()
     text = training.how_to_resume(Path("checkpoints"), NAME)
-    assert text == f"resume with: train.py --resume checkpoints/last.ckpt --model.depth_net.name {NAME}"
+    resume = "resume with: python train.py --resume checkpoints/last.ckpt"
+    assert text == f"{resume} --model.depth_net.name {NAME}"
     text = training.how_to_resume(Path("checkpoints"), "ResNetSAN01")
-    assert text == "resume with: train.py --resume checkpoints/last.ckpt"
+    assert text == resume
 
 
 # ---- what the configuration says of it

@@ -17,6 +17,7 @@ from depthloss.training.checkpoints.stored import (
     own_checkpoint_dir,
     read_checkpoint,
 )
+from depthloss.training.command import typed
 from depthloss.training.configuration.networks import check_trusted
 from depthloss.training.configuration.parser import parse
 from depthloss.training.configuration.sections import (
@@ -59,7 +60,8 @@ def parse_from_checkpoint(which: str, arguments: list[str]) -> tuple[Namespace, 
         ConfigError: there is no such checkpoint, it has no configuration, or an argument does not go with it.
     """
     root = _given("trainer.default_root_dir", arguments) or TRAINER_DEFAULTS["default_root_dir"]
-    run_dir = Path(root) / (_given("name", arguments) or QUICK_START["name"])
+    name = _given("name", arguments) or _given("datasets.train.dataset", arguments) or QUICK_START["name"]
+    run_dir = Path(root) / name
     dirpath = _given("checkpoint.dirpath", arguments)
     checkpoint = find_checkpoint(which, Path(dirpath) if dirpath else own_checkpoint_dir(run_dir))
     if checkpoint is None:
@@ -213,7 +215,7 @@ def how_to_resume(checkpoint_dir: Path, network: str) -> str:
     if there := checkpoints_in(checkpoint_dir):
         newest = last if last in there else max(there, key=lambda p: p.stat().st_mtime)
         own = "" if network in NETWORKS else f" --model.depth_net.name {network}"
-        return f"resume with: train.py --resume {newest}{own}"
+        return f"resume with: {typed('train.py')} --resume {newest}{own}"
     return "no epoch was finished, so there is no checkpoint to resume from; the same command starts over"
 
 

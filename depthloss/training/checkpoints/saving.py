@@ -112,7 +112,7 @@ class EpochCheckpoint(ModelCheckpoint):
             due = not self.monitor.startswith("val/") or not interval or epochs % interval == 0
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             if self.monitor is None:
-                log.warning("epoch %d was cut short: no checkpoint of it is kept", trainer.current_epoch)
+                log.warning("epoch %d was cut short: no checkpoint of it is kept", trainer.current_epoch + 1)
         elif due:
             super().on_train_epoch_end(trainer, pl_module)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from depthloss.training.command import typed
 from depthloss.training.configuration.sections import LAST
 from depthloss.training.errors import ConfigError
 
@@ -56,7 +57,8 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[str], str | None]
         elif flag in SWITCHES and not equals:
             arguments.append(SWITCHES[flag])
         elif flag.endswith((".yaml", ".yml")) and not _awaits_value(arguments):
-            raise ConfigError(f"{flag}: the configuration file comes first: train.py {flag} --key value ...")
+            first = f"{typed('train.py')} {flag} --key value ..."
+            raise ConfigError(f"{flag}: the configuration file comes first: {first}")
         else:
             arguments.append(SHORT_FLAGS.get(flag, flag) + equals + value)
     return config_file, arguments, resume

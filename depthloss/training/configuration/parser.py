@@ -122,8 +122,10 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
     """
     arguments = spell_out_null(arguments)
     tree = read(config_file)
-    if config_file is None and last_value("datasets.train.dataset", tree, arguments) != "synthetic":
-        tree = OWN_DATA
+    if config_file is None:
+        chosen = last_value("datasets.train.dataset", tree, arguments)
+        if chosen != "synthetic":
+            tree = {**OWN_DATA, "name": str(chosen)}
     tree = move_loss_keys(without_null_sections(tree))
     tree, arguments = take_recipe(tree, [move_loss_flag(a) for a in arguments])
     where = "the configuration" if isinstance(config_file, Mapping) else str(config_file)

@@ -278,9 +278,8 @@ QUICK_START: dict[str, Any] = {
 }
 
 # Used without a configuration file where the command line names other data: the quick start's settings are
-# tuned to its rendered scenes.
+# tuned to its rendered scenes. The run is called by the name of the data set.
 OWN_DATA: dict[str, Any] = {
-    "name": "synthetic",
     "model": {
         "loss": {"supervised_method": "sparse-scale-adaptive"},
         "depth_net": {"sparse_branch": False},

@@ -152,7 +152,7 @@ def train_command(kind: str, folders: dict[str, Path]) -> list[str]:
     )
     height, width = first.load(0).depth.shape
     size = f"[192,{max(1, round(192 * width / height / 32)) * 32}]"
-    words = ["python", "train.py", "--name", kind, "--datasets.image_shape", size]
+    words = ["depthloss", "train", "--name", kind, "--datasets.image_shape", size]
     words += ["--model.params.max_depth", f"{source.max_depth:g}"]
     if (train / "input_depth").is_dir():
         words += ["--model.depth_net.sparse_branch", "true"]

@@ -21,6 +21,7 @@ from depthloss.training.command import (
     parse_flags,
     program,
     start_log,
+    typed,
 )
 from depthloss.training.configuration.build import input_option
 from depthloss.training.data import DataError, DepthDataset
@@ -151,8 +152,8 @@ def _parse(argv: list[str]) -> tuple[Namespace, list[str]]:
             f"{program('evaluate.py')} CHECKPOINT [--baseline CHECKPOINT] [--flag value ...]\n"
             f"       {program('evaluate.py')} {USAGE}"
         ),
-        description="Evaluate a checkpoint of train.py, or with --pred folders of predictions of any model; "
-        "--protocols --help shows the flags of that form.",
+        description="Evaluate a checkpoint of depthloss train, or with --pred folders of predictions of any "
+        "model; --protocols --help shows the flags of that form.",
         epilog=EPILOG,
         exit_on_error=False,
         allow_abbrev=False,
@@ -282,7 +283,7 @@ def _input(name: str, run: Run, candidate: Run, data: DepthDataset) -> tuple[boo
 def _origin(argv: list[str], run: Run, candidate: Run, frames: int) -> dict[str, Any]:
     section = getattr(candidate.cfg.datasets, candidate.split)
     return {
-        "command": f"python evaluate.py {shlex.join(argv)}",
+        "command": f"{typed('evaluate.py')} {shlex.join(argv)}",
         "checkpoint": str(run.path),
         "weights": "running average" if run.averaged else "as trained",
         "trained": f"{plural(run.epochs, 'epoch')}, {plural(run.steps, 'step')}",

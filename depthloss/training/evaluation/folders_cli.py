@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from depthloss.protocols import KINDS, Protocol, load_protocol, protocol_names
-from depthloss.training.command import DEBUG, check_at_least, parse_flags, program
+from depthloss.training.command import DEBUG, check_at_least, parse_flags, program, typed
 from depthloss.training.errors import ConfigError, did_you_mean
 from depthloss.training.evaluation.maps import evaluate_maps
 from depthloss.training.evaluation.report.files import FILES, write_files
@@ -97,7 +97,7 @@ def run(argv: list[str]) -> tuple[Path, list[Evaluation]] | None:
         ranges=_ranges(options.ranges),
         keep_going=options.keep_going,
         num_workers=options.num_workers,
-        origin={"command": f"python evaluate.py {shlex.join(argv)}"},
+        origin={"command": f"{typed('evaluate.py')} {shlex.join(argv)}"},
         progress=not options.no_progress,
     )
     print(text_tables(found), flush=True)

@@ -87,7 +87,9 @@ def load_run(
     state = read_checkpoint(path, "")
     tree, weights = config_in(path, state, ""), state.get("state_dict")
     if not tree or not weights or not isinstance(weights, dict):
-        raise ConfigError(f"{path}: not a checkpoint of train.py, it holds no configuration or no weights")
+        raise ConfigError(
+            f"{path}: not a checkpoint of depthloss train, it holds no configuration or no weights"
+        )
     # Of the section trainer only the run directory is needed; its other keys may name any class.
     trainer = tree.get("trainer") or {}
     tree = {**tree, "trainer": {k: v for k, v in trainer.items() if k == "default_root_dir"}}
@@ -106,7 +108,7 @@ def load_run(
         epochs = state.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
         counts = int(epochs.get("processed", state.get("epoch", 0))), int(state.get("global_step", 0))
     except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not a checkpoint of train.py ({error})") from error
+        raise ConfigError(f"{path}: not a checkpoint of depthloss train ({error})") from error
     return Run(
         path=path,
         name=cfg.name,

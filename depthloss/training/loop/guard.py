@@ -79,7 +79,7 @@ class StepGuard:
 
         Args:
             buffers: as for `keep`.
-            epoch: of the step, for the log line.
+            epoch: of the step, from 1, for the log line.
             step: likewise.
             names: of the samples.
 

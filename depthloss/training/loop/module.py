@@ -225,7 +225,7 @@ class DepthModule(L.LightningModule):
             self._log_step()
         else:
             try:
-                self.guard.skip(self.model.buffers(), self.current_epoch, self.global_step, self._names)
+                self.guard.skip(self.model.buffers(), self.current_epoch + 1, self.global_step, self._names)
             finally:
                 self.check_weights()
 
@@ -254,7 +254,7 @@ class DepthModule(L.LightningModule):
             if c.best_model_score is not None and c.best_model_score.isfinite()
         ]
         return TrainingDiverged(
-            f"epoch {self.current_epoch}: {what}. Lower model.optimizer.depth.lr, raise "
+            f"epoch {self.current_epoch + 1}: {what}. Lower model.optimizer.depth.lr, raise "
             f"model.scheduler.warmup_steps, or use --trainer.precision 32-true{''.join(kept[:1])}"
         )
 

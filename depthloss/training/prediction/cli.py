@@ -38,8 +38,8 @@ log = logging.getLogger("depthloss.prediction")
 
 _complain = functools.partial(complain, "predict.py")
 
-DESCRIPTION = """Predict the depth of images with a checkpoint of train.py. Every result has the size and the
-orientation in which a viewer shows the image."""
+DESCRIPTION = """Predict the depth of images with a checkpoint of depthloss train. Every result has the size
+and the orientation in which a viewer shows the image."""
 
 EPILOG = """Results are DIR/depth/NAME.png, DIR/npy/NAME.npy and DIR/preview/NAME.png, where NAME mirrors the
 folders of the images. What cannot be read is named at the end, with exit status 1; the rest is done."""
