@@ -198,6 +198,10 @@ def test_other_data(run_dir, folder_of_frames, caplog):
     assert network.samples[0].prediction.shape == (32, 64)
     again = evaluated("runs/run", "--data=synthetic", "--datasets.validation.length=1", "--out=x").candidate
     assert [row["name"] for row in again.frames] == ["room-000000"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "depthloss"):
+        evaluated("runs/run", "--data", folder_of_frames, "--datasets.validation.dataset=rgbd-folder")
+    assert "read as" not in caplog.text  # the kind was given
 
 
 def test_other_data_gets_none_of_the_former_s_options(run_dir, folder_of_frames):

@@ -173,6 +173,18 @@ def test_keywords_without_types_and_of_a_base_class(here):
     check_trusted(yaml.safe_load(text), ["mynets.Wider"], "x.ckpt", "--network")
 
 
+def test_the_commands_of_the_page(here, caplog):
+    """The quick start's width is a share of channels; that of the page's network is their number."""
+    commands = re.findall(r"^python train\.py (configs/\S+) (.*?)(?: +#.*)?$", PAGE, re.M)
+    assert len(commands) == 2
+    for file, arguments in commands:
+        words = [word for word in arguments.split() if word != "--help"]
+        cfg, _ = parse(Path(__file__).parents[2] / file, words)
+        assert cfg.model.depth_net.width == (32 if "32" in words else 16)
+    left_out = [text.partition(" left out")[0] for text in caplog.messages]
+    assert left_out == ["model.depth_net: sparse_branch", "model.depth_net: sparse_branch, width"]
+
+
 @pytest.mark.parametrize("name", [{}, {"name": "gone.Net"}])
 def test_in_the_place_of_the_network_of_a_file(here, caplog, name):
     cfg, _ = parse(tree(name | {"sparse_branch": False}), [GIVEN, "--model.depth_net.width=3"])

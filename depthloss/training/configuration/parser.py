@@ -136,12 +136,13 @@ def parse(config_file: str | Path | Mapping[str, Any] | None, arguments: list[st
             f"model.depth_net.name: the constructor of {name} has a keyword `name`, which chooses the "
             "network here: rename it"
         )
-    tree = leave_out_network(tree, last_value("model.depth_net.name", tree, []) or "ResNetSAN01", name)
+    flags = {flag_key(a) for a in arguments if a.startswith("--")}
+    of_file = last_value("model.depth_net.name", tree, []) or "ResNetSAN01"
+    tree = leave_out_network(tree, of_file, name, flags)
 
     defaults = dict(OPEN_SECTIONS)
     if last_value("datasets.train.dataset", tree, arguments, "synthetic") == "synthetic":
         defaults["datasets.validation"] = DatasetConfig("synthetic")
-    flags = {flag_key(a) for a in arguments if a.startswith("--")}
     mentioned = {*leaves(tree), *flags}
     choices, opened = {}, {}
     for section, default in defaults.items():

@@ -109,17 +109,21 @@ def leave_out(
     return {**tree, parts[0]: {**tree.get(parts[0], {}), parts[1]: kept}}
 
 
-def leave_out_network(tree: dict[str, Any], before: str, now: str) -> dict[str, Any]:
-    """Leave out what the file says of a network that the command line replaced."""
+def leave_out_network(tree: dict[str, Any], before: str, now: str, flags: Container[str]) -> dict[str, Any]:
+    """Leave out what the file says of a network that the command line replaced.
+
+    The new one keeps nothing: a width may be a number of channels here and a share of them there.
+    """
     if before == now:
         return tree
     try:
         former: Container[str] = keywords(network_class(before))
     except ConfigError:  # the class is not here, and need not be
         former = tree["model"]["depth_net"].keys() - {"name"}
-    known, values = keywords(network_class(now)), tree.get("model", {}).get("depth_net", {})
-    if foreign := [key for key in values if key in former and key not in known]:
-        log.warning("model.depth_net: %s left out: it is of %s, not of %s", ", ".join(foreign), before, now)
+    values = tree.get("model", {}).get("depth_net", {})
+    foreign = [key for key in values if key in former]
+    if named := [key for key in foreign if f"model.depth_net.{key}" not in flags]:
+        log.warning("model.depth_net: %s left out: it is of %s, not of %s", ", ".join(named), before, now)
     kept = {key: value for key, value in values.items() if key not in foreign}
     return {**tree, "model": {**tree.get("model", {}), "depth_net": kept}}
 

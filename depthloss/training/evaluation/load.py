@@ -99,7 +99,7 @@ def load_run(
         split = "test" if (sections.get("test") or {}).get("dataset") else "validation"
     chosen = (sections.get(split) or {}).get("dataset")
     try:
-        cfg, _ = parse(tree, [*_data_arguments(split, data, chosen), *overrides])
+        cfg, _ = parse(tree, [*_data_arguments(split, data, chosen, overrides), *overrides])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     model = build_model(cfg, pretrained=False)
@@ -146,7 +146,7 @@ def build_data(run: Run, min_depth: float, max_depth: float) -> DepthDataset:
     )
 
 
-def _data_arguments(split: str, data: str | None, chosen: str | None) -> list[str]:
+def _data_arguments(split: str, data: str | None, chosen: str | None, overrides: Sequence[str]) -> list[str]:
     if data is None:
         return []
     key = f"--datasets.{split}"
@@ -155,6 +155,8 @@ def _data_arguments(split: str, data: str | None, chosen: str | None) -> list[st
     if not os.path.exists(os.path.expanduser(data)):
         raise ConfigError(f"--data {data}: no such path, and no data set; known: {', '.join(DATASETS)}")
     arguments = [f"{key}.path={data}"]
+    if any(override.partition("=")[0] == f"{key}.dataset" for override in overrides):
+        return arguments
     if chosen is None or "path" not in dataset_options(chosen):
         log.info("--data %s: read as an rgbd-folder; %s.dataset NAME chooses another kind", data, key)
         arguments.append(f"{key}.dataset=rgbd-folder")
