@@ -87,7 +87,10 @@ def test_inputs_that_are_no_tensors():
         (
             lambda: dl.build_loss("sparse-sill"),
             ValueError,
-            ("unknown loss 'sparse-sill'; did you mean 'silog'? Known: g2", "; each also with the prefix"),
+            (
+                "unknown loss 'sparse-sill'; did you mean 'sparse-silog'? Known: g2",
+                "; each also with the prefix",
+            ),
         ),
         (lambda: dl.build_loss("my-l1"), ValueError, ("unknown loss 'my-l1'",)),
         (lambda: dl.build_loss("SILogLoss"), ValueError, ("'SILogLoss'; did you mean 'silog'?",)),

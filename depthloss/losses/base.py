@@ -21,14 +21,14 @@ from ..spec import Backend, Gradient, GradientPreset, GradientSpec, Group, GtRan
 Metrics: TypeAlias = dict[str, Tensor]
 
 
-def _nearest(name: object, known: Iterable[str]) -> str | None:
+def _nearest(name: object, known: Iterable[str], prefix: str = "") -> str | None:
     match = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
-    return repr(match[0]) if match else None
+    return repr(f"{prefix}{match[0]}") if match else None
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...? Known: ..." for an error about an unknown name."""
-    near = _nearest(name, known)
+def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean ...? Known: ..." for an error about an unknown name, without its prefix."""
+    near = _nearest(name, known, prefix)
     return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
 
 

@@ -61,8 +61,9 @@ def find_loss(name: str) -> tuple[str, str]:
     if base in SILOG_PRESETS:
         raise ValueError(f"{base!r} is a preset: build_loss('{prefix}silog', preset={base!r})")
     if base not in LOSSES:
+        near = did_you_mean(base, LOSSES, prefix)
         raise ValueError(
-            f"unknown loss {name!r}{did_you_mean(base, LOSSES)}; each also with the prefix 'sparse-'. What "
+            f"unknown loss {name!r}{near}; each also with the prefix 'sparse-'. What "
             "published models train with is built by depthloss.recipe"
         )
     return prefix, base

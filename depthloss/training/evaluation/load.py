@@ -98,8 +98,9 @@ def load_run(
     if split is None:
         split = "test" if (sections.get("test") or {}).get("dataset") else "validation"
     chosen = (sections.get(split) or {}).get("dataset")
+    of_data = _data_arguments(split, data, chosen, overrides)
     try:
-        cfg, _ = parse(tree, [*_data_arguments(split, data, chosen, overrides), *overrides])
+        cfg, _ = parse(tree, [*of_data, *overrides])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     model = build_model(cfg, pretrained=False)
