@@ -45,7 +45,7 @@ env: $(VENV)/.train  ## what this machine can run, and why
 $(VENV)/.train $(VENV)/.test: $(VENV)/.%: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || { echo "Creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing PyTorch and the packages of the extra '$*' into $(VENV): up to 1 GB to download, a few minutes"
-	@echo "The native CPU engine is compiled on the way, in silence: about a minute"
+	@echo "The native CPU engine is compiled on the way, in silence: a minute or two"
 	@$(PIP) --editable ".[$*]"
 	@test -e kernels/cpu/_engine.so && echo "Installed, with the native CPU engine" || \
 		echo "Installed, without the native CPU engine, as there is no C++ compiler: the reference takes its place"
