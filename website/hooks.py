@@ -53,6 +53,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = pages.with_pages(markdown, "losses", depthloss.available_losses())
     if page.file.src_uri == "recipes.md":
         markdown = pages.with_pages(markdown, "recipes", depthloss.available_recipes())
+        markdown = markdown.replace("<!-- recipes -->", '<div class="prose" markdown="1">\n')
+        markdown = markdown.replace("<!-- /recipes -->", "\n</div>")
     markdown = markdown.replace("<details>", '<details markdown="1">')
     return FLOWCHART.sub(
         lambda found: f'<div class="flowchart">{_inline(figures.flowchart(found[1]))}</div>', markdown
