@@ -1,5 +1,9 @@
 """Exact, fast and lean losses for depth networks."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from . import functional
 from .dispatch import use_backend
 from .explanation import explain
@@ -20,3 +24,17 @@ __all__ = [
     "use_backend",
     *_losses,
 ]
+
+# Modules that are loaded when they are first asked for: evaluation, which a training does not need.
+_LATER = ("align", "metrics", "protocols")
+
+if TYPE_CHECKING:
+    from . import align as align
+    from . import metrics as metrics
+    from . import protocols as protocols
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _LATER:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
