@@ -206,6 +206,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"depthloss bench: error: --out {options.out} cannot be written: {error}", file=sys.stderr)
         return 2
+    count = len(options.losses) * len(options.sizes) * len(options.valid)
+    plural = "s" * (count != 1)
+    print(f"{count} case{plural}, seconds each; Ctrl-C ends it with what there is", file=sys.stderr)
     result = run(options)
     print(table(result["rows"]))
     where = result["machine"]
