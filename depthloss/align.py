@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import fits
-from .arrays import Array, Segments, as_map, chosen, count, double, finite
+from .arrays import Array, Segments, as_map, as_tensors, chosen, count, double, finite
 from .checks import check_number
 
 
@@ -31,16 +31,16 @@ class Alignment(NamedTuple):
         """Return scale · pred + shift, a float64 tensor in the shape of `pred`.
 
         Args:
-            pred: [..., H, W] of one map, [B, ..., H, W] of B maps.
+            pred: anything of one map, [B, ...] of B maps.
 
         Raises:
             ValueError: it is of another number of maps.
         """
-        pred = pred if isinstance(pred, Tensor) else torch.as_tensor(as_map(pred))
-        if self.scale.ndim and (pred.ndim < 3 or len(pred) != len(self.scale)):
+        if not isinstance(pred, Tensor):
+            pred = torch.as_tensor(as_map(pred), device=self.scale.device)
+        if self.scale.ndim and (pred.ndim < 2 or len(self.scale) not in (1, len(pred))):
             raise ValueError(
-                f"pred must be [B, ..., H, W] of the B = {len(self.scale)} aligned maps; "
-                f"got {tuple(pred.shape)}"
+                f"pred must be [B, ...] of the B = {len(self.scale)} aligned maps; got {tuple(pred.shape)}"
             )
         scale, shift = (x.reshape(x.shape + (1,) * (pred.ndim - x.ndim)) for x in self)
         return scale * pred.double() + shift
@@ -164,12 +164,7 @@ def _each(
     fit: fits.Fit, pred: Array, target: Array, mask: Array | None, weight: Array | None = None
 ) -> Alignment:
     """Fit every map by itself, in float64, over its valid pixels."""
-    given = {"pred": pred, "target": target, "mask": mask, "weight": weight}
-    given = {
-        name: torch.as_tensor(as_map(x, 0.0 if name == "mask" else torch.nan))
-        for name, x in given.items()
-        if x is not None
-    }
+    given = as_tensors({"pred": pred, "target": target, "mask": mask, "weight": weight})
     pred, target, mask, weight = (given.get(name) for name in ("pred", "target", "mask", "weight"))
     shapes = {name: tuple(x.shape) for name, x in given.items()}
     if len(set(shapes.values())) != 1 or pred.ndim not in (2, 3):

@@ -5,7 +5,7 @@ On the CPU NumPy answers, with the same values: three to fifteen times as fast a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,25 @@ def as_map(x: Any, missing: float = np.nan) -> Array:
         x = x.astype(x.dtype.newbyteorder("="))
     # torch has no negative strides, and warns of what it must not write.
     return x.copy() if not x.flags.writeable or min(x.strides, default=0) < 0 else x
+
+
+# What a masked array masks of these does not count, or is of nothing; of other maps it has no value.
+_MISSING_IS_0 = frozenset({"mask", "valid", "weight", "edges", "planes"})
+
+
+def as_tensors(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return maps by name as tensors without their history, and leave out those that are None.
+
+    Arrays of NumPy go to the device of the first tensor beside them.
+    """
+    device = next((x.device for x in given.values() if isinstance(x, Tensor)), None)
+    return {
+        name: x.detach()
+        if isinstance(x, Tensor)
+        else torch.as_tensor(as_map(x, 0.0 if name in _MISSING_IS_0 else np.nan), device=device)
+        for name, x in given.items()
+        if x is not None
+    }
 
 
 def fastest(x: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 
 COMMANDS = {
@@ -27,9 +28,11 @@ def usage() -> str:
 
 def _program() -> str:
     """What was typed: "depthloss", or a script of the user's own that calls `main`."""
-    script = os.path.basename(sys.argv[0])
-    own = script.endswith(".py") and script != "__main__.py"
-    return f"python {sys.argv[0]}" if own else "depthloss"
+    script, main = sys.argv[0], sys.modules["__main__"]
+    # A notebook has no file, and what `python -m` runs, which has a spec, is not typed as a file.
+    file = os.path.abspath(getattr(main, "__file__", None) or "")
+    own = main.__spec__ is None and script.endswith(".py") and os.path.abspath(script) == file
+    return f"python {shlex.quote(script)}" if own else "depthloss"
 
 
 def main(argv: list[str] | None = None) -> int:

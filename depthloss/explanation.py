@@ -224,7 +224,7 @@ def explain(
         *_of_pixels(p, g, valid, spec.positive_gt),
         *_of_logarithms(total, p, valid),
         *_of_mask(mask),
-        *_of_weight(w, valid),
+        *_of_weight(w, valid, total),
         *(
             f"{group.short_name or 'the loss'} is left out below {group.min_valid} valid pixels"
             for group in spec.groups
@@ -302,7 +302,7 @@ def _of_places(pred: Tensor, gt: Tensor) -> Iterable[str]:
 def _other_unit(expects: str, gt: float, aligned: bool) -> tuple[str, Callable[[float], bool]] | None:
     """What a median of the ground truth looks like where it is not what the loss expects, and which do."""
     rows: tuple[tuple[bool, str, Callable[[float], bool]], ...] = (
-        (True, "millimetres, or the raw numbers of a file", lambda x: x > _FAR),
+        (expects != "either" or not aligned, "millimetres, or the raw numbers of a file", lambda x: x > _FAR),
         (expects != "depth" and not aligned, "the reciprocal of millimetres", lambda x: x < 1 / _FAR),
         (expects == "inverse depth", "metres", lambda x: x > 1 / _NEAR),
         (expects == "depth", "inverse depth (1/m)", lambda x: x < _NEAR),
@@ -368,9 +368,10 @@ def _list(images: list[int]) -> str:
     return f"{'s' * (len(images) > 1)} {', '.join(map(str, images))}"
 
 
-def _of_weight(weight: Tensor | None, valid: Tensor) -> Iterable[str]:
+def _of_weight(weight: Tensor | None, valid: Tensor, total: float) -> Iterable[str]:
     if weight is not None and (count := int((valid & ~((weight > 0) & (weight < torch.inf))).sum())):
-        yield (f"weight is negative or not finite at {count} valid pixel{'s' * (count > 1)}: the loss is NaN")
+        effect = ": the loss is NaN" if math.isnan(total) else ""  # Gradient terms do not read it.
+        yield f"weight is negative or not finite at {count} valid pixel{'s' * (count > 1)}{effect}"
 
 
 def _of_mask(mask: Tensor | None) -> Iterable[str]:

@@ -124,9 +124,18 @@ def test_arrays_of_numpy_are_maps_too(fit):
         for a, b in zip(fit(p, g, m), expected, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=0)
     assert torch.equal(expected.apply(pred[:, ::-1]), expected.apply(torch.from_numpy(pred)).flip(1))
-    text = "pred must be [B, ..., H, W] of the B = 2 aligned maps; got (2, 6)"
+    text = "pred must be [B, ...] of the B = 2 aligned maps; got (5, 6)"
     with pytest.raises(ValueError, match=re.escape(text)):
-        expected.apply(pred[0, :2])
+        expected.apply(pred[0])
+    assert torch.equal(fit(pred[:1], gt[:1]).apply(pred)[1], fit(pred[0], gt[0]).apply(pred[1]))
+
+
+@pytest.mark.parametrize("fit", [align.least_squares_scale, align.least_squares, align.l1_scale, align.l1])
+def test_a_weight_that_is_masked_is_0(fit):
+    rng = np.random.default_rng(0)
+    pred, gt, weight = 1 + rng.random((3, 5, 6))
+    hole = rng.random((5, 6)) < 0.3
+    assert fit(pred, gt, None, np.ma.masked_array(weight, hole)) == fit(pred, gt, None, weight * ~hole)
 
 
 def test_a_negative_scale_is_found():

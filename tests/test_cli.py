@@ -55,6 +55,8 @@ def test_a_command_without_its_packages_says_what_to_install(name, capsys, monke
 @pytest.mark.parametrize("script, program", [("npz_folder.py", "python npz_folder.py"), ("-m", "depthloss")])
 def test_a_script_of_the_users_own_is_named(script, program, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "nowhere"])
     assert capsys.readouterr().err == f"{program} evaluate: error: nowhere: no such checkpoint\n"

@@ -102,7 +102,7 @@ def test_inputs_that_are_no_tensors():
         (
             lambda: dl.recipe("sparse-midas"),
             ValueError,
-            ("a recipe takes no prefix: recipe('midas'), and give it the mask gt > 0",),
+            ("a recipe takes no prefix: use recipe('midas') with mask=gt > 0",),
         ),
         (lambda: dl.recipe("sparse-l1"), ValueError, ("is a loss: depthloss.build_loss('sparse-l1')",)),
         (
@@ -284,7 +284,7 @@ def test_inputs_that_are_no_tensors():
                 (
                     dl.SupervisedLoss("l1"),
                     {"return_logs": P},
-                    ("return_logs must be True or False; got a tensor: give a mask as masks=",),
+                    ("return_logs must be True or False; got Tensor: give a mask as masks=",),
                 ),
             )
         ),

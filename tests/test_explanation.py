@@ -331,6 +331,13 @@ def test_weights_and_confidence():
         assert not any("finite" in text for text in found.warnings)
         assert sum(t.value * t.weight for t in found.terms) == pytest.approx(found.total, rel=1e-12)
         assert sum(t.share for t in found.terms) == pytest.approx(1.0, rel=1e-12)
+        if loss.spec.confidence:  # With c = 1 every term is its metric, also the one with a confidence.
+            forward["confidence"] = torch.ones_like(G)
+            terms = dl.explain(loss, p, G, M, **forward).terms
+            loss(p, G, M, **forward)
+            assert [t.value for t in terms] == pytest.approx(
+                [loss.metrics[t.name].item() for t in terms], rel=1e-9
+            )
     weight[0, 0, 5, :2] = weight.new_tensor([-1.0, torch.inf])
     assert "weight is negative or not finite at 2 valid pixels: the loss is NaN" in warnings(
         "l1", weight=weight

@@ -142,6 +142,14 @@ def test_progressive_scaling(convention):
     assert few.logs == {"supervised_num_scales": 2}
 
 
+def test_it_compiles():
+    pred, gt = scene()
+    loss = dl.SupervisedLoss("sparse-l1", 4)
+    compiled = torch.compile(lambda *given: loss(*given)["loss"], fullgraph=True, backend="aot_eager")
+    for given in ((pred, gt), (pred[0], gt)):
+        assert torch.equal(compiled(*given), loss(*given)["loss"])
+
+
 def test_other_losses_and_keywords():
     pred, gt = scene()
     loss = Packnet("sparse-scale-adaptive", **CONFIG | {"lambda_sg": 0.3, "num_scales": 2})
@@ -164,7 +172,7 @@ def test_other_losses_and_keywords():
             ValueError,
             "convention must be None or 'packnet'",
         ),
-        (lambda: Packnet("sparse-abs-rell"), ValueError, "did you mean 'abs-rel'"),
+        (lambda: Packnet("sparse-abs-rell"), ValueError, "did you mean 'sparse-abs-rel'"),
         (lambda: Packnet("l1", progressive_scaling=-1.0), ValueError, "progressive_scaling must lie in"),
     ],
 )

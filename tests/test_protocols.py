@@ -422,6 +422,8 @@ def test_what_is_measured():
     assert measure(names, Maps(pred, gt, valid)) == expected
     assert measure(names, Maps(pred, gt, valid.astype(np.float32))) == expected
     assert measure(names, Maps(pred, np.ma.masked_array(gt), valid.astype(np.uint8) * 255)) == expected
+    edges = Maps(pred, gt, valid, edges=np.ma.masked_array(np.ones(gt.shape, bool), ~valid)).edges
+    assert torch.equal(edges.bool(), torch.from_numpy(valid))
     with pytest.raises(ValueError, match=r"pred, gt and valid must be \[H, W\] of one size; got .*\(1, "):
         Maps(pred[None], gt[None], valid[None])
     with pytest.raises(TypeError, match=r"which must be names of metrics, as \['abs_rel'\]; got one name"):

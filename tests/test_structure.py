@@ -170,7 +170,9 @@ def test_the_benchmarks_share_their_ground_only():
 def test_import_needs_torch_only():
     code = (
         "import sys, torch; before = set(sys.modules); "
-        "import depthloss; depthloss.align, depthloss.metrics, depthloss.protocols; "
+        "import depthloss; "
+        "assert not {'depthloss.align', 'depthloss.metrics', 'depthloss.protocols'} & set(sys.modules); "
+        "depthloss.align, depthloss.metrics, depthloss.protocols; "
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     out = subprocess.run(

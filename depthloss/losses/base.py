@@ -27,7 +27,10 @@ def _nearest(name: object, known: Iterable[str], prefix: str = "") -> str | None
 
 
 def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
-    """Return "; did you mean ...? Known: ..." for an error about an unknown name, without its prefix."""
+    """Return "; did you mean ...? Known: ..." for an error about an unknown name.
+
+    `name` comes without `prefix`, which the suggestion has.
+    """
     near = _nearest(name, known, prefix)
     return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
 

@@ -271,7 +271,7 @@ def recipe(name: str, **overrides: Any) -> DepthLoss:
     if not isinstance(name, str) or name not in RECIPES:
         base = name.removeprefix("sparse-") if isinstance(name, str) else ""
         if base in RECIPES:
-            raise ValueError(f"a recipe takes no prefix: recipe({base!r}), and give it the mask gt > 0")
+            raise ValueError(f"a recipe takes no prefix: use recipe({base!r}) with mask=gt > 0")
         if base in LOSSES:
             raise ValueError(f"{name!r} is a loss: depthloss.build_loss({name!r})")
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_flag, check_number, check_whole, fraction_done
+from ..checks import check_number, check_whole, fraction_done
 from ..maps import nearest
 from .base import Metrics, refuse_unknown
 from .recipes import recipe
@@ -184,9 +184,9 @@ class SupervisedLoss(nn.Module):
         """
         if unknown:
             refuse_unknown(type(self), tuple(unknown))
-        if isinstance(return_logs, Tensor):
-            raise TypeError("return_logs must be True or False; got a tensor: give a mask as masks=")
-        check_flag("return_logs", return_logs)
+        if not isinstance(return_logs, (int, type(None))):
+            kind = type(return_logs).__name__
+            raise TypeError(f"return_logs must be True or False; got {kind}: give a mask as masks=")
         inv_depths = as_scales("inv_depths", inv_depths)
         if not isinstance(gt_inv_depth, Tensor):
             raise TypeError(f"gt_inv_depth must be a torch.Tensor; got {type(gt_inv_depth).__name__}")

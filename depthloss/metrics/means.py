@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..arrays import Array, as_map
+from ..arrays import Array, as_tensors
 from .exact import WIDTH, from_digits, to_digits
 from .table import (
     METRICS,
@@ -66,8 +66,8 @@ class DepthMetrics(Metric):
         Raises:
             ValueError: the shapes differ.
         """
-        pred, gt = torch.as_tensor(as_map(pred)), torch.as_tensor(as_map(gt))
-        mask = mask if mask is None else torch.as_tensor(as_map(mask, 0.0))
+        given = as_tensors({"pred": pred, "gt": gt, "mask": mask})
+        pred, gt, mask = (given.get(name) for name in ("pred", "gt", "mask"))
         shapes = [tuple(x.shape) for x in (pred, gt, mask) if x is not None]
         if len(set(shapes)) != 1 or not (pred.ndim == 3 or pred.ndim == 4 and pred.shape[1] == 1):
             raise ValueError(f"pred, gt and mask must all be [B, 1, H, W] or [B, H, W]; got shapes {shapes}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arrays import Array, as_map
+from ..arrays import Array, as_tensors
 from .boundaries import depth_pro_f1, moge_f1
 from .edges import EDGE_METRICS, edge_metrics, is_dense
 from .ibims import BoundaryErrors, PlanarityErrors, depth_boundary_errors, planarity_errors
@@ -50,11 +50,9 @@ class Maps:
 
     def __post_init__(self) -> None:
         """Check the sizes, and make tensors of arrays."""
-        for name in ("pred", "gt", "valid", "edges", "planes", "normals", "intrinsics"):
-            if (x := getattr(self, name)) is not None:
-                object.__setattr__(
-                    self, name, torch.as_tensor(as_map(x, 0.0 if name == "valid" else math.nan))
-                )
+        maps = ("pred", "gt", "valid", "edges", "planes", "normals", "intrinsics")
+        for name, x in as_tensors({name: getattr(self, name) for name in maps}).items():
+            object.__setattr__(self, name, x)
         if self.valid.dtype != torch.bool:
             object.__setattr__(self, "valid", self.valid != 0)
         shapes = {name: tuple(getattr(self, name).shape) for name in ("pred", "gt", "valid")}

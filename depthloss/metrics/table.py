@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import Array, Segments, chosen, double, fastest, joined, largest, log, where
+from ..arrays import Array, Segments, as_map, chosen, double, fastest, joined, largest, log, where
 
 # Share of the valid pixels in the pairs of ordinal_error, and the ratio from which on depths differ.
 PAIRS, TAU = 0.3, 0.01
@@ -295,7 +295,7 @@ def image_metrics(p: Tensor, g: Tensor) -> Tensor:
     Raises:
         ValueError: p and g are not both [N]: maps go to `measure`.
     """
-    p, g = (double(torch.as_tensor(x)) for x in (p, g))
+    p, g = (double(torch.as_tensor(as_map(x))) for x in (p, g))
     if p.shape != g.shape or p.ndim != 1:
         raise ValueError(
             f"p and g must both be [N], the valid pixels; got {list(p.shape)} and {list(g.shape)}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..arrays import Array, as_map
+from ..arrays import Array, as_tensors
 from ..metrics.exact import WIDTH, from_digits, to_digits
 from . import load_protocol
 from .protocol import Protocol
@@ -58,12 +58,7 @@ class ProtocolMetrics(Metric):
         Raises:
             ValueError: the shapes do not fit.
         """
-        given = {"pred": pred, "gt": gt, "mask": mask, **extras}
-        batch = {
-            name: torch.as_tensor(as_map(x, 0.0 if name == "mask" else torch.nan))
-            for name, x in given.items()
-            if x is not None
-        }
+        batch = as_tensors({"pred": pred, "gt": gt, "mask": mask, **extras})
         if not self.protocol.per_clip:
             for name in ("pred", "gt", "mask"):
                 if name in batch and batch[name].ndim == 4 and batch[name].shape[1] == 1:

@@ -234,7 +234,10 @@ def _train_in(
         log.info("%s", _plan(cfg, run_dir, checkpoint_dir, predicts=validates(cfg, data)))
     trainer = build_trainer(cfg, tree, module.model, data, run_dir, checkpoint_dir, events, step)
     check_last_batch(cfg, data, module.model, trainer.world_size)
-    with _stoppable(trainer, run_dir, lambda: how_to_resume(checkpoint_dir, cfg.model.depth_net.name)):
+    # After the last one, as while pictures are drawn, Lightning counts on.
+    epoch = lambda: f"in epoch {min(trainer.current_epoch + 1, cfg.trainer.max_epochs)}"  # noqa: E731
+    resume = lambda: how_to_resume(checkpoint_dir, cfg.model.depth_net.name)  # noqa: E731
+    with _stoppable(run_dir, epoch, resume):
         try:
             trainer.fit(
                 module, datamodule=data, ckpt_path=checkpoint, weights_only=True if checkpoint else None
@@ -253,7 +256,7 @@ def _train_in(
         else:
             log.info("test: %s", best)
             advice = f"the training is done, only the test of {best} is not"
-            with _stoppable(trainer, run_dir, lambda: advice):
+            with _stoppable(run_dir, lambda: "in the test", lambda: advice):
                 trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
             if trainer.is_global_zero:
                 print(_test_table(cfg, trainer), flush=True)
@@ -263,18 +266,18 @@ def _train_in(
 
 
 @contextlib.contextmanager
-def _stoppable(trainer: L.Trainer, run_dir: Path, advice: Callable[[], str]) -> Iterator[None]:
+def _stoppable(run_dir: Path, where: Callable[[], str], advice: Callable[[], str]) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SIGTERMException as error:
-        raise Stopped(f"stopped by SIGTERM in epoch {trainer.current_epoch + 1}; {advice()}", 143) from error
+        raise Stopped(f"stopped by SIGTERM {where()}; {advice()}", 143) from error
     except SystemExit as error:
         # Lightning turns Ctrl-C into this, and then ignores further ones.
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, handler)
-        raise Stopped(f"stopped by Ctrl-C in epoch {trainer.current_epoch + 1}; {advice()}", 130) from error
+        raise Stopped(f"stopped by Ctrl-C {where()}; {advice()}", 130) from error
     except Exception as error:
         # The loggers, which also write, may fail once more while Lightning handles the first failure.
         for cause in chain(error):

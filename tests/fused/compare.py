@@ -5,7 +5,8 @@ In float64 the kernels must equal the reference to 1e-12 (loss, metrics) and 1e-
 dtypes the rule is relative to an oracle, the float64 reference on the same values: the error may be twice
 that of the reference in the dtype itself, plus a few roundings: 32 ulp of float32 for a number, because the
 kernels pool p and g before they subtract them and the reference pools the difference; for a gradient,
-relative to its largest entry, two ulp in float32, the one rounding of the result in half precision.
+relative to its largest entry, the coarser rounding of its dtype and the loss's: two ulp in float32, the one
+rounding of the result in half precision.
 """
 
 from __future__ import annotations

@@ -118,11 +118,9 @@ def test_ctrl_c_in_the_test(main, monkeypatch):
     monkeypatch.setattr(cli.DepthModule, "on_test_epoch_end", lambda self: interrupt())
     code, line = main("--max-epochs=1", "--datasets.test.dataset=synthetic", "--datasets.test.length=1")
     assert code == 130
-    assert line.endswith(
-        "the training is done, only the test of "
-        + str(Path("runs/run/checkpoints/best.ckpt").resolve())
-        + " is not"
-    )
+    best = Path("runs/run/checkpoints/best.ckpt").resolve()
+    what = f"stopped by Ctrl-C in the test; the training is done, only the test of {best} is not"
+    assert line == f"train.py: error: {what}"
 
 
 def test_ctrl_c_before_the_training(main, monkeypatch):

@@ -204,7 +204,7 @@ def draw_case(number: int) -> Case:
     rng = random.Random(number)
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     spec, shape, dtypes, values = _loss(rng), _shape(rng), rng.choice(DTYPES), rng.choice(VALUES)
-    # Of its own generator: a case without these is what it was before there were any.
+    # Of its own generator, so that the numbers of the other draws do not depend on it.
     other = random.Random(f"{number}: weights, confidences, losses of [B]")
     spec, weighted = draw_call(other, spec)
     pred, gt = _values(rng, generator, values, shape, dtypes)

@@ -5,14 +5,14 @@
 
 The number N determines case N (cases.py): the loss, the shape, dtype, memory layout and values of every input
 (depth in steps with its ties, constants, huge, tiny and subnormal numbers, NaN and Inf at invalid pixels,
-sometimes at a valid one), the masks, threads and the instruction set. What must hold:
+sometimes at a valid one), the masks, weights and confidences, threads and the instruction set. What must
+hold:
 
 * another number of threads and another instruction set give the same bits;
 * loss, metrics and gradients agree by the rules of tests/fused/compare.py. Pixels whose gradient depends on
   the sign of a rounding error are left out; their effect on others through the statistics is allowed;
 * where such pixels are many, the gradient is a subgradient: its derivative in random directions lies between
   the one-sided derivatives of the float64 reference;
-* a loss may have weights, confidences, or a value per image;
 * invalid pixels get exactly 0, and NaN or Inf at a valid pixel shows in the loss.
 
 The cases run in a child process, so that a crash is reported with its case. Exit status 1 if a case fails.
@@ -217,6 +217,8 @@ def hold(case: Case, number: int) -> str:
     m, m_abs = valid(case)
     if not reads_invalid(case):
         assert not dispatch.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
+    confidence = dispatch.as_maps(result.of_confidence)
+    assert not confidence.numel() or not confidence[~m & ~m_abs].any(), "a confidence's at an invalid pixel"
     # Numbers beyond the range of the dtypes.
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
