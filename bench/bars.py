@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from depthloss import env
+
 FIRST = (4, 1, 384, 640)
 WIDE = (16, 1, 352, 1216)
 SHAPES = {
@@ -128,7 +130,7 @@ def evaluate(rows: list[dict], machine: dict, device: str, backends: Iterable[st
 def describe_case(row: dict) -> str:
     """The case of a row or bar in words."""
     shape, threads = "x".join(map(str, row["shape"])), row["threads"]
-    threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+    threads = f", {env.threads(threads)}" if threads else ""
     return f"{row['loss']} {shape} {row['dtype']} density {row['density']:g}{threads}"
 
 

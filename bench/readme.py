@@ -126,22 +126,18 @@ def speed_cpu() -> str:
     )
     parts = [_speeds(data, threads[0]), f"{copy} {_memory(data['rows'])} {_where(data)}"]
     for n in threads[1:]:
-        parts.append(_folded(_threads(n), _speeds(data, n)))
+        parts.append(_folded(env.threads(n), _speeds(data, n)))
     others = RESULTS / "speed_cpu_losses.json"
     if others.exists():
         rest = json.loads(others.read_text(encoding="utf-8"))
         case = rest["rows"][0]
-        title = f"The other losses, {_shape(case)}, {_threads(case['threads'])}"
+        title = f"The other losses, {_shape(case)}, {env.threads(case['threads'])}"
         parts.append(_folded(title, f"{_other_losses(rest)}\n\n{_where(rest)}"))
     return "\n\n".join(parts)
 
 
 def _folded(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
-
-
-def _threads(n: int) -> str:
-    return f"{n} thread{'s' * (n > 1)}"
 
 
 def _shape(row: dict) -> str:
@@ -186,7 +182,7 @@ def _speeds(data: dict, threads: int) -> str:
         cells += [_ratio(time[name] / time["copy"]) for name in ours]
         cells += [_ratio(best / time[name], "×") for name in compared]
         lines.append(_line(cells))
-    return "\n".join([f"Milliseconds of forward + backward, float32, {_threads(threads)}:", "", *lines])
+    return "\n".join([f"Milliseconds of forward + backward, float32, {env.threads(threads)}:", "", *lines])
 
 
 def _span(values: Iterable[float | None]) -> str:

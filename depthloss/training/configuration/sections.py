@@ -278,7 +278,7 @@ QUICK_START: dict[str, Any] = {
 }
 
 # Used without a configuration file where the command line names other data: the quick start's settings are
-# tuned to its rendered scenes. The run is called by the name of the data set.
+# tuned to its rendered scenes. The run is named after the data set.
 OWN_DATA: dict[str, Any] = {
     "model": {
         "loss": {"supervised_method": "sparse-scale-adaptive"},

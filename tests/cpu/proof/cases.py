@@ -190,9 +190,8 @@ def _extras(
         weight = weight.masked_fill(uniform() < rng.choice((0.0, 0.2, 0.9)), 0.0)
         weight = _lay_out(rng, weight.to(rng.choice((F32, F64, BF16))))
     if spec.confidence:
-        confidence = _lay_out(
-            rng, (2 * uniform() - 0.1).to(rng.choice((F32, F64, BF16)))
-        )  # Some below its floor.
+        confidence = 2 * uniform() - 0.1  # Some below its floor.
+        confidence = _lay_out(rng, confidence.to(rng.choice((F32, F64, BF16))))
     for x in (weight, confidence):
         if x is not None and not shares_memory(x):
             x.masked_fill_(hole, rng.choice(POISONS))

@@ -217,8 +217,9 @@ def hold(case: Case, number: int) -> str:
     m, m_abs = valid(case)
     if not reads_invalid(case):
         assert not dispatch.as_maps(result.grad)[~m & ~m_abs].any(), "a gradient at an invalid pixel"
-    confidence = dispatch.as_maps(result.of_confidence)
-    assert not confidence.numel() or not confidence[~m & ~m_abs].any(), "a confidence's at an invalid pixel"
+    if spec.confidence:
+        of_confidence = dispatch.as_maps(result.of_confidence)
+        assert not of_confidence[~m & ~m_abs].any(), "a gradient of the confidence at an invalid pixel"
     # Numbers beyond the range of the dtypes.
     tiny = torch.finfo(result.grad.dtype).tiny
     if not all(x.isfinite().all() for x in (*eager, oracle.grad)) or 0 < largest(oracle.grad) < tiny:
