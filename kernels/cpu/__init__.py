@@ -1,6 +1,6 @@
 """The native CPU backend: one loss, forward and backward, in C++ on a few threads.
 
-`forward` and `backward` are what `depthloss.fused` puts behind autograd and behind custom operators.
+`forward` and `backward` are what `depthloss.autograd` puts behind autograd and behind custom operators.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The Triton backend: one loss, forward and backward, in at most four and two launches.
 
-`forward` and `backward` are what `depthloss.fused` puts behind autograd and behind custom operators.
+`forward` and `backward` are what `depthloss.autograd` puts behind autograd and behind custom operators.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import triton
@@ -26,16 +27,29 @@ _OLDEST = (3, 4)  # Attributes of a constant, as of a plan, are nothing to kerne
 _OLDEST_GPU = (7, 5)
 
 
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def _interpreter_obstacle(of_triton: tuple[int, ...], of_numpy: tuple[int, ...]) -> str | None:
+    if of_triton < (3, 7) and of_numpy >= (2, 4):
+        return (
+            f"the interpreter of triton {triton.__version__} fails with numpy {np.__version__}: "
+            "install triton >= 3.7 or numpy < 2.4"
+        )
+    return None
+
+
 def unavailable() -> str | None:
     """Why this machine cannot run the kernels, or None."""
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    version = _version(triton.__version__)
     if version < _OLDEST:
         return (
             f"it needs triton >= {'.'.join(map(str, _OLDEST))}, which torch 2.8 and later bring; "
             f"{triton.__version__} is installed"
         )
     if INTERPRETED:
-        return None
+        return _interpreter_obstacle(version, _version(np.__version__))
     if not torch.cuda.is_available():
         return "torch finds no GPU (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly)"
     if not torch.version.hip and torch.cuda.get_device_capability() < _OLDEST_GPU:

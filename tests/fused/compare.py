@@ -62,6 +62,9 @@ class Inputs(NamedTuple):
         floats = {name: getattr(self, name) for name in ("pred", "gt", "weight", "confidence")}
         return self._replace(**{name: x if x is None else x.double() for name, x in floats.items()})
 
+    def to(self, device: str) -> Inputs:
+        return Inputs(*(x if x is None else x.to(device) for x in self))
+
     @property
     def extras(self) -> dict[str, Tensor | None]:
         """The keywords of a call."""

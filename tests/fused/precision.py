@@ -39,9 +39,10 @@ BARRON = {f"barron {alpha}": _barron(alpha) for alpha in (-0.5, 0.2, 0.9, 1.0, 1
 case = pytest.mark.parametrize("name", [*FITS, *BARRON])
 
 
-def check(backend: str, name: str) -> None:
+def check(backend: str, name: str, device: str = "cpu") -> None:
     """Loss and gradient are right to a few roundings of float32."""
     spec, inputs = {**FITS, **BARRON}[name]
+    inputs = inputs.to(device)
     weights = (1.0,) * spec.num_weights
     found = evaluate(backend, inputs, spec, weights)
     expected = evaluate("reference", inputs.double(), spec, weights)

@@ -94,9 +94,9 @@ def covering() -> list[Case]:
     return list(dict.fromkeys(Case(**row) for row in rows if _possible(row)))
 
 
-def inputs(case: Case, spec: LossSpec) -> tuple[Inputs, torch.Tensor]:
+def inputs(case: Case, spec: LossSpec, device: str = "cpu") -> tuple[Inputs, torch.Tensor]:
     """The inputs of a case, and its pixels near a kink."""
-    return cases.inputs(case, spec, draw=_draw)
+    return cases.inputs(case, spec, device, _draw)
 
 
 def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
@@ -108,17 +108,19 @@ def _draw(case: Case, spec: LossSpec, seed: int, device: str) -> Inputs:
     shape = (case.shape[0], 1, *case.shape[1:])
     read = torch.zeros(shape, dtype=torch.bool)
     for m in (given.mask, given.abs_mask):
-        read |= torch.ones_like(read) if m is None else (m != 0).view(shape)
+        read |= torch.ones_like(read) if m is None else (m != 0).view(shape).cpu()
     uniform = lambda: torch.rand(shape, generator=rng, dtype=torch.float64)  # noqa: E731
     if case.weighted:
         weight = (2 * uniform()).masked_fill(uniform() < 0.2, 0.0)
         weight = weight.to(cases.DTYPES[case.dtype][1])
         if case.poison and case.gradient != "centre":  # A pixel of weight 0 is invalid.
-            hole = (weight == 0).view(given.pred.shape)
+            hole = (weight == 0).view(given.pred.shape).to(device)
             for x in (given.pred, given.gt):
                 x.masked_fill_(hole, POISONS[case.poison])
-        given = given._replace(weight=cases.lay_out(weight.masked_fill(~read, -1.0), case.layout))
+        weight = weight.masked_fill(~read, -1.0).to(device)
+        given = given._replace(weight=cases.lay_out(weight, case.layout))
     if spec.confidence:
         c = (2 * uniform() - 0.1).masked_fill(~read, torch.nan)
-        given = given._replace(confidence=cases.lay_out(c.to(cases.DTYPES[case.dtype][0]), case.layout))
+        c = c.to(device, cases.DTYPES[case.dtype][0])
+        given = given._replace(confidence=cases.lay_out(c, case.layout))
     return given

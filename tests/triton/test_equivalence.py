@@ -20,9 +20,7 @@ from .engine import DEVICE, TILES, Parameters, engine, geometry
 def hold(case: Case | weighted.Case, monkeypatch, spec: LossSpec | None = None) -> Result:
     """Hold one case, or another spec on its inputs: kernels, reference in the same dtypes, and in float64."""
     spec = spec or case.spec
-    given, near = (
-        weighted.inputs(case, spec) if isinstance(case, weighted.Case) else inputs(case, spec, DEVICE)
-    )
+    given, near = (weighted.inputs if isinstance(case, weighted.Case) else inputs)(case, spec, DEVICE)
     tiles = "loops" if isinstance(case, weighted.Case) else case.tiles
     if TILES[tiles] is not None:
         parameters, programs = TILES[tiles]
@@ -86,7 +84,7 @@ def test_every_penalty_agrees_with_the_reference(penalties):
     given = Inputs(pred, gt, cases.mask("70%", pred.shape))
     spec = LossSpec((Group(tuple(Pixel(name=f"p{i}", penalty=p) for i, p in enumerate(penalties))),))
     numbers = spec, families.weights(spec)
-    result = evaluate("triton", Inputs(*(x if x is None else x.to(DEVICE) for x in given)), *numbers)
+    result = evaluate("triton", given.to(DEVICE), *numbers)
     expected = evaluate("reference", given, *numbers)
     torch.testing.assert_close(result.terms.cpu(), expected.terms, rtol=1e-12, atol=0)
     torch.testing.assert_close(
@@ -111,8 +109,6 @@ def in_turn(rows: list[weighted.Case]) -> list:
 
 @pytest.mark.parametrize("case", in_turn(weighted.covering()))
 def test_weights_confidences_and_losses_of_images_agree_with_the_reference(case, monkeypatch):
-    if torch.device(DEVICE).type != "cpu":
-        pytest.skip("these inputs are drawn on the CPU")
     hold(case, monkeypatch)
 
 

@@ -8,17 +8,25 @@ import pytest
 import torch
 
 import depthloss as dl
+from depthloss.spec import Group, LossSpec, Pixel
 
 from .. import cases
 from ..fused.compare import ROUNDING, Inputs, assert_agrees, evaluate, near_kinks
-from .test_integration import BARS
+from .test_integration import BARS, SINGLE
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU"),
 ]
-DTYPES = pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
-NAMES = ["g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "berhu"]
+# Every kernel, both kinds of statistics, selections and fits; the losses with bars first.
+SOME = ["g2 published", "g2 document", "scale-adaptive", "adaptive-multi-domain", "ssi-silog", "berhu",
+        "affine-invariant trimmed", "affine-invariant of the batch", "scale-shift-invariant"]  # fmt: skip
+NAMES = [*SOME, *(name for name in SINGLE if name not in SOME)]
+HALVES = (torch.bfloat16, torch.float16)
+# A loss's kernels are compiled for each dtype: the half precisions for some losses.
+OF_DTYPES = pytest.mark.parametrize(
+    "name, dtype", [*((n, torch.float32) for n in NAMES), *((n, d) for n in SOME for d in HALVES)], ids=str
+)
 GIB = 2**30
 
 
@@ -34,8 +42,7 @@ def numbers(loss: dl.DepthLoss) -> tuple:
 
 @pytest.mark.parametrize("density", (1.0, 0.05))
 @pytest.mark.parametrize("shape", BARS, ids=str)
-@DTYPES
-@pytest.mark.parametrize("name", NAMES)
+@OF_DTYPES
 def test_full_sizes(name, dtype, shape, density):
     """As in the interpreter. Under 0.1 % of the pixels may deviate, those near a kink only."""
     arguments = numbers(cases.LOSSES[name]())
@@ -50,7 +57,7 @@ def test_full_sizes(name, dtype, shape, density):
     assert ((result.grad.double() - oracle.grad).abs() > limit).double().mean() < 1e-3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_float64_at_full_size(name):
     arguments = numbers(cases.LOSSES[name]())
     given = maps((4, 384, 640), torch.float64, 0.5)
@@ -103,7 +110,23 @@ def test_an_image_of_more_than_two_to_the_31_elements():
     assert not result.grad[..., :-corner, :].any()
 
 
-@pytest.mark.parametrize("name", ["g2 document", "adaptive-multi-domain"])
+def test_a_median_and_a_threshold_of_more_than_two_to_the_31_pixels():
+    """An odd number of pixels, 1024 times: the same median, scale and threshold; 1/1024 of the gradient, but
+    at the median's pixel, which is one of all.
+    """
+    needs(60)
+    one = maps((1, 1101, 1921), torch.bfloat16, 1.0)
+    arguments = LossSpec((Group((Pixel(name="data", align="median", trim=0.2),)),)), (1.0, 1.0)
+    expected = evaluate("triton", one, *arguments)
+    result = evaluate("triton", Inputs(*(x.repeat(1, 1, 1024, 1) for x in one[:3])), *arguments)
+    torch.testing.assert_close(result.total, expected.total, rtol=2e-5, atol=0)
+    copies, largest = result.grad.view(1024, *one.pred.shape[-2:]), expected.grad.abs().max()
+    for copy in (0, 511, 1023):
+        wrong = (1024 * copies[copy] - expected.grad[0, 0]).abs() > 2**-5 * largest
+        assert wrong.double().mean() < 1e-5
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_cuda_graph_replays_with_new_data(name):
     loss = cases.LOSSES[name]().cuda()
     loss.backend = "triton"
@@ -159,8 +182,7 @@ def test_no_synchronisation(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@DTYPES
-@pytest.mark.parametrize("name", NAMES)
+@OF_DTYPES
 def test_the_same_bits_run_after_run(name, dtype):
     arguments = numbers(cases.LOSSES[name]())
     given = maps((4, 192, 640), dtype, 0.3)
@@ -172,7 +194,7 @@ def test_the_same_bits_run_after_run(name, dtype):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_compiled_with_inductor(name, dynamic):
     torch._dynamo.reset()
     loss = cases.LOSSES[name]().cuda()

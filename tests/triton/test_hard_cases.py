@@ -10,18 +10,19 @@ from depthloss import dispatch, spec
 from tests import cases
 from tests.fused import precision
 
-from .engine import Parameters, engine
+from .engine import DEVICE, Parameters, engine
 
 
-def both(loss, pred, gt, mask, **call):
+def both(loss, pred, gt, mask, **masks):
     """(value, gradient) of the reference in float64 and of the kernels."""
     results = []
-    for backend, dtype in (("reference", torch.float64), ("triton", pred.dtype)):
-        p = pred.to(dtype).requires_grad_()
+    for backend, dtype, device in (("reference", torch.float64, "cpu"), ("triton", pred.dtype, DEVICE)):
+        p = pred.detach().to(device, dtype, copy=True).requires_grad_()
+        there = {name: x.to(device) for name, x in masks.items()}
         with dl.use_backend(backend):
-            value = loss(p, gt.to(dtype), mask, **call)
+            value = loss(p, gt.to(device, dtype), mask.to(device), **there)
         value.backward()
-        results.append((value.detach().double(), p.grad.double()))
+        results.append((value.detach().double().cpu(), p.grad.double().cpu()))
     return results
 
 
@@ -100,8 +101,8 @@ def test_a_small_spread_does_not_cancel(loss, first_row, monkeypatch):
 
 
 def test_log_variances_alone_have_no_second_derivative_either():
-    pred, gt = cases.maps(torch.float32, (1, 1, 12, 14))
-    loss = dl.AdaptiveMultiDomainLoss()
+    pred, gt = (x.to(DEVICE) for x in cases.maps(torch.float32, (1, 1, 12, 14)))
+    loss = dl.AdaptiveMultiDomainLoss().to(DEVICE)
     with dl.use_backend("triton"):
         value = loss(pred, gt)
     (first,) = torch.autograd.grad(value, loss.log_var_scale, create_graph=True)
@@ -110,7 +111,7 @@ def test_log_variances_alone_have_no_second_derivative_either():
 
 
 def test_log_variances_on_another_device_are_named():
-    pred, gt = cases.maps(torch.float32, (1, 1, 12, 14))
+    pred, gt = (x.to(DEVICE) for x in cases.maps(torch.float32, (1, 1, 12, 14)))
     loss = dl.AdaptiveMultiDomainLoss().to("meta")
     with (
         dl.use_backend("triton"),
@@ -121,10 +122,10 @@ def test_log_variances_on_another_device_are_named():
 
 def test_a_batch_without_pixels_still_has_gradients_of_its_log_variances():
     """As on a rank that got no image: not a program of the backward runs."""
-    loss = dl.AdaptiveMultiDomainLoss()
-    pred = torch.rand(0, 1, 8, 8, requires_grad=True)
+    loss = dl.AdaptiveMultiDomainLoss().to(DEVICE)
+    pred = torch.rand(0, 1, 8, 8, device=DEVICE, requires_grad=True)
     with dl.use_backend("triton"):
-        loss(pred, torch.rand(0, 1, 8, 8)).backward()
+        loss(pred, torch.rand(0, 1, 8, 8, device=DEVICE)).backward()
     assert loss.log_var_structure.grad == 0 and loss.log_var_scale.grad == 0 and pred.grad.shape == pred.shape
 
 
@@ -150,8 +151,8 @@ def test_gates_that_open_at_one_pixel():
     """A group that wants one pixel is left out without any, its absolute term included."""
     terms = (spec.Absolute(name="a"),)
     loss = spec.LossSpec((spec.Group(terms, min_valid=1),))
-    x = torch.rand(1, 8, 8)
-    empty, full = torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 8, 8, dtype=torch.bool)
+    x = torch.rand(1, 8, 8, device=DEVICE)
+    empty, full = torch.zeros_like(x, dtype=torch.bool), torch.ones_like(x, dtype=torch.bool)
     for backend in ("reference", "triton"):
         value, _ = dispatch.evaluate(x, x + 1, empty, full, loss, (1.0, 1.0), backend=backend)
         assert value == 0
@@ -179,4 +180,4 @@ def test_what_fits_no_plan_runs_on_the_reference(terms):
 
 @precision.case
 def test_what_float32_easily_loses(name):
-    precision.check("triton", name)
+    precision.check("triton", name, DEVICE)
