@@ -717,6 +717,36 @@ def test_a_result_names_its_command():
     assert harness.slug("NVIDIA H200") == "nvidia_h200"
 
 
+def test_a_page_of_counts_becomes_rows():
+    """As Nsight Compute writes it; a unit of thousands, a thousand's comma, a counter that it has not."""
+    from bench.gpu import profile
+
+    wait = profile.STALLS.format("no_instruction")
+    names = [
+        "ID",
+        "Kernel Name",
+        "gpu__time_duration.sum",
+        "dram__bytes_read.sum",
+        wait,
+        "smsp__inst_executed.sum",
+    ]
+    page = [
+        names,
+        ["", "", "nsecond", "Mbyte", "inst", "inst"],
+        ["0", "moments", "4,320", "3.25", "0.5", "1,204"],
+        ["1", "sobel", "5.5", "", "", "7"],
+    ]
+    lines = ["==PROF== Connected to process 1", *(",".join(f'"{cell}"' for cell in line) for line in page)]
+    first, second = profile.rows_of(lines)
+    assert (first["kernel"], first["us"], first["read_bytes"]) == ("moments", 4.32, 3.25e6)
+    assert (first["waits_no_instruction"], first["instructions"], first["registers"]) == (0.5, 1204.0, None)
+    assert (
+        second["kernel"] == "sobel" and second["read_bytes"] is None and second["us"] == pytest.approx(5.5e-3)
+    )
+    with pytest.raises(ValueError, match="ncu wrote no page of counts"):
+        profile.rows_of(lines[:1])
+
+
 def test_the_gpu_script_is_bash():
     subprocess.run(["bash", "-n", ROOT / "bench" / "gpu" / "check.sh"], check=True)
     refused = subprocess.run(

@@ -93,9 +93,25 @@ def test_what_a_variant_changes(monkeypatch):
     moved = (nudged - plain.depth_net.weight) / plain.depth_net.weight.abs()
     assert (moved > 0).all() and (moved < 2.0**-22).all()
     assert equal.on(equal.COMPILED, build)().supervised_loss.forward[:2] == ("compiled", True)
-    backends = [equal.arguments(LOSS, v, 1, None) for v in equal.VARIANTS]
-    backends = [words[words.index("--model.loss.backend") + 1] for words in backends]
-    assert backends == ["reference", "reference", "cpu", "reference"]
+    options = equal.parse(["--train", "--datasets.image_shape [8,8]"])
+    words = {v: equal.arguments(LOSS, v, 1, options) for v in equal.VARIANTS}
+    backends = [line[line.index("--model.loss.backend") + 1] for line in words.values()]
+    assert backends == ["reference", "reference", "cpu", "triton", "reference"]
+    assert all(line[-2:] == ["--datasets.image_shape", "[8,8]"] for line in words.values())
+
+
+def test_a_gpu_has_variants_and_files_of_its_own(monkeypatch):
+    assert equal.TRITON not in equal.parse([]).variants and equal.parse([]).picture == equal.PICTURE
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    options = equal.parse(["--device", "cuda", "--epochs", "3", "--train", "--trainer.precision bf16-mixed"])
+    assert equal.NATIVE not in options.variants and equal.TRITON in options.variants
+    assert options.out.name == "equal_nvidia_h200.json" and options.picture.name == "equal_nvidia_h200.png"
+    line = equal.arguments(LOSS, equal.TRITON, 1, options)
+    assert line[line.index("--gpus") + 1] == "0"
+    # A run's own process has the same words.
+    again = equal.parse([str(word) for word in equal.shared(options)])
+    assert equal.arguments(LOSS, equal.TRITON, 1, again) == line and again.device == "cuda"
 
 
 def test_a_finished_run_is_kept_for_its_commit(monkeypatch, tmp_path):
@@ -103,9 +119,10 @@ def test_a_finished_run_is_kept_for_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(equal, "child", lambda *words, **_: trained.append(words) or '{"seed": 1}')
     monkeypatch.setattr(harness, "origin", lambda: {"commit": commit})
     options = equal.parse(["--runs", str(tmp_path), "--epochs", "2"])
+    about = {"epochs": 2, "device": "cpu", "train": []}
     for commit, times in (("a", 1), ("a", 1), ("b", 2), ("b-dirty", 3), ("b-dirty", 4)):
         found = equal.row_of(options, LOSS, equal.COMPILED, 1)
-        assert found == {"commit": commit, "epochs": 2, "seed": 1} and len(trained) == times
+        assert found == {"commit": commit, "seed": 1, **about} and len(trained) == times
     options.epochs = 3
     commit = "b"
     assert equal.row_of(options, LOSS, equal.COMPILED, 1)["epochs"] == 3 and len(trained) == 5

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
+# Checks on a GPU, in under 10 minutes: environment, tests, sanitizers, tuning sweep, benchmark.
 #
 #   [PYTHON=python3] [OUT=bench/results] [TOTAL=575] bench/gpu/check.sh [--dry-run] [STAGE ...]
 #
@@ -7,6 +7,12 @@
 # that fails or runs out of time does not stop the next; the exit status is the number of such stages. It installs
 # and downloads nothing. The log and the JSON go to OUT; TOTAL is the time for all stages, in seconds.
 # --dry-run: every stage, tiny, on the CPU. STAGE: only these, each with all the time that is left.
+#
+# Where GPU time is short, four runs:
+#   check.sh environment tests small memcheck racecheck    nothing below counts while one of these fails
+#   check.sh speed                                         the bars
+#   check.sh emulator profile training                     only where named: beside the emulator; ncu; training
+#   check.sh kernels                                       only where named: every test of the kernels
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -16,9 +22,12 @@ only=()
 for word in "$@"; do
     case $word in
     --dry-run) DRY=1 ;;
-    environment | tests | gate | small | memcheck | racecheck | tune | speed) only+=("$word") ;;
+    environment | tests | gate | small | memcheck | racecheck | tune | speed | kernels | emulator | profile | training)
+        only+=("$word")
+        ;;
     *)
-        echo "usage: bench/gpu/check.sh [--dry-run] [environment|tests|gate|small|memcheck|racecheck|tune|speed]..." >&2
+        stages="environment|tests|gate|small|memcheck|racecheck|tune|speed|kernels|emulator|profile|training"
+        echo "usage: bench/gpu/check.sh [--dry-run] [$stages]..." >&2
         exit 2
         ;;
     esac
@@ -48,7 +57,7 @@ found=$(cd / && "$PYTHON" -c 'import depthloss, depthloss.kernels; print(depthlo
 if [[ $found != "$root/depthloss/__init__.py" ]]; then
     tree=$scratch/tree
     mkdir -p "$tree"
-    cp -R "$root/depthloss" "$root/tests" "$root/pyproject.toml" "$tree/"
+    cp -R "$root/depthloss" "$root/tests" "$root/configs" "$root/pyproject.toml" "$tree/"
     cp -R "$root/kernels" "$tree/depthloss/kernels"
     tar -C "$root" -c --exclude=results bench | tar -C "$tree" -x
     export PYTHONPATH=$tree${PYTHONPATH:+:$PYTHONPATH}
@@ -62,7 +71,9 @@ skipped=()
 # Seconds that are left.
 left() { echo $((TOTAL - SECONDS)); }
 
-wanted() { [[ ${#only[@]} -eq 0 || " ${only[*]} " == *" $1 "* ]]; }
+named() { [[ " ${only[*]:-} " == *" $1 "* ]]; }
+
+wanted() { [[ ${#only[@]} -eq 0 ]] || named "$1"; }
 
 # stage NAME SECONDS COMMAND...: run it, log its output, show the end, record a failure.
 stage() {
@@ -97,18 +108,23 @@ skip() {
 
 have() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
+# Test processes compile at the same time; they share the GPU.
+spread=()
+have pytest && have xdist && spread=(-n "$(($(nproc) < 12 ? $(nproc) : 12))" --dist worksteal)
 if [[ -n $DRY ]]; then
     few=(-m tests.fused.gate --device cpu --few --losses 'g2 published')
     full=(-m tests.fused.gate --device cpu --losses berhu)
     tune=(-m bench.gpu.tune --dry-run --groups column finish)
     speed=(-m bench.speed.run --dry-run --losses 'g2 published')
-    tests=(-m pytest tests/triton -m gpu --collect-only)
+    tests=(-m pytest tests/triton/test_gpu.py -m gpu --collect-only)
+    kernels=(-m pytest tests/triton --ignore=tests/triton/emulator -m "not gpu and not full" --collect-only)
 else
     few=(-m tests.fused.gate --device cuda --few)
     full=(-m tests.fused.gate --device cuda)
     tune=(-m bench.gpu.tune)
     speed=(-m bench.speed.run)
-    tests=(-m pytest tests/triton -m gpu -p no:cacheprovider)
+    tests=(-m pytest tests/triton/test_gpu.py tests/device/on_it.py "${spread[@]}" -m "gpu or not full")
+    kernels=(-m pytest tests/triton --ignore=tests/triton/emulator "${spread[@]}" -m "not gpu and not full")
 fi
 
 stage environment 20 "$PYTHON" -m depthloss.env
@@ -121,7 +137,8 @@ if have pytest; then
     for module in hypothesis numpy; do
         have "$module" || echo "$module is missing: tests that import it fail to load"
     done
-    stage tests 150 "$PYTHON" "${tests[@]}" --continue-on-collection-errors
+    stage tests 300 "$PYTHON" "${tests[@]}" -p no:cacheprovider --continue-on-collection-errors
+    named kernels && stage kernels 600 "$PYTHON" "${kernels[@]}" -p no:cacheprovider --continue-on-collection-errors
     [[ -n $DRY ]] && stage gate 60 "$PYTHON" "${full[@]}"
 else
     echo "pytest is missing: tests.fused.gate stands for the tests"
@@ -140,13 +157,37 @@ else
     skip racecheck "as memcheck"
 fi
 
+device=$("$PYTHON" -c "
+import re, torch
+name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'dry run'
+print(re.sub('[^a-z0-9]+', '_', name.lower()).strip('_'))")
+dry=${DRY:+--dry-run}
+named emulator && stage emulator 300 "$PYTHON" -m tests.triton.emulator.beside_gpu $dry --out "$OUT/emulated_$device.json"
+if named profile; then
+    if command -v ncu >/dev/null && [[ -z $DRY ]]; then
+        stage profile 200 "$PYTHON" -m bench.gpu.profile --raw "$OUT/profile" --out "$OUT/profile_$device.json"
+    else
+        skip profile "ncu is not on the PATH, or this is a dry run"
+    fi
+fi
+if named training; then
+    if ! have jsonargparse || ! have lightning; then
+        skip training "packages of the extra [train] are missing"
+    elif [[ -n $DRY ]]; then
+        skip training "a dry run"
+    else
+        # ResNetSAN01 as it is published, 100 steps of batch 8 an epoch.
+        words="--datasets.image_shape [384,640] --model.depth_net.width 1.0 --trainer.precision bf16-mixed"
+        words+=" --datasets.train.length 800 --datasets.train.num_workers 8 --datasets.validation.num_workers 4"
+        stage training 500 "$PYTHON" -m bench.training.equal --device cuda --seeds 1 --epochs 3 --train "$words" \
+            --runs "$scratch/equal" --out "$OUT/equal_$device.json" --picture "$OUT/equal_$device.png"
+    fi
+fi
+
 if [[ -n $DRY ]]; then
     stage tune 120 "$PYTHON" "${tune[@]}" --out "$OUT/tune.json"
     TAIL=60 stage speed 120 "$PYTHON" "${speed[@]}" --out "$OUT/speed.json"
 else
-    device=$("$PYTHON" -c "
-import re, torch
-print(re.sub('[^a-z0-9]+', '_', torch.cuda.get_device_name().lower()).strip('_'))")
     # Two fifths of the remaining time for the sweep. Both finish what they have started when the budget ends.
     limit=$(left)
     wanted speed && limit=$((limit * 2 / 5))

@@ -2,11 +2,14 @@
 
     python -m bench.training.equal [--losses sparse-scale-adaptive ...] [--variants ...] [--seeds 1 2 3]
     python -m bench.training.equal --draw         # the picture alone, from the JSON
+    python -m bench.training.equal --device cuda --epochs 8 --train "--datasets.image_shape [384,640] ..."
 
 Trains configs/synthetic.yaml, a process per run, seed after seed, and writes bench/results/equal.json and
-docs/pictures/equal.png. A run that is complete in `--runs` and was made from the present commit, without
-changes, is not trained again. `reference, nudged` is a control: the reference again, with the weights of the
-first layer moved by one unit in the last place: so far does rounding alone drive two runs of one seed apart.
+docs/pictures/equal.png; on a GPU bench/results/equal_<gpu>.json and .png. `--train` has more words for
+train.py, such as a larger network. A run that is complete in `--runs` and was made from the present commit,
+without changes, is not trained again. `reference, nudged` is a control: the reference again, with the
+weights of the first layer moved by one unit in the last place: so far does rounding alone drive two runs of
+one seed apart.
 """
 
 from __future__ import annotations
@@ -43,9 +46,18 @@ from depthloss.training.models import SemiSupCompletionModel
 
 CONFIG = "configs/synthetic.yaml"
 LOSSES = ("sparse-scale-adaptive",)
-REFERENCE, COMPILED, NATIVE, NUDGED = "reference", "reference, compiled", "cpu", "reference, nudged"
-VARIANTS = (REFERENCE, COMPILED, NATIVE, NUDGED)
-LABELS = {REFERENCE: "plain PyTorch", COMPILED: "torch.compile", NATIVE: "native", NUDGED: "PyTorch, nudged"}
+REFERENCE, COMPILED, NUDGED = "reference", "reference, compiled", "reference, nudged"
+NATIVE, TRITON = "cpu", "triton"
+FUSED = {"cpu": NATIVE, "cuda": TRITON}
+VARIANTS = (REFERENCE, COMPILED, NATIVE, TRITON, NUDGED)
+LABELS = {
+    REFERENCE: "plain PyTorch",
+    COMPILED: "torch.compile",
+    NATIVE: "native",
+    TRITON: "Triton",
+    NUDGED: "PyTorch, nudged",
+}
+COLOURS = dict(zip((REFERENCE, COMPILED, NATIVE, TRITON), LINE_COLOURS, strict=False))
 MEMORY = ("loss", "step")
 WARM_UP = 10  # steps; the first compiles
 BLOCK = 20  # steps whose mean is one point of the curve of the training loss
@@ -58,16 +70,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--losses", nargs="+", metavar="NAME", default=list(LOSSES))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, metavar="NAME", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, help="default: those of the quick start")
+    parser.add_argument("--device", choices=list(FUSED), default="cpu")
+    parser.add_argument("--train", type=shlex.split, default=[], metavar="WORDS", help="more, for train.py")
     parser.add_argument("--runs", type=Path, default=harness.ROOT / "runs" / "equal")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / "equal.json")
-    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--out", type=Path, help="path of the JSON")
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--draw", action="store_true", help="draw the picture of --out, and train nothing")
     parser.add_argument("--one", nargs=3, metavar=("LOSS", "VARIANT", "SEED"), help="for a run: its process")
     parser.add_argument("--memory", nargs=3, metavar=("LOSS", "VARIANT", "WHAT"), help="likewise")
     options = parser.parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU")
+    others = [fused for device, fused in FUSED.items() if device != options.device]
+    options.variants = options.variants or [v for v in VARIANTS if v not in others]
+    if options.device == "cpu":
+        out, picture = harness.RESULTS / "equal.json", PICTURE
+    else:
+        out = harness.RESULTS / f"equal_{harness.slug(torch.cuda.get_device_name())}.json"
+        picture = out.with_suffix(".png")
+    options.out, options.picture = options.out or out, options.picture or picture
     if REFERENCE not in options.variants:
         parser.error(f"--variants: {REFERENCE!r} is missing, with which all others are compared")
     return options
@@ -92,17 +116,18 @@ def on(variant: str, build: Callable[..., SemiSupCompletionModel]) -> Callable[.
     return built
 
 
-def arguments(loss: str, variant: str, seed: int, epochs: int | None) -> list[str]:
+def arguments(loss: str, variant: str, seed: int, options: argparse.Namespace) -> list[str]:
     """The command line of a run, after `train.py`."""
-    backend = NATIVE if variant == NATIVE else "reference"
+    backend = variant if variant in FUSED.values() else "reference"
     words = [CONFIG, "--supervised-method", loss, "--model.loss.backend", backend, "--seed", str(seed)]
-    words += ["--gpus", "cpu", "--profile-loss", "--tensorboard.log_frequency", "1"]
-    return words + (["--max-epochs", str(epochs)] if epochs else [])
+    words += ["--gpus", "cpu" if options.device == "cpu" else "0"]
+    words += ["--profile-loss", "--tensorboard.log_frequency", "1", *options.train]
+    return words + (["--max-epochs", str(options.epochs)] if options.epochs else [])
 
 
-def train(loss: str, variant: str, seed: int, epochs: int | None, folder: Path) -> dict[str, object]:
+def train(loss: str, variant: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Train, in this process, and return the row."""
-    words = arguments(loss, variant, seed, epochs)
+    words = arguments(loss, variant, seed, options)
     where = ["--name", folder.name, "--trainer.default_root_dir", str(folder.parent)]
     begin, load = time.monotonic(), os.getloadavg()[0]
     with mock.patch.object(cli, "build_model", on(variant, cli.build_model)):
@@ -116,6 +141,9 @@ def train(loss: str, variant: str, seed: int, epochs: int | None, folder: Path) 
         "wall_s": round(time.monotonic() - begin, 1),
         "cpu_s": round(time.process_time(), 1),
         "process_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "gpu_peak_mib": round(torch.cuda.max_memory_allocated() / 2**20)
+        if options.device == "cuda"
+        else None,
         "load_average": {"before": load, "after": os.getloadavg()[0]},
     }
 
@@ -144,19 +172,22 @@ def block_means(values: Sequence[float], size: int) -> list[float]:
 # ---- memory
 
 
-def memory(loss: str, variant: str, what: str) -> int:
-    """Bytes by which this process grows in its first loss ("loss") or training step ("step").
+def memory(loss: str, variant: str, what: str, options: argparse.Namespace) -> int:
+    """Bytes by which this process grows in its first loss ("loss") or training step ("step"); on a GPU those
+    that torch's allocator hands out at most.
 
     The network has made a step before, without the loss. The loss has seen a batch of one frame, but where it
-    is compiled the whole batch: another one would compile again.
+    is compiled the whole batch: another one would compile again. In float32, whatever the runs' precision.
     """
-    file, words, _ = split_arguments(arguments(loss, variant, 0, None))
+    file, words, _ = split_arguments(arguments(loss, variant, 0, options))
     cfg, _ = parse_configuration(file, words)
+    device = torch.device(options.device)
     torch.manual_seed(0)
-    model = on(variant, cli.build_model)(cfg).train()
+    model = on(variant, cli.build_model)(cfg).to(device).train()
     optimizer = torch.optim.Adam(model.parameters())
     frames, shape = cfg.datasets.train.batch_size, cfg.datasets.image_shape
-    batch = {"rgb": torch.rand(frames, 3, *shape), "depth": 0.5 + 50 * torch.rand(frames, 1, *shape)}
+    rgb, depth = (torch.rand(frames, n, *shape, device=device) for n in (3, 1))
+    batch = {"rgb": rgb, "depth": 0.5 + 50 * depth}
 
     def finish(value: torch.Tensor) -> None:
         value.backward()
@@ -179,9 +210,20 @@ def memory(loss: str, variant: str, what: str) -> int:
     # The compiler leaves many small free blocks behind, which would be taken again, unseen.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    measured = growth if device.type == "cpu" else allocated
     if what == "loss":
-        return growth(lambda: evaluate(frames))
-    return growth(lambda: finish(model(batch)["loss"]))
+        return measured(lambda: evaluate(frames))
+    return measured(lambda: finish(model(batch)["loss"]))
+
+
+def allocated(function: Callable[[], object]) -> int:
+    """The bytes that torch's allocator hands out at most during a call, beyond those before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 # ---- what the runs say
@@ -219,7 +261,8 @@ def summary(rows: Sequence[dict], loss: str) -> dict[str, object]:
                 "equal_steps": min(equal_steps(rows, loss, variant, seed) for seed in both),
             }
     spread = max(reference.values()) - min(reference.values())
-    judged = [found[v]["of_means"] for v in (COMPILED, NATIVE) if "of_means" in found.get(v, {})]
+    variants = (COMPILED, *FUSED.values())
+    judged = [found[v]["of_means"] for v in variants if "of_means" in found.get(v, {})]
     within = all(x <= spread for x in judged) if judged and len(reference) > 1 else None
     return {"seed_spread": spread, "within_seed_noise": within, "variants": found}
 
@@ -267,12 +310,12 @@ def draw(result: dict, out: Path) -> None:
 
 def _curves(axis: Axes, rows: Sequence[dict], key: str, spacing: float, title: str) -> None:
     """A line per variant, the mean over the seeds, in a band from the least to the most."""
-    for variant, colour in zip(VARIANTS, LINE_COLOURS, strict=False):
+    for variant in VARIANTS:
         if not (curves := [row[key] for row in rows if row["variant"] == variant]):
             continue
         columns = list(zip(*curves, strict=True))
         x = [spacing * (i + 1) for i in range(len(columns))]
-        control = variant == NUDGED
+        control, colour = variant == NUDGED, COLOURS.get(variant)
         if not control:
             least, most = ([f(c) for c in columns] for f in (min, max))
             axis.fill_between(x, least, most, color=colour, alpha=0.15, linewidth=0)
@@ -288,7 +331,7 @@ def _curves(axis: Axes, rows: Sequence[dict], key: str, spacing: float, title: s
 
 
 def _bars(axis: Axes, values: dict[str, float], texts: dict[str, str], title: str) -> None:
-    colours = [LINE_COLOURS[VARIANTS.index(v)] for v in values]
+    colours = [COLOURS[v] for v in values]
     bars = axis.barh([LABELS[v] for v in values], list(values.values()), color=colours, height=0.6)
     axis.bar_label(bars, [texts[v] for v in values], padding=4, fontsize=12)
     axis.set_xlim(0, 1.6 * max(values.values(), default=1.0))
@@ -311,18 +354,25 @@ def child(*words: object, env: dict[str, str] | None = None) -> str:
     return done.stdout.splitlines()[-1]
 
 
+def shared(options: argparse.Namespace) -> list[object]:
+    """The words that a run's process needs beside its own."""
+    epochs = ["--epochs", options.epochs] if options.epochs else []
+    return ["--device", options.device, f"--train={shlex.join(options.train)}", *epochs]
+
+
 def row_of(options: argparse.Namespace, loss: str, variant: str, seed: int) -> dict:
     """The row of a run: that of its folder, if it is of this commit, else trained now."""
     folder = (options.runs / f"{loss}-{variant.replace(', ', '-')}-{seed}").resolve()
     file, origin = folder / "row.json", harness.origin()
-    about = {"commit": origin["commit"], "epochs": options.epochs}
+    about = {"commit": origin["commit"], "epochs": options.epochs, "device": options.device}
+    about |= {"train": options.train}
     if file.exists() and not origin["commit"].endswith("dirty"):
         row = json.loads(file.read_text(encoding="utf-8"))
         if {key: row[key] for key in about} == about:
             return row
     shutil.rmtree(folder, ignore_errors=True)
-    epochs = ["--epochs", options.epochs] if options.epochs else []
-    row = about | json.loads(child("--one", loss, variant, seed, "--runs", options.runs.resolve(), *epochs))
+    words = ["--one", loss, variant, seed, "--runs", options.runs.resolve(), *shared(options)]
+    row = about | json.loads(child(*words))
     harness.write_json(file, row)
     return row
 
@@ -341,17 +391,15 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict:
                     flush=True,
                 )
         for variant in (v for v in options.variants if v != NUDGED):
-            sizes = {
-                f"{what}_mib": round(
-                    int(child("--memory", loss, variant, what, env=RETURNED_AT_ONCE)) / 2**20, 2
-                )
-                for what in MEMORY
-            }
+            sizes = {}
+            for what in MEMORY:
+                taken = child("--memory", loss, variant, what, *shared(options), env=RETURNED_AT_ONCE)
+                sizes[f"{what}_mib"] = round(int(taken) / 2**20, 2)
             memories.append({"loss": loss, "variant": variant} | sizes)
             print(memories[-1], flush=True)
     return origin | {
         "command": harness.command("bench.training.equal", argv),
-        "machine": harness.machine("cpu") | {"threads": torch.get_num_threads()},
+        "machine": harness.machine(options.device) | {"threads": torch.get_num_threads()},
         "summary": {loss: summary(rows, loss) for loss in options.losses},
         "memory": memories,
         "rows": rows,
@@ -364,10 +412,10 @@ def main(argv: Sequence[str]) -> int:
     if options.one:
         loss, variant, seed = options.one
         folder = options.runs / f"{loss}-{variant.replace(', ', '-')}-{seed}"
-        print(json.dumps(train(loss, variant, int(seed), options.epochs, folder)))
+        print(json.dumps(train(loss, variant, int(seed), options, folder)))
         return 0
     if options.memory:
-        print(memory(*options.memory))
+        print(memory(*options.memory, options))
         return 0
     if options.draw:
         result = json.loads(options.out.read_text(encoding="utf-8"))

@@ -15,17 +15,19 @@ import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
-
 import torch
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "simulated"
-# Operations that take tensors of the CPU beside those of a device, and those whose result the host reads.
-MIXING = {"copy_", "_to_copy", "_copy_from", "index", "index_put", "index_put_", "_index_put_impl_"}
-READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero", "_unique2", "tolist"}
+# Operations that take tensors of the CPU beside those of a device; those for which the host waits: it needs a
+# number, or the size of the result, or has copied what the device then takes.
+COPYING, INDEXING = (
+    {"copy_", "_to_copy", "_copy_from"},
+    {"index", "index_put", "index_put_", "_index_put_impl_"},
+)
+READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero", "_unique2", "bincount"}
 FACTORIES = ("arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm")
 reads: list[str] = []
 
@@ -62,11 +64,13 @@ class Far(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, name = dict(kwargs or {}), func.overloadpacket.__name__
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if name not in MIXING and any(x.dim() for x in given if not isinstance(x, Far)):
+        plain = [x for x in given if not isinstance(x, Far)]
+        if name not in COPYING | INDEXING and any(x.dim() for x in plain):
             raise RuntimeError(f"Expected all tensors to be on the same device; {func} got cpu and {NAME}")
         target = kwargs.get("device")
         leaves = target is not None and torch.device(target).type != NAME
-        if name in READING or leaves:
+        masks = name in INDEXING and any(x.dtype in (torch.bool, torch.uint8) for x in given[1:])
+        if leaves or masks or name in READING or (name in COPYING and plain):
             reads.append(name)
         here = kwargs | ({"device": "cpu"} if target is not None and not leaves else {})
         found = func(*tree_map(near, args), **tree_map(near, here))
@@ -87,6 +91,8 @@ def _made(operator: Callable, *args: Any, device: Any = None, **options: Any) ->
 
 
 def _copied(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    if isinstance(source, Far) != isinstance(target, Far):
+        reads.append("_copy_from")
     near(target).copy_(near(source))
     return target
 
@@ -142,6 +148,7 @@ def use_for_triton() -> None:
 
 def pytest_configure() -> None:
     """`-p tests.device.simulated`."""
+    os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
     import depthloss.kernels.triton  # noqa: F401
 
     from tests import golden_cases
