@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_SCALES = 6
+_T = TypeVar("_T")
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
@@ -104,3 +108,41 @@ def as_float(name: str, value: Any, meaning: str) -> float:
 def fraction_done(progress: object) -> float:
     """`progress`, a fraction of the training, clamped to [0, 1]."""
     return min(max(as_float("progress", progress, "a number from 0 to 1, or None"), 0.0), 1.0)
+
+
+def _nearest(name: object, known: Iterable[str], prefix: str = "") -> str | None:
+    match = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
+    return repr(f"{prefix}{match[0]}") if match else None
+
+
+def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean ...? Known: ..." for an error about an unknown name.
+
+    `name` comes without `prefix`, which the suggestion has.
+    """
+    near = _nearest(name, known, prefix)
+    return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
+
+
+def check_known(
+    owner: str, known: Iterable[str], given: Iterable[str], other_names: Mapping[str, str] | None = None
+) -> None:
+    """Raise a TypeError that names the keywords which `owner` does not have, and those it has."""
+    known = list(known)
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        found = ((other_names or {}).get(key) or _nearest(key, known) for key in unknown)
+        near = ", ".join(dict.fromkeys(filter(None, found)))
+        raise TypeError(
+            f"{owner} has no keyword {', '.join(map(repr, unknown))}"
+            f"{f'; did you mean {near}?' if near else '.'} It has: {', '.join(known)}"
+        )
+
+
+class NamesKeywords:
+    """Base of a dataclass: a keyword that it does not have is named, and those it has."""
+
+    def __new__(cls: type[_T], *args: object, **kwargs: object) -> _T:
+        """Raise a TypeError that names what is unknown."""
+        check_known(cls.__name__, (f.name for f in fields(cls) if f.init), kwargs)  # type: ignore[arg-type]
+        return object.__new__(cls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
@@ -14,6 +15,7 @@ from torch.distributed.distributed_c10d import GroupMember
 
 import depthloss as dl
 from depthloss import dispatch, functional
+from depthloss.spec import Domain, Gradient, GradientSpec, Group, LossSpec, Moments, Penalty, Pixel
 
 from . import cases
 
@@ -404,11 +406,24 @@ def test_a_process_group_is_one_with_this_rank():
         ("nccl", "'nccl'"),
         (GroupMember.NON_GROUP_MEMBER, "one of other ranks"),
     ):
-        for build in (partial(dl.build_loss, "l1"), partial(functional.l1_loss, P, P)):
+        for build in (
+            partial(dl.build_loss, "l1"),
+            partial(functional.l1_loss, P, P),
+            lambda process_group: setattr(dl.L1Loss(), "process_group", process_group),
+        ):
             with raises(
                 TypeError, "process_group must be a torch.distributed.ProcessGroup that this rank", got
             ):
                 build(process_group=group)
+
+
+@pytest.mark.parametrize("cls", (GradientSpec, LossSpec, Group, Pixel, Gradient, Moments, Domain, Penalty))
+def test_an_unknown_keyword_of_what_a_loss_is_made_of(cls):
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    with raises(
+        TypeError, f"{cls.__name__} has no keyword '{known[-1]}s'; did you mean '{known[-1]}'? It has: "
+    ):
+        cls(**{f"{known[-1]}s": 1})
 
 
 def test_an_unknown_keyword_inside_a_graph():

@@ -90,7 +90,7 @@ def test_equal_specs_have_equal_texts():
         ("g2", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
         ("3", "TypeError: it holds int"),
         ('{"is":"Domain"}', "TypeError: it holds Domain"),
-        ('{"is":"LossSpec","groups":[],"blur":1}', "unexpected keyword argument 'blur'"),
+        ('{"is":"LossSpec","groups":[],"blur":1}', "LossSpec has no keyword 'blur'"),
         ('{"is":"Path"}', "KeyError: 'Path'"),
     ],
 )

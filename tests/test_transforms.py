@@ -275,7 +275,7 @@ def test_a_transform_within_a_compiled_graph():
 
 def test_collectives_under_a_transform():
     loss = dl.G2Loss()
-    loss.process_group = object()  # Without collectives it is never asked.
+    loss.process_group = torch.distributed.ProcessGroup(0, 1)  # Without collectives it is never asked.
     with pytest.raises(RuntimeError) as error:
         torch.func.grad(lambda p: loss(p, G, M))(P)
     assert str(error.value) == (

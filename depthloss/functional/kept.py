@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .. import dispatch, transforms
-from ..checks import check_flag
+from ..checks import check_flag, check_known
 from ..losses import DepthLoss
-from ..losses.base import call_keywords, check_known
+from ..losses.base import call_keywords
 from ..spec import GradientSpec
 
 Ranks: TypeAlias = dist.ProcessGroup | None

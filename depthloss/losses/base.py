@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
@@ -15,39 +14,10 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .. import dispatch, transforms
-from ..checks import check_flag, check_number
+from ..checks import check_flag, check_known, check_number
 from ..spec import Backend, Gradient, GradientPreset, GradientSpec, Group, GtRange, LossSpec, Term
 
 Metrics: TypeAlias = dict[str, Tensor]
-
-
-def _nearest(name: object, known: Iterable[str], prefix: str = "") -> str | None:
-    match = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
-    return repr(f"{prefix}{match[0]}") if match else None
-
-
-def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
-    """Return "; did you mean ...? Known: ..." for an error about an unknown name.
-
-    `name` comes without `prefix`, which the suggestion has.
-    """
-    near = _nearest(name, known, prefix)
-    return f"{f'; did you mean {near}?' if near else '.'} Known: {', '.join(known)}"
-
-
-def check_known(
-    owner: str, known: Iterable[str], given: Iterable[str], other_names: Mapping[str, str] | None = None
-) -> None:
-    """Raise a TypeError that names the keywords which `owner` does not have, and those it has."""
-    known = list(known)
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        found = ((other_names or {}).get(key) or _nearest(key, known) for key in unknown)
-        near = ", ".join(dict.fromkeys(filter(None, found)))
-        raise TypeError(
-            f"{owner} has no keyword {', '.join(map(repr, unknown))}"
-            f"{f'; did you mean {near}?' if near else '.'} It has: {', '.join(known)}"
-        )
 
 
 def check_keywords(loss: str, cls: type[DepthLoss], given: Iterable[str]) -> None:
@@ -139,8 +109,17 @@ class DepthLoss(nn.Module):
         self.spec = replace(spec, gt_range=gt_range)
         self._weights = tuple(check_number("weights", w) for w in weights) or (1.0,) * spec.num_weights
         self.backend: Backend = dispatch.check_backend(backend)
-        self.process_group = dispatch.check_group(process_group)
+        self.process_group = process_group
         self._metrics: Metrics | Tensor = {}  # or the vector that they are made of when asked for
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The ranks whose joined batch the loss is of, or None."""
+        return self._process_group
+
+    @process_group.setter
+    def process_group(self, process_group: dist.ProcessGroup | None) -> None:
+        self._process_group = dispatch.check_group(process_group)
 
     @property
     def metrics(self) -> Metrics:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checks import check_number, check_scales
+from ..checks import check_known, check_number, check_scales, did_you_mean
 from ..spec import Domain, Gradient, GradientSpec, Group, GtRange, LossSpec, Moments, Penalty, Pixel
-from .base import DepthLoss, check_known, did_you_mean, single_group
+from .base import DepthLoss, single_group
 from .registry import LOSSES, build_loss, loss_class
 
 _COMMON = ("gt_range", "backend", "process_group")

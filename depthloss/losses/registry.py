@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..checks import did_you_mean
 from .aligned import AffineInvariantLoss, ScaleShiftInvariantLoss, SSITrimLoss
-from .base import DepthLoss, check_keywords, did_you_mean, resolve_gradient
+from .base import DepthLoss, check_keywords, resolve_gradient
 from .g2 import G2Loss, MultiScaleGradientLoss
 from .multi_domain import AdaptiveMultiDomainLoss, FixedMultiDomainLoss
 from .pointwise import AbsRelLoss, BerHuLoss, L1Loss, MSELoss

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch.distributed as dist
 
-from ..checks import as_float, check_flag, check_number, fraction_done
+from ..checks import as_float, check_flag, check_number, did_you_mean, fraction_done
 from ..spec import (
     Backend,
     DifferenceMoments,
@@ -22,7 +22,7 @@ from ..spec import (
     Pointwise,
     Term,
 )
-from .base import DepthLoss, did_you_mean, resolve_gradient, single_group
+from .base import DepthLoss, resolve_gradient, single_group
 
 SILogPreset: TypeAlias = Literal[
     "packnet", "bts", "adabins", "zoedepth", "depth-anything-v2", "mmseg", "toolbox-sig", "unidepth"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import one_of, set_number
+from ..checks import NamesKeywords, one_of, set_number
 
 INVERSE_DEPTH_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class Domain:
+class Domain(NamesKeywords):
     """What a term compares: the input x as it is, or the depth made from an inverse depth x (1/m); then
     perhaps its logarithm.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ..checks import check_scales, one_of
+from ..checks import NamesKeywords, check_scales, one_of
 
 GradientPreset: TypeAlias = Literal["g2-published", "g2-document", "scale-adaptive", "sparse", "midas"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSpec:
+class GradientSpec(NamesKeywords):
     """The multi-scale gradient of a residual map r, level k = 0..num_scales-1 with factor f = 2^k.
 
     `GradientSpec.preset` gives the forms that the losses take by default.

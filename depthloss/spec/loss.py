@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from ..checks import check_bounds, check_range, check_whole, one_of
+from ..checks import NamesKeywords, check_bounds, check_range, check_whole, one_of
 from ..text import dataclass_of, text_of
 from .domain import Domain
 from .gradient import GradientSpec
@@ -20,7 +20,7 @@ Backend: TypeAlias = Literal["auto", "reference", "cpu", "triton"]
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(NamesKeywords):
     """Terms that are added up before the groups are combined.
 
     Attributes:
@@ -42,7 +42,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class LossSpec:
+class LossSpec(NamesKeywords):
     """One loss, complete but for its weights.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..checks import check_number, one_of, set_number
+from ..checks import NamesKeywords, check_number, one_of, set_number
 
 # Of each kind, the names of its numbers `a` and `b` in errors. The formulas are in
 # depthloss/reference/penalties.py, and in one file of each engine: kernels/cpu/penalty.hpp,
@@ -32,7 +32,7 @@ COUNTS = frozenset({"berhu-packnet"})
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(NamesKeywords):
     """phi(r) of a residual r = p - g.
 
     Attributes:

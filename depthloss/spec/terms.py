@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, TypeAlias
 
-from ..checks import check_flag, check_number, check_scales, check_whole, one_of, set_number
+from ..checks import NamesKeywords, check_flag, check_number, check_scales, check_whole, one_of, set_number
 from .domain import IDENTITY, Domain
 from .gradient import GradientSpec
 from .penalty import COUNTS, OF_PIXELS, Penalty
@@ -28,7 +28,7 @@ NOT_ALIGNED = Alignment("none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
+class _Named(NamesKeywords):
     """One number that a loss adds up.
 
     Attributes:
