@@ -69,9 +69,13 @@ def hold(function: Callable, *given: torch.Tensor, reading: bool = False) -> Non
     pairs = zip(tree_leaves(to("cpu", found)), tree_leaves(to("cpu", expected)), strict=True)
     for x, y in pairs:
         if isinstance(y, torch.Tensor):
-            # Beside a CPU, whose fits and metrics NumPy computes.
+            assert x.dtype == y.dtype and x.shape == y.shape and torch.equal(x.isnan(), y.isnan())
+            # NumPy computes the fits and metrics of tensors on the CPU.
             close = CLOSE.get(y.dtype, 1e-14 if reading else 0.0)
-            torch.testing.assert_close(x, y, rtol=close, atol=close, equal_nan=True)
+            x, y = (z.double().nan_to_num() for z in (x, y))
+            wrong = (x - y).abs() > close * (y.abs().max() if y.numel() else 1.0)
+            # On a GPU a pixel may lie on the other side of a kink.
+            assert wrong.double().mean() <= (1e-3 if ON_GPU else 0.0) if wrong.dim() else not wrong
         elif isinstance(y, float):
             assert x == pytest.approx(y, rel=1e-4 if ON_GPU else 1e-7, nan_ok=True)
         else:
