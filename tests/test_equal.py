@@ -123,6 +123,8 @@ def test_a_finished_run_is_kept_for_its_commit(monkeypatch, tmp_path):
     for commit, times in (("a", 1), ("a", 1), ("b", 2), ("b-dirty", 3), ("b-dirty", 4)):
         found = equal.row_of(options, LOSS, equal.COMPILED, 1)
         assert found == {"commit": commit, "seed": 1, **about} and len(trained) == times
+    for file in tmp_path.rglob("row.json"):  # As of a version that knew no device.
+        harness.write_json(file, {"commit": "b", "epochs": 2, "seed": 1})
     options.epochs = 3
     commit = "b"
     assert equal.row_of(options, LOSS, equal.COMPILED, 1)["epochs"] == 3 and len(trained) == 5

@@ -6,13 +6,16 @@
 # Needs torch, triton and coreutils. Without pytest or compute-sanitizer it leaves stages out and says so. A stage
 # that fails or runs out of time does not stop the next; the exit status is the number of such stages. It installs
 # and downloads nothing. The log and the JSON go to OUT; TOTAL is the time for all stages, in seconds.
-# --dry-run: every stage, tiny, on the CPU. STAGE: only these, each with all the time that is left.
+# --dry-run: tiny, on the CPU; tests are only collected, and what needs a GPU's tools is left out.
+# STAGE: only these, in this order; the last of them has all the time that is left.
 #
-# Where GPU time is short, four runs:
-#   check.sh environment tests small memcheck racecheck    nothing below counts while one of these fails
-#   check.sh speed                                         the bars
-#   check.sh emulator profile training                     only where named: beside the emulator; ncu; training
-#   check.sh kernels                                       only where named: every test of the kernels
+# Where half an hour of a GPU is all there is, four runs, the first two first: speed and comparisons mean nothing
+# while a kernel is wrong. The stages of the last two run only where they are named.
+#   TOTAL=480 check.sh environment tests small memcheck racecheck    are the kernels right?
+#   TOTAL=400 check.sh speed                                         the bars
+#   TOTAL=300 check.sh emulator profile                              the emulator beside the GPU; Nsight Compute
+#   TOTAL=400 check.sh training kernels                              ResNetSAN01 with each loss; all other tests
+# training needs jsonargparse, docstring-parser, lightning and matplotlib.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -43,7 +46,7 @@ OUT=${OUT:-$root/bench/results}
 mkdir -p "$OUT" || exit 2
 OUT=$(cd "$OUT" && pwd)
 LOG=$OUT/gpu_check.log
-: >"$LOG"
+printf '\n==== %s: %s\n' "$(date -u +%FT%TZ)" "${*:-all stages}" >>"$LOG"
 TOTAL=${TOTAL:-575}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # COMMIT names the commit of a tree without a repository.
@@ -80,8 +83,8 @@ stage() {
     local name=$1 limit=$2 begin=$SECONDS lines status
     shift 2
     wanted "$name" || return 0
-    # A stage that was asked for by name may take all the time.
-    ((limit > $(left) || ${#only[@]} > 0)) && limit=$(left)
+    [[ ${#only[@]} -gt 0 && ${only[-1]} == "$name" ]] && limit=$(left)
+    ((limit > $(left))) && limit=$(left)
     printf '\n== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$LOG"
     lines=$(wc -l <"$LOG")
     if ((limit < 5)); then
@@ -123,8 +126,8 @@ else
     full=(-m tests.fused.gate --device cuda)
     tune=(-m bench.gpu.tune)
     speed=(-m bench.speed.run)
-    tests=(-m pytest tests/triton/test_gpu.py tests/device/on_it.py "${spread[@]}" -m "gpu or not full")
-    kernels=(-m pytest tests/triton --ignore=tests/triton/emulator "${spread[@]}" -m "not gpu and not full")
+    tests=(-m pytest tests/triton/test_gpu.py tests/device/on_it.py "${spread[@]}" -rs -m "gpu or not full")
+    kernels=(-m pytest tests/triton --ignore=tests/triton/emulator "${spread[@]}" -rs -m "not gpu and not full")
 fi
 
 stage environment 20 "$PYTHON" -m depthloss.env
@@ -138,7 +141,6 @@ if have pytest; then
         have "$module" || echo "$module is missing: tests that import it fail to load"
     done
     stage tests 300 "$PYTHON" "${tests[@]}" -p no:cacheprovider --continue-on-collection-errors
-    named kernels && stage kernels 600 "$PYTHON" "${kernels[@]}" -p no:cacheprovider --continue-on-collection-errors
     [[ -n $DRY ]] && stage gate 60 "$PYTHON" "${full[@]}"
 else
     echo "pytest is missing: tests.fused.gate stands for the tests"
@@ -171,17 +173,26 @@ if named profile; then
     fi
 fi
 if named training; then
-    if ! have jsonargparse || ! have lightning; then
-        skip training "packages of the extra [train] are missing"
+    missing=
+    for module in jsonargparse docstring_parser lightning matplotlib; do
+        have "$module" || missing+=" $module"
+    done
+    if [[ -n $missing ]]; then
+        skip training "missing:$missing"
     elif [[ -n $DRY ]]; then
         skip training "a dry run"
     else
-        # ResNetSAN01 as it is published, 100 steps of batch 8 an epoch.
+        # ResNetSAN01 as it is published, 100 steps of batch 8 an epoch. Each process that loads would render
+        # all frames before its first batch, if it kept them. One seed: shown, not judged.
         words="--datasets.image_shape [384,640] --model.depth_net.width 1.0 --trainer.precision bf16-mixed"
-        words+=" --datasets.train.length 800 --datasets.train.num_workers 8 --datasets.validation.num_workers 4"
-        stage training 500 "$PYTHON" -m bench.training.equal --device cuda --seeds 1 --epochs 3 --train "$words" \
+        words+=" --datasets.train.length 800 --datasets.train.cache false --datasets.train.num_workers 12"
+        stage training 300 "$PYTHON" -m bench.training.equal --device cuda --seeds 1 --epochs 3 --train "$words" \
             --runs "$scratch/equal" --out "$OUT/equal_$device.json" --picture "$OUT/equal_$device.png"
     fi
+fi
+
+if named kernels && have pytest; then
+    stage kernels 500 "$PYTHON" "${kernels[@]}" -p no:cacheprovider --continue-on-collection-errors
 fi
 
 if [[ -n $DRY ]]; then

@@ -3,20 +3,19 @@
     python -m bench.gpu.profile [--losses NAME ...] [--shape B,1,H,W] [--dtype float32]
 
 Runs forward and backward of each loss under `ncu --set full`, which repeats every kernel and changes no
-clock; `--raw` keeps all that it counted. Its times are of single kernels on a cold cache: `bench.speed.run`
-has those that count. Beside them stands what `bench.gpu.model` predicts from.
+clock. Its times are of single kernels with a cold cache: `bench.speed.run` has those that count. The columns
+are what `bench.gpu.model` predicts from. `--raw DIR` keeps the whole pages.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -43,16 +42,16 @@ UNITS = {"second": 1e6, "msecond": 1e3, "usecond": 1.0, "nsecond": 1e-3, "s": 1e
          "ns": 1e-3, "byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}  # fmt: skip
 
 
-def rows_of(lines: Iterable[str]) -> list[dict]:
+def rows_of(lines: Sequence[str]) -> list[dict]:
     """The kernels of a raw page of ncu in CSV: names, units, then a line per kernel; None where it has not
-    counted. Lines before the page are ncu's own.
+    counted. Lines before the page are ncu's own messages.
 
     Raises:
         ValueError: there is no such page.
     """
     kept = [line for line in lines if line.startswith('"')]
     if len(kept) < 3:
-        raise ValueError("ncu wrote no page of counts: see what it printed")
+        raise ValueError(f"ncu wrote no page of counts: {' '.join(lines)[:500]}")
     names, units, *kernels = csv.reader(kept)
     wanted = {**COUNTS, **{f"waits_{reason}": STALLS.format(reason) for reason in REASONS}}
     found = []
@@ -84,7 +83,7 @@ def profiled(name: str, options: argparse.Namespace, folder: Path) -> list[dict]
     """The kernels of one loss, in the order of their launches."""
     page = folder / f"{harness.slug(name)}.csv"
     ncu = ["ncu", "--clock-control", "none", "--set", "full", "--profile-from-start", "off"]
-    ncu += ["--csv", "--page", "raw", "--log-file", str(page)]
+    ncu += ["--print-units", "base", "--csv", "--page", "raw", "--log-file", str(page)]
     shape = ",".join(map(str, options.shape))
     child = [
         sys.executable,
@@ -97,8 +96,12 @@ def profiled(name: str, options: argparse.Namespace, folder: Path) -> list[dict]
         "--dtype",
         options.dtype,
     ]
-    subprocess.run([*ncu, *child], check=True, cwd=os.getcwd())
-    return rows_of(page.read_text(encoding="utf-8").splitlines())
+    done = subprocess.run([*ncu, *child])
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    if done.returncode:
+        print(*(line for line in lines if line.startswith("==")), sep="\n", flush=True)
+        raise RuntimeError(f"ncu ended with exit status {done.returncode}")
+    return rows_of(lines)
 
 
 def main() -> int:
@@ -122,7 +125,13 @@ def main() -> int:
         return 0
     if not shutil.which("ncu"):
         parser.error("ncu, of Nsight Compute, is not on the PATH")
-    rows = []
+    rows: list[dict] = []
+    out = options.out or harness.RESULTS / f"profile_{harness.slug(torch.cuda.get_device_name())}.json"
+    about = {
+        **harness.origin(),
+        "command": harness.command("bench.gpu.profile", sys.argv[1:]),
+        "machine": harness.machine("cuda"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name in options.losses:
             where = options.raw or Path(folder)
@@ -131,14 +140,12 @@ def main() -> int:
                 rows.append({"loss": name, "shape": list(options.shape), "dtype": options.dtype, **row})
                 shown = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
                 print(f"{name:<24}{row['kernel']:<14}{', '.join(shown)}", flush=True)
-    out = options.out or harness.RESULTS / f"profile_{harness.slug(torch.cuda.get_device_name())}.json"
-    about = {
-        "command": harness.command("bench.gpu.profile", sys.argv[1:]),
-        "machine": harness.machine("cuda"),
-    }
-    harness.write_json(out, {**harness.origin(), **about, "rows": rows})
+            harness.write_json(out, {**about, "rows": rows})
     print(f"wrote {out}")
-    return 0 if rows else 1
+    missing = [key for key in (*COUNTS, f"waits_{REASONS[0]}") if all(row[key] is None for row in rows)]
+    if missing:
+        print(f"never counted: {', '.join(missing)}")
+    return 1 if missing or not rows else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import os
 import resource
 import shlex
@@ -173,8 +174,8 @@ def block_means(values: Sequence[float], size: int) -> list[float]:
 
 
 def memory(loss: str, variant: str, what: str, options: argparse.Namespace) -> int:
-    """Bytes by which this process grows in its first loss ("loss") or training step ("step"); on a GPU those
-    that torch's allocator hands out at most.
+    """Bytes by which this process grows in its first loss ("loss") or training step ("step"); on a GPU the
+    peak of torch's allocator.
 
     The network has made a step before, without the loss. The loss has seen a batch of one frame, but where it
     is compiled the whole batch: another one would compile again. In float32, whatever the runs' precision.
@@ -217,7 +218,7 @@ def memory(loss: str, variant: str, what: str, options: argparse.Namespace) -> i
 
 
 def allocated(function: Callable[[], object]) -> int:
-    """The bytes that torch's allocator hands out at most during a call, beyond those before it."""
+    """The peak of torch's allocator during a call, less what was allocated before it, in bytes."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -368,7 +369,7 @@ def row_of(options: argparse.Namespace, loss: str, variant: str, seed: int) -> d
     about |= {"train": options.train}
     if file.exists() and not origin["commit"].endswith("dirty"):
         row = json.loads(file.read_text(encoding="utf-8"))
-        if {key: row[key] for key in about} == about:
+        if {key: row.get(key) for key in about} == about:
             return row
     shutil.rmtree(folder, ignore_errors=True)
     words = ["--one", loss, variant, seed, "--runs", options.runs.resolve(), *shared(options)]
@@ -378,11 +379,23 @@ def row_of(options: argparse.Namespace, loss: str, variant: str, seed: int) -> d
 
 
 def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict:
-    """Train what is missing; the content of the JSON."""
-    rows, memories, origin = [], [], harness.origin()
+    """Train what is missing; the content of the JSON, which is written after each run too."""
+    rows: list[dict] = []
+    memories: list[dict] = []
+    origin = harness.origin()
+
+    def result() -> dict:
+        return origin | {
+            "command": harness.command("bench.training.equal", argv),
+            "machine": harness.machine(options.device) | {"threads": torch.get_num_threads()},
+            "summary": {loss: summary(rows, loss) for loss in dict.fromkeys(row["loss"] for row in rows)},
+            "memory": memories,
+            "rows": rows,
+        }
+
     for loss in options.losses:
         for seed in options.seeds:
-            for variant in options.variants:
+            for variant in sorted(options.variants, key=VARIANTS.index):  # The reference first.
                 row = row_of(options, loss, variant, seed)
                 rows.append(row)
                 print(
@@ -390,6 +403,7 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict:
                     f"{row['loss_ms']['median']:.2f} of {row['step_ms']['median']:.1f} ms",
                     flush=True,
                 )
+                harness.write_json(options.out, result())
         for variant in (v for v in options.variants if v != NUDGED):
             sizes = {}
             for what in MEMORY:
@@ -397,13 +411,7 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> dict:
                 sizes[f"{what}_mib"] = round(int(taken) / 2**20, 2)
             memories.append({"loss": loss, "variant": variant} | sizes)
             print(memories[-1], flush=True)
-    return origin | {
-        "command": harness.command("bench.training.equal", argv),
-        "machine": harness.machine(options.device) | {"threads": torch.get_num_threads()},
-        "summary": {loss: summary(rows, loss) for loss in options.losses},
-        "memory": memories,
-        "rows": rows,
-    }
+    return result()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -427,7 +435,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"wrote {options.picture}")
     for loss, found in result["summary"].items():
         print(f"{loss}: {json.dumps(found)}")
-    return int(any(found["within_seed_noise"] is False for found in result["summary"].values()))
+    unlike = any(found["within_seed_noise"] is False for found in result["summary"].values())
+    return int(unlike or not all(math.isfinite(x) for row in result["rows"] for x in row["abs_rel"]))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,8 @@ _OLDEST_GPU = (7, 5)
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])
+    """Major and minor of 3.8.0+git, 2.4rc1 and the like."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _interpreter_obstacle(of_triton: tuple[int, ...], of_numpy: tuple[int, ...]) -> str | None:

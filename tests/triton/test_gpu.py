@@ -4,6 +4,8 @@ run.
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -44,7 +46,9 @@ def numbers(loss: dl.DepthLoss) -> tuple:
 @pytest.mark.parametrize("shape", BARS, ids=str)
 @OF_DTYPES
 def test_full_sizes(name, dtype, shape, density):
-    """As in the interpreter. Under 0.1 % of the pixels may deviate, those near a kink only."""
+    """As in the interpreter. Under 0.1 % of the pixels may deviate, those near a kink only. An image with a
+    deviation near the threshold of a trim is near one as a whole: the 0.1 % is all that holds its gradient.
+    """
     arguments = numbers(cases.LOSSES[name]())
     given = maps(shape, dtype, density)
     oracle = evaluate("reference", given.double(), *arguments)
@@ -72,6 +76,8 @@ def test_float64_at_full_size(name):
 
 
 def needs(gib: int) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
     if torch.cuda.mem_get_info()[0] < gib * GIB:
         pytest.skip(f"needs {gib} GiB of free GPU memory")
 
@@ -111,8 +117,8 @@ def test_an_image_of_more_than_two_to_the_31_elements():
 
 
 def test_a_median_and_a_threshold_of_more_than_two_to_the_31_pixels():
-    """An odd number of pixels, 1024 times: the same median, scale and threshold; 1/1024 of the gradient, but
-    at the median's pixel, which is one of all.
+    """An odd number of pixels, 1024 times: the same median, scale and threshold; 1/1024 of each gradient,
+    that of pixels which share the median's included.
     """
     needs(60)
     one = maps((1, 1101, 1921), torch.bfloat16, 1.0)
@@ -120,10 +126,10 @@ def test_a_median_and_a_threshold_of_more_than_two_to_the_31_pixels():
     expected = evaluate("triton", one, *arguments)
     result = evaluate("triton", Inputs(*(x.repeat(1, 1, 1024, 1) for x in one[:3])), *arguments)
     torch.testing.assert_close(result.total, expected.total, rtol=2e-5, atol=0)
-    copies, largest = result.grad.view(1024, *one.pred.shape[-2:]), expected.grad.abs().max()
+    copies, each = result.grad.view(1024, *one.pred.shape[-2:]), expected.grad[0, 0].float()
+    limit = 2**-5 * each.abs() + 2**-7 * each.abs().median()
     for copy in (0, 511, 1023):
-        wrong = (1024 * copies[copy] - expected.grad[0, 0]).abs() > 2**-5 * largest
-        assert wrong.double().mean() < 1e-5
+        assert ((1024 * copies[copy].float() - each).abs() > limit).double().mean() < 1e-5
 
 
 @pytest.mark.parametrize("name", SOME)
