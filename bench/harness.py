@@ -76,6 +76,16 @@ def origin() -> dict:
     }
 
 
+def allocated(function: Callable[[], object]) -> int:
+    """The peak of torch's allocator during a call, less what was allocated before it, in bytes."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def cache_bytes(device: str) -> int:
     """Size of the last-level cache: L2 of the GPU, or the largest cache that the system reports."""
     if device == "cuda":

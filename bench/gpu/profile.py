@@ -68,8 +68,7 @@ def rows_of(lines: Sequence[str]) -> list[dict]:
 def run_once(name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Forward and backward, twice; ncu sees the second."""
     module = harness.build(name, "triton", "cuda")
-    domain = module.input_domain
-    maps = harness.inputs(shape, harness.DTYPES[dtype], "cuda", 1.0, domain)
+    maps = harness.inputs(shape, harness.DTYPES[dtype], "cuda", 1.0, module.input_domain)
     subject = harness.LossSubject(module, [maps])
     subject.call("forward+backward", None)
     torch.cuda.synchronize()
@@ -84,18 +83,8 @@ def profiled(name: str, options: argparse.Namespace, folder: Path) -> list[dict]
     page = folder / f"{harness.slug(name)}.csv"
     ncu = ["ncu", "--clock-control", "none", "--set", "full", "--profile-from-start", "off"]
     ncu += ["--print-units", "base", "--csv", "--page", "raw", "--log-file", str(page)]
-    shape = ",".join(map(str, options.shape))
-    child = [
-        sys.executable,
-        "-m",
-        "bench.gpu.profile",
-        "--one",
-        name,
-        "--shape",
-        shape,
-        "--dtype",
-        options.dtype,
-    ]
+    child = [sys.executable, "-m", "bench.gpu.profile", "--one", name, "--dtype", options.dtype]
+    child += ["--shape", ",".join(map(str, options.shape))]
     done = subprocess.run([*ncu, *child])
     lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
     if done.returncode:

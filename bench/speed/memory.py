@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-from bench.harness import LossSubject
+from bench.harness import LossSubject, allocated
 from depthloss.benchmark.memory import Process
 
 
@@ -18,12 +18,7 @@ def peak_bytes(subject: LossSubject) -> int:
     """Peak of torch's allocator during forward and backward; the gradient counts."""
     device = subject.seed.device.type
     if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        subject.call("forward+backward", None)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return allocated(lambda: subject.call("forward+backward", None))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         subject.call("forward+backward", None)
     now = most = 0

@@ -211,20 +211,10 @@ def memory(loss: str, variant: str, what: str, options: argparse.Namespace) -> i
     # The compiler leaves many small free blocks behind, which would be taken again, unseen.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    measured = growth if device.type == "cpu" else allocated
+    measured = growth if device.type == "cpu" else harness.allocated
     if what == "loss":
         return measured(lambda: evaluate(frames))
     return measured(lambda: finish(model(batch)["loss"]))
-
-
-def allocated(function: Callable[[], object]) -> int:
-    """The peak of torch's allocator during a call, less what was allocated before it, in bytes."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 # ---- what the runs say
@@ -365,8 +355,7 @@ def row_of(options: argparse.Namespace, loss: str, variant: str, seed: int) -> d
     """The row of a run: that of its folder, if it is of this commit, else trained now."""
     folder = (options.runs / f"{loss}-{variant.replace(', ', '-')}-{seed}").resolve()
     file, origin = folder / "row.json", harness.origin()
-    about = {"commit": origin["commit"], "epochs": options.epochs, "device": options.device}
-    about |= {"train": options.train}
+    about = {"commit": origin["commit"], **{k: getattr(options, k) for k in ("epochs", "device", "train")}}
     if file.exists() and not origin["commit"].endswith("dirty"):
         row = json.loads(file.read_text(encoding="utf-8"))
         if {key: row.get(key) for key in about} == about:

@@ -30,6 +30,13 @@ SHAPE = (3, 1, 40, 56)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+@pytest.fixture(autouse=True)
+def of_the_reference():
+    """Here and there: a fused backend for either would be held against another."""
+    with dl.use_backend("reference"):
+        yield
+
+
 @pytest.fixture
 def maps():
     pred, gt = cases.maps(torch.float32, SHAPE)
@@ -90,9 +97,8 @@ def there(made: dict, build: Callable, device: torch.device) -> torch.nn.Module:
     return made[device]
 
 
-def trained(build: Callable, backend: str = "reference", **call: Any) -> Callable:
+def trained(build: Callable, **call: Any) -> Callable:
     """The loss that `build` makes, as a training uses it: value, metrics, all gradients."""
-
     names, made = ("mask", "weight", "confidence"), {}
 
     def run(pred: torch.Tensor, gt: torch.Tensor, *rest: torch.Tensor) -> tuple:
@@ -108,15 +114,13 @@ def trained(build: Callable, backend: str = "reference", **call: Any) -> Callabl
 @pytest.mark.parametrize("name", cases.LOSSES)
 def test_losses(name, dtype, maps):
     pred, gt, mask = maps
-    with dl.use_backend("reference"):
-        hold(trained(cases.LOSSES[name], progress=0.4, epoch=3), pred.to(dtype), gt.to(dtype), mask)
+    hold(trained(cases.LOSSES[name], progress=0.4, epoch=3), pred.to(dtype), gt.to(dtype), mask)
 
 
 @pytest.mark.parametrize("name", dl.available_losses())
 def test_losses_of_sparse_ground_truth(name, maps):
     pred, gt, mask = maps
-    with dl.use_backend("reference"):
-        hold(trained(lambda: dl.build_loss(f"sparse-{name}")), pred, torch.where(mask, gt, 0))
+    hold(trained(lambda: dl.build_loss(f"sparse-{name}")), pred, torch.where(mask, gt, 0))
 
 
 @pytest.mark.parametrize("name", dl.available_recipes())
@@ -124,15 +128,13 @@ def test_recipes(name, maps):
     loss = dl.recipe(name)
     confidence = (1.0 + maps[0],) if loss.spec.confidence else ()
     weight = (torch.ones(SHAPE),) if confidence else ()
-    with dl.use_backend("reference"):
-        hold(trained(lambda: dl.recipe(name)), *maps, *weight, *confidence)
+    hold(trained(lambda: dl.recipe(name)), *maps, *weight, *confidence)
 
 
 @pytest.mark.parametrize("reduction", ("pixels", "images", "none"))
 def test_a_weight_of_each_pixel(reduction, maps):
     weight = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
-    with dl.use_backend("reference"):
-        hold(trained(lambda: dl.ScaleShiftInvariantLoss(reduction=reduction)), *maps, weight)
+    hold(trained(lambda: dl.ScaleShiftInvariantLoss(reduction=reduction)), *maps, weight)
 
 
 @pytest.mark.parametrize("name", [name for name in dir(functional) if name.endswith("_loss")])
@@ -141,7 +143,7 @@ def test_functions(name, maps):
 
     def call(pred: torch.Tensor, gt: torch.Tensor, mask: torch.Tensor, *rest: torch.Tensor) -> tuple:
         log_vars = dict(zip(names, rest, strict=True))
-        return getattr(functional, name)(pred, gt, mask, backend="reference", return_metrics=True, **log_vars)
+        return getattr(functional, name)(pred, gt, mask, return_metrics=True, **log_vars)
 
     hold(call, *maps, *(torch.tensor(0.3) for _ in names))
 
@@ -151,7 +153,7 @@ def test_supervised(method, maps):
     (pred, gt, mask), made = maps, {}
 
     def run(gt: torch.Tensor, *preds: torch.Tensor) -> tuple:
-        loss = there(made, lambda: dl.SupervisedLoss(method, 4, backend="reference"), gt.device)
+        loss = there(made, lambda: dl.SupervisedLoss(method, 4), gt.device)
         preds = [p.clone().requires_grad_() for p in preds]
         found = loss(preds, gt, masks=gt > 0, return_logs=True)
         found["loss"].backward()
@@ -170,7 +172,7 @@ def test_explain(name, maps):
     """The same text, but for where it ran."""
 
     def call(*given: torch.Tensor) -> list[str]:
-        text = str(dl.explain(dl.build_loss(name, backend="reference").to(given[0].device), *given))
+        text = str(dl.explain(dl.build_loss(name).to(given[0].device), *given))
         return [line for line in text.splitlines() if "backend" not in line and "device" not in line]
 
     hold(call, *maps, reading=True)
@@ -258,7 +260,10 @@ def test_what_is_on_another_device_is_named(maps):
     pred, gt, mask = maps
     with pytest.raises(ValueError, match=f"all inputs must be on one device.*{DEVICE}"):
         dl.L1Loss()(pred.to(DEVICE), gt, mask)
-    with pytest.raises(ValueError, match="log-variances must be on pred's device; got cpu"):
+    with (
+        dl.use_backend("auto"),
+        pytest.raises(ValueError, match="log-variances must be on pred's device; got cpu"),
+    ):
         dl.AdaptiveMultiDomainLoss()(*to(DEVICE, maps))
 
 

@@ -23,10 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 NAME = "simulated"
 # Operations that take tensors of the CPU beside those of a device; those for which the host waits: it needs a
 # number, or the size of the result, or has copied what the device then takes.
-COPYING, INDEXING = (
-    {"copy_", "_to_copy", "_copy_from"},
-    {"index", "index_put", "index_put_", "_index_put_impl_"},
-)
+COPYING = {"copy_", "_to_copy", "_copy_from"}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero", "_unique2", "bincount"}
 FACTORIES = ("arange", "arange.start", "arange.start_step", "eye", "eye.m", "linspace", "randperm")
 reads: list[str] = []
@@ -149,8 +147,6 @@ def use_for_triton() -> None:
 def pytest_configure() -> None:
     """`-p tests.device.simulated`."""
     os.environ["TRITON_INTERPRET"] = "1"  # Before Triton is imported.
-    import depthloss.kernels.triton  # noqa: F401
-
     from tests import golden_cases
     from tests.triton import engine
 

@@ -20,7 +20,8 @@ pytestmark = [
         reason=f"torch {torch.__version__} takes no device that is written in Python",
     ),
     pytest.mark.skipif(
-        bool(dispatch.backend_status("triton")), reason="the simulated device is Triton's too"
+        bool(dispatch.backend_status("triton")),
+        reason=f"the device is given to Triton too: {dispatch.backend_status('triton')}",
     ),
 ]
 # They are given maps on the device, and have passed on the CPU; what they are skipped for there, too.

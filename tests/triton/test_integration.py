@@ -223,6 +223,7 @@ def test_what_only_the_reference_can_do_is_refused(maps):
 @pytest.mark.parametrize("of_triton", ((3, 4), (3, 6), (3, 7), (4, 0)))
 def test_an_interpreter_that_numpy_breaks(of_triton, of_numpy):
     """Triton up to 3.6 makes a number of an array of one element, which NumPy refuses since 2.4."""
+    assert engine._version("3.8.0+git1") == (3, 8) and engine._version("2.4rc1") == (2, 4)
     reason = engine._interpreter_obstacle(of_triton, of_numpy)
     assert bool(reason) == (of_triton <= (3, 6) and of_numpy >= (2, 4))
     assert not reason or reason.endswith("install triton >= 3.7 or numpy < 2.4")
